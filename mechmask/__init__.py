@@ -1,0 +1,89 @@
+"""mechmask: is a fact that a language model no longer says deleted, or out-competed?
+
+The public face. Names load when first used, so that ``import mechmask`` costs nothing: torch and transformers come in
+with the first model, numpy and xarray with the first reading.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+__version__ = version("mechmask")
+
+if TYPE_CHECKING:
+    from mechmask import draw as draw
+    from mechmask.errors import MechmaskError as MechmaskError
+    from mechmask.facts.fact import Example as Example
+    from mechmask.facts.fact import Fact as Fact
+    from mechmask.facts.fact import Neighbor as Neighbor
+    from mechmask.facts.fact_set import FactSet as FactSet
+    from mechmask.facts.load import load_facts as load_facts
+    from mechmask.facts.roles import assign_roles as assign_roles
+    from mechmask.facts.synthetic import synthetic_facts as synthetic_facts
+    from mechmask.facts.world import world_facts as world_facts
+    from mechmask.measure.commit import commit_layer as commit_layer
+    from mechmask.measure.erase import erase_index as erase_index
+    from mechmask.measure.reading import load_reading as load_reading
+    from mechmask.measure.reading import save_reading as save_reading
+    from mechmask.measure.summary import summary as summary
+    from mechmask.models.load import load_model as load_model
+    from mechmask.models.model import Model as Model
+    from mechmask.read.depth import read_depth as read_depth
+    from mechmask.read.generate import generate as generate
+    from mechmask.read.known import known_facts as known_facts
+    from mechmask.read.logits import read_logits as read_logits
+    from mechmask.study.config import StudyConfig as StudyConfig
+    from mechmask.study.study import MaskStudy as MaskStudy
+    from mechmask.write.change import Change as Change
+    from mechmask.write.change import load_change as load_change
+    from mechmask.write.edit import edit as edit
+    from mechmask.write.finetune import FinetuneConfig as FinetuneConfig
+    from mechmask.write.finetune import finetune as finetune
+    from mechmask.write.ft_l import FTLConfig as FTLConfig
+
+_HOMES = {
+    "MechmaskError": "errors",
+    "Example": "facts.fact",
+    "Fact": "facts.fact",
+    "Neighbor": "facts.fact",
+    "FactSet": "facts.fact_set",
+    "load_facts": "facts.load",
+    "assign_roles": "facts.roles",
+    "synthetic_facts": "facts.synthetic",
+    "world_facts": "facts.world",
+    "commit_layer": "measure.commit",
+    "erase_index": "measure.erase",
+    "load_reading": "measure.reading",
+    "save_reading": "measure.reading",
+    "summary": "measure.summary",
+    "load_model": "models.load",
+    "Model": "models.model",
+    "read_depth": "read.depth",
+    "generate": "read.generate",
+    "known_facts": "read.known",
+    "read_logits": "read.logits",
+    "StudyConfig": "study.config",
+    "MaskStudy": "study.study",
+    "Change": "write.change",
+    "load_change": "write.change",
+    "edit": "write.edit",
+    "FinetuneConfig": "write.finetune",
+    "finetune": "write.finetune",
+    "FTLConfig": "write.ft_l",
+}
+
+__all__ = ["__version__", "draw", *_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "draw":
+        return import_module("mechmask.draw")
+    if name in _HOMES:
+        return getattr(import_module(f"mechmask.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'mechmask' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

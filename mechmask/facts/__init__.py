@@ -1,0 +1,1 @@
+"""What is contested: facts, fact sets, generators and readers of data sets. No torch here."""

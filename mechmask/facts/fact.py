@@ -1,0 +1,134 @@
+"""What is contested: one fact with its old and its new value, as plain text.
+
+A prompt ends just before the value, a value is bare, and one space joins them. How they become tokens is
+decided in ``mechmask.models.routes``; nothing here knows of a model.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+Role = Literal["contradicted", "control", "never"]
+Magnitude = Literal["", "mild", "strong", "format"]
+
+
+class Example(BaseModel):
+    """A prompt and the value that training asks for after it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: str
+    value: str
+    fact_id: str = ""
+
+
+class Neighbor(BaseModel):
+    """A prompt about another subject that a change must leave alone, and the value that is right there."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: str
+    value: str
+
+
+class Fact(BaseModel):
+    """A subject, a prompt that ends just before the value, the old value and the new one.
+
+    Attributes:
+        subject: as it is written in the prompt.
+        prompt: ends just before the value, without a trailing space.
+        old: the value that is held before the change, bare.
+        new: the value that contradicts it, bare.
+        role: ``contradicted``, ``control`` (re-presented with its old value) or ``never`` (held out of all training).
+        distractors: values of the same type as ``old`` that no training shows.
+        paraphrases: other prompts that end just before the same value.
+        neighbors: prompts about other subjects, with their own values.
+        relation: the property or relation, such as ``mass`` or ``capital``.
+        magnitude: how far the new value is from the old one, where that is graded.
+        id: the fact's label in every result; ``subject/relation`` where none is given.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    subject: str
+    prompt: str
+    old: str
+    new: str
+    role: Role = "contradicted"
+    distractors: tuple[str, ...] = ()
+    paraphrases: tuple[str, ...] = ()
+    neighbors: tuple[Neighbor, ...] = ()
+    relation: str = ""
+    magnitude: Magnitude = ""
+    id: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _label(cls, data: object) -> object:
+        if isinstance(data, dict) and not data.get("id") and isinstance(data.get("subject"), str):
+            relation = data.get("relation")
+            return {**data, "id": f"{data['subject']}/{relation}" if relation else data["subject"]}
+        return data
+
+    @property
+    def values(self) -> dict[str, str]:
+        """Route name to value: ``old``, ``new``, ``distractor_0`` and so on."""
+        numbered = {f"distractor_{i}": value for i, value in enumerate(self.distractors)}
+        return {"old": self.old, "new": self.new, **numbered}
+
+    @property
+    def phrasings(self) -> tuple[str, ...]:
+        """The prompt, then its paraphrases."""
+        return (self.prompt, *self.paraphrases)
+
+    def problems(self) -> list[str]:
+        """What is wrong with this fact as text, a sentence each; empty where nothing is."""
+        return [*self._prompt_problems(), *self._value_problems()]
+
+    def _prompt_problems(self) -> list[str]:
+        found = []
+        if not self.subject.strip():
+            found.append(f"Fact {self.id!r} has no subject. Name what the fact is about.")
+        for kind, prompt in [("prompt", self.prompt), *(("paraphrase", p) for p in self.paraphrases)]:
+            if not prompt.strip():
+                found.append(f"A {kind} of fact {self.id!r} is empty. Give the text that comes before the value.")
+            elif prompt != prompt.rstrip():
+                found.append(
+                    f"The {kind} {prompt!r} of fact {self.id!r} ends in white space. "
+                    "Take it off: mechmask joins prompt and value by one space."
+                )
+        if self.subject.strip() and self.prompt.strip() and self.subject not in self.prompt:
+            found.append(
+                f"The subject {self.subject!r} does not stand in the prompt {self.prompt!r}. "
+                "Write the subject as the prompt does."
+            )
+        if len(set(self.phrasings)) < len(self.phrasings):
+            found.append(f"Fact {self.id!r} has the same phrasing twice. Keep one of them.")
+        for neighbor in self.neighbors:
+            if not neighbor.prompt.strip() or not neighbor.value.strip():
+                found.append(f"A neighbor of fact {self.id!r} lacks its prompt or its value. Give both.")
+        return found
+
+    def _value_problems(self) -> list[str]:
+        found = []
+        for route, value in self.values.items():
+            if not value.strip():
+                found.append(f"The value {route!r} of fact {self.id!r} is empty. Give the text that the model would say.")
+            elif value != value.strip():
+                found.append(
+                    f"The value {value!r} ({route}) of fact {self.id!r} begins or ends with white space. "
+                    "Give it bare: mechmask joins prompt and value by one space."
+                )
+        if self.old == self.new:
+            found.append(f"Old and new value of fact {self.id!r} are both {self.old!r}. Give a new value that contradicts the old one.")
+        seen: set[str] = {self.old, self.new}
+        for distractor in self.distractors:
+            if distractor in seen:
+                found.append(
+                    f"The distractor {distractor!r} of fact {self.id!r} is already its old or new value or another distractor. "
+                    "Give values that differ from each other."
+                )
+            seen.add(distractor)
+        return found

@@ -1,0 +1,79 @@
+"""Well-known facts of the world with counterfactuals, written for this project (``world_facts.json``).
+
+Each relation is a table of subjects and values under four phrasings; what a fact needs beside them (a counterfactual
+of the same type, distractors, neighbors) is drawn from the same table. Which of them a model knows is asked of the
+model: ``mechmask.known_facts``.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from typing import NamedTuple
+
+from mechmask.errors import FactError
+from mechmask.facts.fact import Fact, Neighbor
+from mechmask.facts.fact_set import FactSet
+
+
+class _Relation(NamedTuple):
+    name: str
+    templates: tuple[str, ...]
+    values: dict[str, str]
+
+
+def world_facts(
+    *, relations: Sequence[str] | None = None, seed: int = 0, distractors: int = 8, neighbors: int = 4
+) -> FactSet:
+    """Facts that most language models have met, all of role ``contradicted``.
+
+    ``mechmask.assign_roles`` turns some of them into controls and adds never-known ones.
+
+    Args:
+        relations: only these, such as ``capital``; all by default.
+        seed: draws counterfactuals, distractors and neighbors.
+        distractors: other values of the relation for each fact, where it has as many.
+        neighbors: prompts about other subjects of the relation, those that share the old value first.
+
+    Raises:
+        FactError: if a relation is not in the table.
+    """
+    table = {relation.name: relation for relation in _table()}
+    unknown = [name for name in relations or () if name not in table]
+    if unknown:
+        raise FactError(f"No relation is called {', '.join(map(repr, unknown))}. There are {', '.join(table)}.")
+    rng = random.Random(seed)
+    chosen = [table[name] for name in relations or table]
+    return FactSet(fact for relation in chosen for fact in _facts(relation, rng, distractors, neighbors))
+
+
+def _table() -> Iterator[_Relation]:
+    text = files("mechmask.facts").joinpath("world_facts.json").read_text(encoding="utf-8")
+    for entry in json.loads(text)["relations"]:
+        yield _Relation(entry["relation"], tuple(entry["templates"]), dict(entry["facts"]))
+
+
+def _facts(relation: _Relation, rng: random.Random, n_distractors: int, n_neighbors: int) -> Iterator[Fact]:
+    for subject, old in relation.values.items():
+        others = sorted(set(relation.values.values()) - {old})
+        rng.shuffle(others)
+        phrasings = [template.format(subject) for template in relation.templates]
+        yield Fact(
+            subject=subject,
+            prompt=phrasings[0],
+            paraphrases=tuple(phrasings[1:]),
+            old=old,
+            new=others[0],
+            distractors=tuple(others[1 : 1 + n_distractors]),
+            neighbors=_neighbors(relation, subject, rng)[:n_neighbors],
+            relation=relation.name,
+        )
+
+
+def _neighbors(relation: _Relation, subject: str, rng: random.Random) -> tuple[Neighbor, ...]:
+    rest = [other for other in relation.values if other != subject]
+    rng.shuffle(rest)
+    rest.sort(key=lambda other: relation.values[other] != relation.values[subject])
+    return tuple(Neighbor(prompt=relation.templates[0].format(other), value=relation.values[other]) for other in rest)

@@ -1,0 +1,1 @@
+"""Loads a model, knows its anatomy, turns facts into token routes."""

@@ -1,0 +1,186 @@
+"""Where things are in a decoder: blocks, attention, MLP and its output projection, final norm, unembedding, softcap.
+
+A family is one line in ``LAYOUTS``. Orientation of a projection follows from its module type, never from its shape
+(a square matrix would be read the wrong way round in silence).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from mechmask.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Dotted paths in a module; those below ``blocks`` are relative to one block."""
+
+    blocks: str
+    final_norm: str
+    mlp_output: str
+    attention: str
+    mlp: str = "mlp"
+
+
+_LLAMA = Layout("model.layers", "model.norm", "mlp.down_proj", "self_attn")
+
+LAYOUTS: dict[str, Layout] = {
+    "gpt2": Layout("transformer.h", "transformer.ln_f", "mlp.c_proj", "attn"),
+    "gptj": Layout("transformer.h", "transformer.ln_f", "mlp.fc_out", "attn"),
+    "gpt_neox": Layout("gpt_neox.layers", "gpt_neox.final_layer_norm", "mlp.dense_4h_to_h", "attention"),
+    "opt": Layout("model.decoder.layers", "model.decoder.final_layer_norm", "fc2", "self_attn", mlp=""),
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "gemma2": _LLAMA,
+    "gemma3_text": _LLAMA,
+    "phi": Layout("model.layers", "model.final_layernorm", "mlp.fc2", "self_attn"),
+    "phi3": _LLAMA,
+}
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A linear map by name, and how its weight is stored.
+
+    Attributes:
+        name: dotted path in the module as it is without adapters.
+        linear: the layer that holds the weight, an adapter's wrapper taken off.
+        input_first: ``True`` where the weight is ``[in, out]`` (``Conv1D``), ``False`` where it is ``[out, in]``.
+    """
+
+    name: str
+    linear: nn.Module
+    input_first: bool
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """The weight, in its stored orientation."""
+        return self.linear.get_parameter("weight")
+
+    @property
+    def bias(self) -> nn.Parameter | None:
+        """The bias ``[out]``, where there is one."""
+        bias = getattr(self.linear, "bias", None)
+        return bias if isinstance(bias, nn.Parameter) else None
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What mechmask needs to know of a transformers causal language model."""
+
+    module: PreTrainedModel
+    layout: Layout
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The decoder blocks, first to last."""
+        blocks = self.module.get_submodule(self.layout.blocks)
+        if not isinstance(blocks, nn.ModuleList):
+            raise ModelError(f"{self.layout.blocks} is a {type(blocks).__name__}, not a list of blocks. {_found(self.module)}")
+        return blocks
+
+    @property
+    def n_layers(self) -> int:
+        """The number of blocks, L."""
+        return len(self.blocks)
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The module without its unembedding; its output is what the unembedding reads."""
+        return self.module.base_model
+
+    @property
+    def final_norm(self) -> nn.Module:
+        """The norm between the last block and the unembedding."""
+        return self.module.get_submodule(self.layout.final_norm)
+
+    @property
+    def unembedding(self) -> nn.Module:
+        """The map from normed residual to logits."""
+        return self.module.get_output_embeddings()
+
+    @property
+    def softcap(self) -> float | None:
+        """The bound of a final ``cap * tanh(logits / cap)``, where the model has one."""
+        return getattr(self.module.config.get_text_config(), "final_logit_softcapping", None)
+
+    @property
+    def sliding_window(self) -> int | None:
+        """The narrowest attention window in tokens, where the model has one."""
+        return getattr(self.module.config.get_text_config(), "sliding_window", None)
+
+    def attention(self, block: int) -> nn.Module:
+        """The attention of one block, 0..L-1."""
+        return self.blocks[block].get_submodule(self.layout.attention)
+
+    def mlp(self, block: int) -> nn.Module:
+        """The MLP of one block, 0..L-1; the block itself where the family keeps the MLP's layers there."""
+        return self.blocks[block].get_submodule(self.layout.mlp)
+
+    def mlp_output(self, block: int) -> Projection:
+        """The projection from MLP width to residual width of one block, 0..L-1."""
+        if not 0 <= block < self.n_layers:
+            raise ModelError(f"There is no block {block}: the model has blocks 0 to {self.n_layers - 1}.")
+        path = f"{self.layout.blocks}.{block}.{self.layout.mlp_output}"
+        return _projection(path, self.module.get_submodule(path))
+
+    def projections(self) -> Iterator[Projection]:
+        """Every linear map of attention and MLP in every block, in the module's order."""
+        for index, block in enumerate(self.blocks):
+            for name, child in block.named_modules():
+                inside_adapter = any(part in name.split(".") for part in ("base_layer", "lora_A", "lora_B"))
+                if not inside_adapter and isinstance(child, (nn.Linear, Conv1D, BaseTunerLayer)):
+                    yield _projection(f"{self.layout.blocks}.{index}.{name}", child)
+
+
+def anatomy_of(module: nn.Module) -> Anatomy:
+    """The anatomy of a transformers causal language model.
+
+    Raises:
+        ModelError: if its family is not in ``LAYOUTS`` or the module does not look as its family does; the message
+            names what was found.
+    """
+    if not isinstance(module, PreTrainedModel):
+        raise ModelError(f"{type(module).__name__} is not a transformers model. Load it with AutoModelForCausalLM first.")
+    family = module.config.get_text_config().model_type
+    if family not in LAYOUTS:
+        raise ModelError(f"The anatomy of {family!r} models is not known. {_found(module)}")
+    anatomy = Anatomy(module, LAYOUTS[family])
+    try:
+        anatomy.attention(0), anatomy.mlp(0), anatomy.mlp_output(0)
+        has_norm = isinstance(anatomy.final_norm, nn.Module)
+    except AttributeError as error:
+        raise ModelError(f"This {family!r} model is not built as its family is ({error}). {_found(module)}") from error
+    if not has_norm or anatomy.unembedding is None:
+        raise ModelError(f"This {family!r} model has no final norm or no unembedding, so no layer can be read. {_found(module)}")
+    return anatomy
+
+
+def _projection(path: str, module: nn.Module) -> Projection:
+    linear = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+    if not isinstance(linear, (nn.Linear, Conv1D)):
+        raise ModelError(f"{path} is a {type(linear).__name__}: mechmask knows the orientation of Linear and Conv1D only.")
+    return Projection(path, linear, input_first=isinstance(linear, Conv1D))
+
+
+def _found(module: nn.Module) -> str:
+    lists = [f"{name} ({len(m)} x {type(m[0]).__name__})" for name, m in module.named_modules() if isinstance(m, nn.ModuleList) and len(m)]
+    norms = [name for name, m in module.named_modules() if "norm" in type(m).__name__.lower() and not any(c.isdigit() for c in name.split("."))]
+    head = next((name for name, m in module.named_modules() if m is _output_embeddings(module)), "none")
+    return (
+        f"Found in {type(module).__name__}: lists {', '.join(lists) or 'none'}; norms {', '.join(norms) or 'none'}; unembedding {head}. "
+        f"A layout in mechmask.models.anatomy.LAYOUTS teaches mechmask where its parts are; known are {', '.join(LAYOUTS)}."
+    )
+
+
+def _output_embeddings(module: nn.Module) -> torch.nn.Module | None:
+    return module.get_output_embeddings() if isinstance(module, PreTrainedModel) else None

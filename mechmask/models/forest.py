@@ -1,0 +1,159 @@
+"""Contests packed for one forward pass: the routes of a fact share their prompt and every common token.
+
+A contest becomes a tree of tokens: the prompt is its trunk, the values branch off where they differ, and a route's last
+token is left out because nothing is read after it. A token attends to its ancestors only (a four-dimensional attention
+mask) and takes the position that it has on its own route, so the logits are those of each route read alone. With eight
+distractors that is about a third of the tokens, and memory depends on the batch, not on the number of facts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mechmask.models.routes import Contest
+
+
+@dataclass(frozen=True)
+class Query:
+    """One token of one route: its log-probability is read at ``node``."""
+
+    contest: int
+    route: str
+    node: int
+    token: int
+
+
+@dataclass
+class _Tree:
+    tokens: list[int] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    children: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    def grow(self, node: int, token: int) -> int:
+        """The child of ``node`` that holds ``token``, made where it is not there yet."""
+        if (node, token) not in self.children:
+            self.children[node, token] = len(self.tokens)
+            self.tokens.append(token)
+            self.parents.append(node)
+            self.positions.append(0 if node < 0 else self.positions[node] + 1)
+        return self.children[node, token]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one forward pass takes, and where its results are read.
+
+    Attributes:
+        input_ids: token ids ``[row, position]``, padded on the right.
+        position_ids: each token's position on its own route ``[row, position]``.
+        attention_mask: ``True`` where a token may look ``[row, 1, position, position]``; ``None`` where every row is a
+            plain sequence, for which the causal mask suffices.
+        rows: row of each node that is read ``[node]``.
+        columns: position of each node that is read ``[node]``.
+        queries: which token of which route is read at which of those nodes.
+        divergence: for each contest, the node at which old and new diverge.
+    """
+
+    input_ids: Int[Tensor, "row position"]
+    position_ids: Int[Tensor, "row position"]
+    attention_mask: Bool[Tensor, "row 1 position position"] | None
+    rows: Int[Tensor, " node"]
+    columns: Int[Tensor, " node"]
+    queries: tuple[Query, ...]
+    divergence: dict[int, int]
+
+    def inputs(self, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Keyword arguments of a transformers decoder."""
+        inputs = {"input_ids": self.input_ids.to(device), "position_ids": self.position_ids.to(device)}
+        if self.attention_mask is not None:
+            inputs["attention_mask"] = additive(self.attention_mask, dtype).to(device)
+        return inputs
+
+
+def additive(mask: Bool[Tensor, "*shape"], dtype: torch.dtype) -> Float[Tensor, "*shape"]:
+    """Zero where a token may look, the lowest number of ``dtype`` elsewhere."""
+    return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
+
+
+def batches(
+    contests: Sequence[Contest], *, score: str, batch_size: int = 32, pack: bool = True
+) -> Iterator[Batch]:
+    """The contests in batches of similar length.
+
+    Args:
+        contests: what is read; a query names a contest by its index here.
+        score: ``divergence`` asks for one token of each route, ``sequence`` and ``mean`` for all.
+        batch_size: contests a batch.
+        pack: whether the routes of a contest share a row; else each route has its own.
+    """
+    order = sorted(range(len(contests)), key=lambda i: (len(contests[i].prompt), i))
+    for start in range(0, len(order), batch_size):
+        yield _batch({i: contests[i] for i in order[start : start + batch_size]}, score, pack)
+
+
+def _asked(contest: Contest, score: str) -> dict[str, range]:
+    """Which value tokens of each route are read, by index.
+
+    The divergence score reads one token after the common prefix of old and new; a distractor that does not share that
+    prefix, or that continues as old or new does, has no place in that contest and is not read.
+    """
+    if score != "divergence":
+        return {route: range(len(ids)) for route, ids in contest.routes.items()}
+    n = contest.n_common
+    old, new = contest.routes["old"], contest.routes["new"]
+    rivals = {old[n], new[n]}
+    return {
+        route: range(n, n + 1)
+        for route, ids in contest.routes.items()
+        if route in ("old", "new") or (ids[:n] == old[:n] and len(ids) > n and ids[n] not in rivals)
+    }
+
+
+def _batch(contests: dict[int, Contest], score: str, pack: bool) -> Batch:
+    trees: list[_Tree] = []
+    nodes: dict[tuple[int, int], int] = {}
+    queries: list[Query] = []
+    divergence: dict[int, int] = {}
+    for index, contest in contests.items():
+        asked = _asked(contest, score)
+        for routes in [list(asked)] if pack else [[route] for route in asked]:
+            tree = _Tree()
+            trunk = -1
+            for token in contest.prompt:
+                trunk = tree.grow(trunk, token)
+            for route in routes:
+                here = trunk
+                for i, token in enumerate(contest.routes[route][: asked[route].stop]):
+                    if i in asked[route]:
+                        node = nodes.setdefault((len(trees), here), len(nodes))
+                        queries.append(Query(index, route, node, token))
+                        if route == "old" and i == contest.n_common:
+                            divergence[index] = node
+                    if i + 1 < asked[route].stop:
+                        here = tree.grow(here, token)
+            trees.append(tree)
+    rows, columns = (torch.tensor(axis) for axis in zip(*nodes, strict=True))
+    return Batch(*_padded(trees), rows, columns, tuple(queries), divergence)
+
+
+def _padded(trees: list[_Tree]) -> tuple[Tensor, Tensor, Tensor | None]:
+    length = max(len(tree.tokens) for tree in trees)
+    ids = torch.zeros(len(trees), length, dtype=torch.long)
+    positions = torch.zeros_like(ids)
+    for row, tree in enumerate(trees):
+        ids[row, : len(tree.tokens)] = torch.tensor(tree.tokens)
+        positions[row, : len(tree.tokens)] = torch.tensor(tree.positions)
+    if all(tree.parents == list(range(-1, len(tree.tokens) - 1)) for tree in trees):
+        return ids, positions, None
+    mask = torch.eye(length, dtype=torch.bool).repeat(len(trees), 1, 1)
+    for row, tree in enumerate(trees):
+        for node, parent in enumerate(tree.parents):
+            if parent >= 0:
+                mask[row, node] |= mask[row, parent]
+    return ids, positions, mask[:, None]

@@ -1,0 +1,179 @@
+"""Facts as token routes: each candidate value as the tokens that follow the prompt.
+
+Prompt and value are tokenized together, as the model would meet them, and the boundary is found by character offsets.
+A value that cannot be told from the prompt or from its rival at the level of tokens is refused, because every number
+that follows would be about something else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from mechmask.errors import RouteError, one_message
+from mechmask.facts.fact import Example, Fact
+
+
+@dataclass(frozen=True)
+class Contest:
+    """The routes of one fact under one phrasing, as token ids.
+
+    Attributes:
+        fact_id: the fact's label.
+        prompt: ids of the prompt, leading special tokens included.
+        routes: route name to the ids of its value.
+        n_common: how many value tokens old and new share before they diverge.
+        subject_position: index in ``prompt`` of the subject's last token; ``None`` where a paraphrase does not name it.
+    """
+
+    fact_id: str
+    prompt: tuple[int, ...]
+    routes: dict[str, tuple[int, ...]]
+    n_common: int
+    subject_position: int | None
+
+
+@dataclass(frozen=True)
+class EncodedExample:
+    """A training example as token ids: ``prompt`` is given, ``value`` is asked for."""
+
+    fact_id: str
+    prompt: tuple[int, ...]
+    value: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    ids: tuple[int, ...]
+    spans: tuple[tuple[int, int], ...]
+
+
+def encode_contests(tokenizer: PreTrainedTokenizerBase, facts: Iterable[Fact], phrasing: int = 0) -> list[Contest | None]:
+    """The contest of every fact under one of its phrasings; ``None`` where a fact has no such phrasing.
+
+    Args:
+        tokenizer: a fast tokenizer; its padding side and its special tokens at the end play no part.
+        facts: the facts.
+        phrasing: 0 for the prompt, 1 and up for the paraphrases.
+
+    Raises:
+        RouteError: listing every fact whose values cannot be told apart, with the cause.
+    """
+    facts = list(facts)
+    asked = [fact for fact in facts if phrasing < len(fact.phrasings)]
+    texts = [text for fact in asked for text in _texts(fact, phrasing)]
+    tokens = iter(_tokenize(tokenizer, texts))
+    contests: dict[str, Contest] = {}
+    problems: list[str] = []
+    for fact in asked:
+        prompt = next(tokens)
+        joined = {route: next(tokens) for route in fact.values}
+        try:
+            contests[fact.id] = _contest(tokenizer, fact, fact.phrasings[phrasing], prompt, joined)
+        except RouteError as error:
+            problems.append(str(error))
+    if problems:
+        raise RouteError(one_message("the token routes", problems))
+    return [contests.get(fact.id) for fact in facts]
+
+
+def encode_examples(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> list[EncodedExample]:
+    """Training examples as token ids.
+
+    Raises:
+        RouteError: listing every example whose value merges with its prompt or is empty.
+    """
+    tokens = iter(_tokenize(tokenizer, [text for e in examples for text in (e.prompt, f"{e.prompt} {e.value}")]))
+    encoded, problems = [], []
+    for example in examples:
+        prompt, joined = next(tokens), next(tokens)
+        label = example.fact_id or example.prompt
+        try:
+            encoded.append(EncodedExample(label, prompt.ids, _value_ids(label, example.prompt, example.value, prompt, joined)))
+        except RouteError as error:
+            problems.append(str(error))
+    if problems:
+        raise RouteError(one_message("the training examples", problems))
+    return encoded
+
+
+def _texts(fact: Fact, phrasing: int) -> list[str]:
+    prompt = fact.phrasings[phrasing]
+    return [prompt, *(f"{prompt} {value}" for value in fact.values.values())]
+
+
+def _tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[_Tokens]:
+    if not texts:
+        return []
+    batch = tokenizer(texts, return_offsets_mapping=True, return_special_tokens_mask=True, padding=False, truncation=False)
+    return [
+        _without_trailing_specials(ids, spans, special)
+        for ids, spans, special in zip(batch["input_ids"], batch["offset_mapping"], batch["special_tokens_mask"], strict=True)
+    ]
+
+
+def _without_trailing_specials(ids: list[int], spans: list[tuple[int, int]], special: list[int]) -> _Tokens:
+    end = len(ids)
+    while end and special[end - 1]:
+        end -= 1
+    return _Tokens(tuple(ids[:end]), tuple((start, stop) for start, stop in spans[:end]))
+
+
+def _value_ids(label: str, prompt_text: str, value: str, prompt: _Tokens, joined: _Tokens) -> tuple[int, ...]:
+    if not value.strip():
+        raise RouteError(f"A value of {label!r} is empty. Give the text that the model would say.")
+    boundary = len(prompt_text)
+    n = len(prompt.ids)
+    merged = any(start < boundary < stop for start, stop in joined.spans)
+    if merged or joined.ids[:n] != prompt.ids:
+        raise RouteError(
+            f"The value {value!r} of {label!r} merges with the prompt {prompt_text!r} in this tokenizer, so it has no tokens of its own. "
+            "End the prompt at a word, or word the value differently."
+        )
+    if len(joined.ids) == n:
+        raise RouteError(f"The value {value!r} of {label!r} has no tokens in this tokenizer. Give another value.")
+    return joined.ids[n:]
+
+
+def _contest(tokenizer: PreTrainedTokenizerBase, fact: Fact, text: str, prompt: _Tokens, joined: dict[str, _Tokens]) -> Contest:
+    if not prompt.ids:
+        raise RouteError(f"The prompt {text!r} of fact {fact.id!r} has no tokens. Give a prompt that the model can read.")
+    routes = {route: _value_ids(fact.id, text, value, prompt, joined[route]) for route, value in fact.values.items()}
+    _refuse_prefixes(tokenizer, fact, routes)
+    n_common = next(i for i, (old, new) in enumerate(zip(routes["old"], routes["new"])) if old != new)
+    return Contest(fact.id, prompt.ids, routes, n_common, _subject_position(fact, text, prompt))
+
+
+def _refuse_prefixes(tokenizer: PreTrainedTokenizerBase, fact: Fact, routes: dict[str, tuple[int, ...]]) -> None:
+    """Of two routes neither may begin with the other: their probabilities would not exclude each other."""
+    for route, ids in routes.items():
+        for rival, other in routes.items():
+            if route == rival or ids != other[: len(ids)]:
+                continue
+            if ids == other:
+                raise RouteError(
+                    f"The values {fact.values[route]!r} ({route}) and {fact.values[rival]!r} ({rival}) of fact {fact.id!r} are the same tokens. "
+                    "Give values that differ."
+                )
+            shared = f"{len(ids)} token{'s' * (len(ids) > 1)}"
+            raise RouteError(
+                f"The values {fact.values[route]!r} ({route}) and {fact.values[rival]!r} ({rival}) of fact {fact.id!r} begin with the same {shared} "
+                f"and the first ends there: {tokenizer.decode(ids).strip()!r} is a prefix of {tokenizer.decode(other).strip()!r}. "
+                "Give values of which neither is a prefix of the other."
+            )
+
+
+def _subject_position(fact: Fact, text: str, prompt: _Tokens) -> int | None:
+    """The last token that holds the end of the subject's last mention: everything before the value has seen it."""
+    whole_words = list(re.finditer(rf"(?<!\w){re.escape(fact.subject)}(?!\w)", text))
+    start = whole_words[-1].start() if whole_words else text.rfind(fact.subject)
+    if start < 0:
+        if text == fact.prompt:
+            raise RouteError(f"The subject {fact.subject!r} does not stand in the prompt {text!r}. Write the subject as the prompt does.")
+        return None
+    last_character = start + len(fact.subject) - 1
+    holders = [i for i, (first, stop) in enumerate(prompt.spans) if first <= last_character < stop]
+    return holders[-1] if holders else None

@@ -1,0 +1,106 @@
+"""From residuals to log-probabilities of the tokens that are asked for, in float32, the vocabulary in chunks.
+
+Only the rows that are needed are ever whole: a chunk of logits is reduced to its log-sum-exp, its best token and the
+logits of the queried tokens, then dropped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mechmask.models.anatomy import Anatomy
+
+_ROWS = 512  # residuals unembedded together
+_VOCABULARY = 8192  # logits computed together: 512 x 8192 float32 is 16 MiB
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """What is read at residuals.
+
+    Attributes:
+        logprob: log-probability of each query's token in nats ``[query]``.
+        best: the most probable token at each residual ``[node]``.
+        best_logprob: its log-probability in nats ``[node]``.
+    """
+
+    logprob: Float[Tensor, " query"]
+    best: Int[Tensor, " node"]
+    best_logprob: Float[Tensor, " node"]
+
+
+def score_tokens(
+    anatomy: Anatomy, normed: Float[Tensor, "node width"], nodes: Int[Tensor, " query"], tokens: Int[Tensor, " query"]
+) -> TokenScores:
+    """Log-probabilities of tokens after residuals that have passed the final norm.
+
+    Args:
+        anatomy: whose unembedding and softcap are used.
+        normed: what the unembedding reads.
+        nodes: the residual of each query.
+        tokens: the token that each query asks for.
+    """
+    parts = [
+        _score_rows(anatomy, rows, nodes, tokens, first)
+        for first, rows in zip(range(0, len(normed), _ROWS), normed.split(_ROWS), strict=True)
+    ]
+    logits = torch.stack([part.logits for part in parts]).sum(0)
+    normaliser = torch.cat([part.normaliser for part in parts])
+    best_logit = torch.cat([part.best_logit for part in parts])
+    best = torch.cat([part.best for part in parts])
+    return TokenScores(logits - normaliser[nodes], best, best_logit - normaliser)
+
+
+def entropy(anatomy: Anatomy, normed: Float[Tensor, "node width"]) -> Float[Tensor, " node"]:
+    """Entropy of the next-token distribution at each residual, in nats."""
+    values = []
+    for rows in normed.split(_ROWS // 8):
+        logprobs = torch.cat([chunk for _, chunk in _logit_chunks(anatomy, rows)], dim=1).log_softmax(-1)
+        values.append(-(logprobs.exp() * logprobs).sum(-1))
+    return torch.cat(values)
+
+
+@dataclass(frozen=True)
+class _Part:
+    logits: Tensor
+    normaliser: Tensor
+    best: Tensor
+    best_logit: Tensor
+
+
+def _score_rows(anatomy: Anatomy, rows: Tensor, nodes: Tensor, tokens: Tensor, first: int) -> _Part:
+    n = len(rows)
+    asked_here = (nodes >= first) & (nodes < first + n)
+    logits = rows.new_zeros(len(nodes), dtype=torch.float32)
+    normaliser = rows.new_full((n,), -torch.inf, dtype=torch.float32)
+    best_logit = normaliser.clone()
+    best = torch.zeros(n, dtype=torch.long, device=rows.device)
+    for start, chunk in _logit_chunks(anatomy, rows):
+        inside = asked_here & (tokens >= start) & (tokens < start + chunk.shape[1])
+        logits[inside] = chunk[nodes[inside] - first, tokens[inside] - start]
+        normaliser = torch.logaddexp(normaliser, chunk.logsumexp(1))
+        top, where = chunk.max(1)
+        best = torch.where(top > best_logit, where + start, best)
+        best_logit = torch.maximum(best_logit, top)
+    return _Part(logits, normaliser, best, best_logit)
+
+
+def _logit_chunks(anatomy: Anatomy, rows: Tensor):
+    """Chunks of float32 logits with the id of their first token, the final softcap applied."""
+    head, cap = anatomy.unembedding, anatomy.softcap
+    if type(head) is not nn.Linear:  # an adapter on the unembedding: only the module knows how it computes
+        yield 0, _capped(head(rows).float(), cap)
+        return
+    rows = rows.float()
+    for start in range(0, head.weight.shape[0], _VOCABULARY):
+        stop = start + _VOCABULARY
+        bias = None if head.bias is None else head.bias[start:stop].float()
+        yield start, _capped(nn.functional.linear(rows, head.weight[start:stop].float(), bias), cap)
+
+
+def _capped(logits: Tensor, cap: float | None) -> Tensor:
+    return logits if cap is None else cap * torch.tanh(logits / cap)
