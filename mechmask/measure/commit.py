@@ -1,0 +1,35 @@
+"""Commit layer: the depth from which a route leads for good (paper 2F, finding 5).
+
+Works on labelled readings only; how the reading was made (which lens, which backend) is in its attrs.
+"""
+
+from __future__ import annotations
+
+import xarray as xr
+
+from mechmask.errors import ReadingError
+from mechmask.measure.reading import require
+
+
+def commit_layer(depth: xr.Dataset, route: str = "new") -> xr.DataArray:
+    """First layer from which ``route`` leads at that layer and at every later one.
+
+    Args:
+        depth: reading with ``logprob[fact, route, layer]`` in nats.
+        route: the route whose commitment is located.
+
+    Returns:
+        ``[fact]``, a layer in 0..L, NaN where the route does not lead at L. Other dimensions are kept.
+
+    Raises:
+        ReadingError: if ``route`` is not among the reading's routes, or the reading is not of layers.
+    """
+    require(depth, "The commit layer", variables=("logprob",), dims=("fact", "route", "layer"))
+    if route not in depth.route.values:
+        raise ReadingError(f"There is no route {route!r} in this reading. It has {', '.join(map(str, depth.route.values))}.")
+    if not (depth.layer.diff("layer") == 1).all():
+        raise ReadingError("The commit layer needs every layer up to the last, in order. Read all of them.")
+    rivals = depth.logprob.drop_sel(route=route).max("route")
+    leads = depth.logprob.sel(route=route, drop=True) > rivals
+    leads_to_the_end = leads.isel(layer=slice(None, None, -1)).cumprod("layer").astype(bool)
+    return depth.layer.where(leads_to_the_end).min("layer").rename("commit_layer")

@@ -1,0 +1,59 @@
+"""Intervals: of a mean, of a proportion, for one more observation. scipy does the work; the choices are stated here."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+
+class Interval(NamedTuple):
+    """An estimate, its interval, and the number of observations behind it."""
+
+    estimate: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.estimate:.2f} [{self.low:.2f}, {self.high:.2f}] (n={self.n})"
+
+
+def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
+    """Mean with Student's t interval, which holds its level at small n where a percentile bootstrap does not.
+
+    NaNs are left out; with fewer than two values the interval is NaN.
+    """
+    return _t_interval(values, level, new_observation=False)
+
+
+def prediction_interval(values: ArrayLike, level: float = 0.95) -> Interval:
+    """Where one more observation of the same normal population falls with probability ``level``.
+
+    ``mean +/- t(n-1) * s * sqrt(1 + 1/n)``; NaN with fewer than two values.
+    """
+    return _t_interval(values, level, new_observation=True)
+
+
+def proportion_interval(successes: int, n: int, level: float = 0.95) -> Interval:
+    """Proportion with the exact interval of Clopper and Pearson (1934), so that "0 of n" carries its bound."""
+    if n == 0:
+        return Interval(np.nan, np.nan, np.nan, 0)
+    low, high = stats.binomtest(successes, n).proportion_ci(level, method="exact")
+    return Interval(successes / n, float(low), float(high), n)
+
+
+def _t_interval(values: ArrayLike, level: float, *, new_observation: bool) -> Interval:
+    sample = np.asarray(values, dtype=float).ravel()
+    sample = sample[~np.isnan(sample)]
+    n = len(sample)
+    if n == 0:
+        return Interval(np.nan, np.nan, np.nan, 0)
+    mean = float(sample.mean())
+    if n == 1:
+        return Interval(mean, np.nan, np.nan, 1)
+    spread = sample.std(ddof=1) * np.sqrt((1 if new_observation else 0) + 1 / n)
+    half = float(stats.t.ppf(0.5 + level / 2, n - 1) * spread)
+    return Interval(mean, mean - half, mean + half, n)
