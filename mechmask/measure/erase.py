@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import xarray as xr
+from scipy import stats
 
 from mechmask.errors import ReadingError
 from mechmask.measure.contest import ceiling
@@ -50,8 +51,8 @@ def erase_index(
     drop = _prompt(before).sel(route="old", drop=True) - _prompt(after).sel(route="old", drop=True)
     control = mean_interval(drop[controls].values, level)
     first, last = standing_interval(before.logprob, level), standing_interval(after.logprob, level)
-    never = prediction_interval(last.standing[_role(before, "never")].values, level)
-    never_mean = mean_interval(last.standing[_role(before, "never")].values, level)
+    never_known = last.standing.values[_role(before, "never")]
+    never = prediction_interval(never_known, level)
     result = xr.Dataset({"drop": drop, "index": drop - control.estimate})
     result["index_low"], result["index_high"] = drop - control.high, drop - control.low
     result["surprise"] = -_prompt(before).sel(route="new", drop=True)
@@ -59,7 +60,7 @@ def erase_index(
         result["ceiling"] = ceiling(_prompt(after))
     result["standing_before"] = first.standing
     result["standing_after"], result["standing_low"], result["standing_high"] = last.standing, last.low, last.high
-    result = result.assign(_normalised(first, last, never_mean))
+    result = result.assign(_normalised(first, last, never_known, level))
     result["verdict"] = _verdict(last, never)
     result["paper_verdict"] = xr.where(result["index"] > cutoff_nats, "erased", "masked")
     result = result[{"fact": np.flatnonzero(facts)}]
@@ -89,16 +90,17 @@ def _prompt(reading: xr.Dataset) -> xr.DataArray:
     return reading.logprob.sel(phrasing=0, drop=True) if "phrasing" in reading.dims else reading.logprob
 
 
-def _normalised(first: xr.Dataset, last: xr.Dataset, never: Interval) -> dict[str, xr.DataArray]:
+def _normalised(first: xr.Dataset, last: xr.Dataset, never_known: np.ndarray, level: float) -> dict[str, xr.DataArray]:
     """``EI* = (S_before - S_after) / (S_before - S_never)``, its interval by the delta method.
 
     The errors of before and after are taken as independent, which is on the safe side: their distractors are shared.
     """
-    room = (first.standing - never.estimate).where(first.standing > never.estimate)
+    never = mean_interval(never_known).estimate
+    never_error = np.std(never_known, ddof=1) / np.sqrt(len(never_known)) if len(never_known) > 1 else np.nan
+    room = (first.standing - never).where(first.standing > never)
     ratio = (first.standing - last.standing) / room
-    never_error = (never.high - never.estimate) / 1.96 if never.n > 1 else np.nan
     variance = ((1 - ratio) * first.error) ** 2 + last.error**2 + (ratio * never_error) ** 2
-    half = 1.96 * np.sqrt(variance) / room
+    half = stats.norm.ppf(0.5 + level / 2) * np.sqrt(variance) / room
     return {"normalised": ratio, "normalised_low": ratio - half, "normalised_high": ratio + half}
 
 

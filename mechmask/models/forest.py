@@ -20,10 +20,11 @@ from mechmask.models.routes import Contest
 
 @dataclass(frozen=True)
 class Query:
-    """One token of one route: its log-probability is read at ``node``."""
+    """One token of one route, the ``index``-th of its value: its log-probability is read at ``node``."""
 
     contest: int
     route: str
+    index: int
     node: int
     token: int
 
@@ -68,6 +69,11 @@ class Batch:
     queries: tuple[Query, ...]
     divergence: dict[int, int]
 
+    def asked(self, device: torch.device) -> tuple[Int[Tensor, " query"], Int[Tensor, " query"]]:
+        """Node and token of every query."""
+        nodes = torch.tensor([query.node for query in self.queries], device=device)
+        return nodes, torch.tensor([query.token for query in self.queries], device=device)
+
     def inputs(self, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
         """Keyword arguments of a transformers decoder."""
         inputs = {"input_ids": self.input_ids.to(device), "position_ids": self.position_ids.to(device)}
@@ -82,19 +88,20 @@ def additive(mask: Bool[Tensor, "*shape"], dtype: torch.dtype) -> Float[Tensor, 
 
 
 def batches(
-    contests: Sequence[Contest], *, score: str, batch_size: int = 32, pack: bool = True
+    contests: Sequence[Contest | None], *, score: str, batch_size: int = 32, pack: bool = True
 ) -> Iterator[Batch]:
     """The contests in batches of similar length.
 
     Args:
-        contests: what is read; a query names a contest by its index here.
+        contests: what is read; a query names a contest by its index here. ``None`` is passed over.
         score: ``divergence`` asks for one token of each route, ``sequence`` and ``mean`` for all.
         batch_size: contests a batch.
         pack: whether the routes of a contest share a row; else each route has its own.
     """
-    order = sorted(range(len(contests)), key=lambda i: (len(contests[i].prompt), i))
-    for start in range(0, len(order), batch_size):
-        yield _batch({i: contests[i] for i in order[start : start + batch_size]}, score, pack)
+    present = [(i, contest) for i, contest in enumerate(contests) if contest is not None]
+    present.sort(key=lambda entry: (len(entry[1].prompt), entry[0]))
+    for start in range(0, len(present), batch_size):
+        yield _batch(dict(present[start : start + batch_size]), score, pack)
 
 
 def _asked(contest: Contest, score: str) -> dict[str, range]:
@@ -132,7 +139,7 @@ def _batch(contests: dict[int, Contest], score: str, pack: bool) -> Batch:
                 for i, token in enumerate(contest.routes[route][: asked[route].stop]):
                     if i in asked[route]:
                         node = nodes.setdefault((len(trees), here), len(nodes))
-                        queries.append(Query(index, route, node, token))
+                        queries.append(Query(index, route, i, node, token))
                         if route == "old" and i == contest.n_common:
                             divergence[index] = node
                     if i + 1 < asked[route].stop:

@@ -1,0 +1,41 @@
+"""Hook backends: who watches the residual stream while the model runs. One file and one line in ``BACKENDS`` each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from jaxtyping import Float
+from torch import Tensor
+
+from mechmask.errors import ReadingError
+from mechmask.models.forest import Batch
+from mechmask.models.model import Model
+
+
+class Backend(Protocol):
+    """What ``read_depth`` asks of a backend."""
+
+    def residuals(self, batch: Batch) -> Float[Tensor, "layer node width"]:
+        """The residual stream at every node of a batch, layers 0 (embedding) to L (what the final norm reads)."""
+        ...
+
+
+def backend_of(name: str, model: Model) -> Backend:
+    """The backend of that name, over a model as it is now.
+
+    Raises:
+        ReadingError: if there is none of that name.
+    """
+    if name not in BACKENDS:
+        raise ReadingError(f"There is no backend {name!r}. There are {', '.join(BACKENDS)}.")
+    return BACKENDS[name](model)
+
+
+def _transformer_lens(model: Model) -> Backend:
+    from mechmask.read.backends.bridge import BridgeBackend
+
+    return BridgeBackend(model)
+
+
+BACKENDS: dict[str, Callable[[Model], Backend]] = {"transformer_lens": _transformer_lens}

@@ -1,0 +1,65 @@
+"""Every reading proves itself: one route is read again by the model's own plain forward pass, and has to agree.
+
+The plain pass shares nothing with the reading: no packing, no mask, no chunked vocabulary, no hook, no lens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from mechmask.errors import ReadingError
+from mechmask.models.model import Model
+from mechmask.models.routes import Contest
+from mechmask.read.table import RouteTable
+
+# Nats a token. Measured on twelve tiny architectures and on SmolLM2-135M: at most 5e-5 in float32, 0.1 in bfloat16 (the
+# model rounds its logits, a reading does not) and 0.02 in float16; a skipped norm, softcap or mask is off by 0.5 and more.
+TOLERANCE_NATS = {torch.float64: 2e-3, torch.float32: 2e-3, torch.float16: 0.1, torch.bfloat16: 0.4}
+
+
+def require_identity(model: Model, contests: Sequence[Contest | None], table: RouteTable) -> float:
+    """Refuse a reading that differs from the model's own output at the last layer; return the error in nats a token.
+
+    Args:
+        model: what was read.
+        contests: the contests that were read, numbered as in ``table``.
+        table: the reading.
+
+    Raises:
+        ReadingError: if the error passes the tolerance for the model's dtype, or any number read is NaN.
+    """
+    at_output = table.logprob if table.logprob.ndim == 2 else table.logprob[..., -1]
+    unread = [table.facts[i].id for i, row in enumerate(at_output) if not (row == row).all()]
+    if unread:
+        raise ReadingError(f"The model's log-probabilities of fact {unread[0]!r} are NaN. Check its weights, or its dtype, before it is read.")
+    contest, route, index = _probe(contests, table)
+    cell = table.cell(index, route)
+    first, n = int(table.first_token[cell]), int(table.n_tokens[cell])
+    own = _plain_logprob(model, contest.prompt, contest.routes[route], first, n)
+    error = abs(own - float(at_output[cell])) / n
+    if not error <= TOLERANCE_NATS[model.dtype]:
+        raise ReadingError(
+            f"The reading of fact {contest.fact_id!r} does not agree with the model's own output ({route}: {at_output[cell]:.4f} against "
+            f"{own:.4f} nats, {error:.2g} a token where {TOLERANCE_NATS[model.dtype]:g} is allowed), so no number of it can be trusted. "
+            "Check that the model's family is built as mechmask.models.anatomy says."
+        )
+    return error
+
+
+def _probe(contests: Sequence[Contest | None], table: RouteTable) -> tuple[Contest, str, int]:
+    """The last route of the longest contest: the row in which a wrong mask or position would show most."""
+    length, index = max((len(contest.prompt), i) for i, contest in enumerate(contests) if contest is not None)
+    contest = contests[index]
+    if contest is None or not length:
+        raise ReadingError("Nothing was read. Give facts whose prompts have tokens.")
+    return contest, [route for route in contest.routes if table.n_tokens[table.cell(index, route)]][-1], index
+
+
+def _plain_logprob(model: Model, prompt: tuple[int, ...], value: tuple[int, ...], first: int, n: int) -> float:
+    ids = torch.tensor([prompt + value[: first + n]], device=model.device)
+    with model.inference():
+        logits = model.module(input_ids=ids, use_cache=False).logits[0, -n - 1 : -1].float()
+    tokens = torch.tensor(value[first : first + n], device=logits.device)
+    return logits.log_softmax(-1).gather(1, tokens[:, None]).sum().item()
