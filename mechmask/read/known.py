@@ -1,0 +1,44 @@
+"""``known_facts``: which facts a model holds, asked of the model and not of a list."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from mechmask.errors import ReadingError
+from mechmask.facts.fact import Fact
+from mechmask.facts.fact_set import FactSet
+from mechmask.models.forest import batches
+from mechmask.models.model import Model
+from mechmask.models.routes import encode_contests
+from mechmask.read.logits import decoded
+from mechmask.read.unembed import score_tokens
+
+
+def known_facts(model: Model, facts: FactSet | Sequence[Fact], *, min_margin: float = 0.1, batch_size: int = 32) -> FactSet:
+    """The facts whose old value the model would say, with room to spare.
+
+    Args:
+        model: the model.
+        facts: facts whose ``old`` is the true value.
+        min_margin: by how many nats every token of the old value has to lead every other token of the vocabulary,
+            teacher-forced.
+
+    Raises:
+        ReadingError: if the model holds none of them.
+    """
+    alone = [fact.model_copy(update={"distractors": ()}) for fact in facts]
+    lead = torch.full((len(alone),), torch.inf)
+    with model.inference():
+        for batch in batches(encode_contests(model.tokenizer, alone), score="sequence", batch_size=batch_size, pack=False):
+            nodes, tokens = batch.asked(model.device)
+            scores = score_tokens(model.anatomy, decoded(model, batch), nodes, tokens)
+            ahead = scores.logprob - scores.best_other_than(nodes, tokens)
+            for query, value in zip(batch.queries, ahead.tolist(), strict=True):
+                if query.route == "old":
+                    lead[query.contest] = min(lead[query.contest].item(), value)
+    held = [fact for fact, value in zip(facts, lead.tolist(), strict=True) if value >= min_margin]
+    if not held:
+        raise ReadingError(f"{model.name} holds none of these {len(alone)} facts by {min_margin:g} nats. Install them first, or take another model.")
+    return FactSet(held)

@@ -1,0 +1,223 @@
+"""Fine-tuning on facts: LoRA on every attention and MLP projection of every block, AdamW, loss on the value's tokens.
+
+The setting is the paper's where the paper states one (rank 16, alpha 32, all projections); learning rate, steps and
+clipping are this project's own. The base model stays in evaluation mode: its dropout, where it has any, is off, so that
+a run is a function of its seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Literal
+
+import numpy as np
+import torch
+from peft import LoraConfig
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from mechmask.errors import ChangeError
+from mechmask.facts.fact import Example
+from mechmask.models.model import Model
+from mechmask.models.routes import encode_examples
+from mechmask.write.adapter import AdapterChange, base_fingerprint, fill, injected
+from mechmask.write.objective import Targets, target_nll, targets
+
+
+class FinetuneConfig(BaseModel):
+    """How a model is fine-tuned.
+
+    Attributes:
+        rank: of the LoRA factors.
+        alpha: LoRA scale; the update is ``alpha / rank * B A``.
+        dropout: on the adapter's input.
+        projections: which linear maps carry an adapter.
+        layers: which blocks do, 0..L-1; all by default.
+        lr: learning rate of AdamW.
+        steps: optimizer steps.
+        batch_size: examples a step; all of them by default.
+        weight_decay: of AdamW.
+        max_grad_norm: L2 norm to which the gradient is clipped.
+        seed: of the adapter's initial factors, the order of examples, and dropout.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32.0, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    projections: Literal["all", "attention", "mlp"] = "all"
+    layers: tuple[int, ...] | None = None
+    lr: float = Field(2e-4, gt=0)
+    steps: int = Field(30, ge=1)
+    batch_size: int | None = Field(None, ge=1)
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    seed: int = Field(0, ge=0)
+
+
+class Finetuning:
+    """A fine-tuning that can be advanced, read in between, stored and taken up again with the same bits.
+
+    A context: inside, the adapter is on the model. ``start`` continues another fine-tuning's adapter.
+
+    Args:
+        model: the model; its weights are not touched.
+        examples: what to learn.
+        config: how.
+        start: the adapter to begin with; a fresh one by default.
+
+    Raises:
+        ChangeError: if there is no example, a block does not exist, or ``start`` has another shape.
+        RouteError: if a value merges with its prompt.
+    """
+
+    def __init__(self, model: Model, examples: Sequence[Example], config: FinetuneConfig, start: AdapterChange | None = None) -> None:
+        if not examples:
+            raise ChangeError("There is no example to learn from. Give at least one prompt with its value.")
+        self.model = model
+        self.config = config
+        self.step = 0
+        self.losses: list[float] = []
+        self._start = start
+        self._examples = encode_examples(model.tokenizer, examples)
+        self._lora = _lora_config(model, config)
+        self._stack = ExitStack()
+        self._factors: dict[str, torch.nn.Parameter] = {}
+
+    def __enter__(self) -> Finetuning:
+        self._base = base_fingerprint(self.model)
+        with torch.random.fork_rng():
+            torch.manual_seed(self.config.seed)
+            self._factors = self._stack.enter_context(injected(self.model, self._lora))
+        with self._stack:  # undone at once if what follows fails
+            if self._start is not None:
+                fill(self._factors, self._start.tensors)
+            c = self.config
+            self._optimizer = torch.optim.AdamW(self._factors.values(), lr=c.lr, weight_decay=c.weight_decay)
+            self._stack = self._stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def advance(self, steps: int, after_step: Callable[[float], None] | None = None) -> None:
+        """Take optimizer steps.
+
+        Args:
+            steps: how many.
+            after_step: called with each step's loss, in nats a token.
+
+        Raises:
+            ChangeError: if a loss or a gradient is not a number; the message names step and fact.
+        """
+        for _ in range(steps):
+            loss = self._advance_once()
+            self.losses.append(loss)
+            if after_step is not None:
+                after_step(loss)
+
+    def state(self) -> dict[str, Tensor]:
+        """Adapter, optimizer moments, step and losses: all that the rest of the run depends on."""
+        stored: dict[str, Tensor] = {"step": torch.tensor(self.step), "losses": torch.tensor(self.losses, dtype=torch.float64)}
+        for name, factor in self._factors.items():
+            stored[f"factor.{name}"] = factor.detach().clone()
+            for key, value in self._optimizer.state.get(factor, {}).items():
+                stored[f"{key}.{name}"] = value.detach().clone()
+        return stored
+
+    def restore(self, stored: Mapping[str, Tensor]) -> None:
+        """Go on from a stored state."""
+        fill(self._factors, {name: stored[f"factor.{name}"] for name in self._factors})
+        for name, factor in self._factors.items():
+            moments = {key: stored[f"{key}.{name}"].clone() for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in stored}
+            if moments:
+                self._optimizer.state[factor] = moments
+        self.step = int(stored["step"])
+        self.losses = stored["losses"].tolist()
+
+    def change(self) -> AdapterChange:
+        """The adapter as it is now.
+
+        Raises:
+            ChangeError: if it is the identity, or just what it started from.
+        """
+        if self._start is not None and all(torch.equal(f.detach().cpu(), self._start.tensors[n]) for n, f in self._factors.items()):
+            raise ChangeError("The fine-tuning changed nothing: the adapter is the one it started from. Give it more steps or a higher learning rate.")
+        details = {"config": self.config.model_dump(mode="json"), "steps": self.step, "final_loss_nats": self.losses[-1] if self.losses else None}
+        return AdapterChange(self._lora, {name: factor.detach() for name, factor in self._factors.items()}, self._base, "lora", details)
+
+    def _advance_once(self) -> float:
+        device = self.model.device
+        with torch.random.fork_rng(enabled=self.config.dropout > 0):
+            if self.config.dropout > 0:
+                torch.manual_seed(hash((self.config.seed, self.step)))
+                _train_dropout(self.model.module)
+            batch = self._batch()
+            nll = target_nll(self.model, batch)
+        if not torch.isfinite(nll).all():
+            culprit = batch.labels[int(batch.owner[int((~torch.isfinite(nll)).nonzero()[0])])]
+            raise ChangeError(f"The loss is not a number at step {self.step + 1}, on fact {culprit!r}. Lower the learning rate, or check the weights.")
+        loss = nll.mean()
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self._factors.values(), self.config.max_grad_norm)
+        if not torch.isfinite(norm):
+            raise ChangeError(f"The gradient is not a number at step {self.step + 1} on {device}. Lower the learning rate, or use float32.")
+        self._optimizer.step()
+        self.step += 1
+        return loss.item()
+
+    def _batch(self) -> Targets:
+        """The examples of this step; the order is drawn anew each epoch from the seed and the epoch alone."""
+        n = len(self._examples)
+        size = min(self.config.batch_size or n, n)
+        epoch, position = divmod(self.step, -(-n // size))
+        order = np.random.default_rng([self.config.seed, epoch]).permutation(n) if size < n else np.arange(n)
+        return targets([self._examples[i] for i in order[position * size : (position + 1) * size]])
+
+
+def finetune(model: Model, examples: Sequence[Example], config: FinetuneConfig | None = None, *, start: AdapterChange | None = None) -> AdapterChange:
+    """Fine-tune on examples; the model is left as it was and the change returned.
+
+    Args:
+        model: the model.
+        examples: prompts and values, such as ``facts.contradiction_examples()``.
+        config: how; ``FinetuneConfig()`` by default.
+        start: continue this adapter instead of a fresh one, with a new optimizer, as the paper's second phase does. The
+            change that is returned replaces it.
+
+    Raises:
+        ChangeError: if nothing is to be learned, a loss is not a number, or the result changes nothing.
+        RouteError: if a value merges with its prompt.
+    """
+    config = config or FinetuneConfig()
+    with Finetuning(model, examples, config, start) as run:
+        run.advance(config.steps)
+        return run.change()
+
+
+def _lora_config(model: Model, config: FinetuneConfig) -> LoraConfig:
+    anatomy = model.anatomy
+    blocks = range(anatomy.n_layers) if config.layers is None else config.layers
+    beyond = [block for block in blocks if not 0 <= block < anatomy.n_layers]
+    if beyond:
+        raise ChangeError(f"There is no block {beyond[0]}: the model has blocks 0 to {anatomy.n_layers - 1}.")
+    prefixes = tuple(f"{anatomy.layout.blocks}.{block}." for block in blocks)
+    chosen = [p.name for p in anatomy.projections() if p.name.startswith(prefixes) and _is_chosen(p.name, anatomy.layout.attention, config)]
+    first = next(iter(anatomy.projections()))
+    return LoraConfig(
+        r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=chosen, fan_in_fan_out=first.input_first
+    )  # fmt: skip
+
+
+def _is_chosen(name: str, attention: str, config: FinetuneConfig) -> bool:
+    in_attention = f".{attention}." in name
+    return config.projections == "all" or in_attention == (config.projections == "attention")
+
+
+def _train_dropout(module: torch.nn.Module) -> None:
+    for name, child in module.named_modules():
+        if "lora_dropout" in name:
+            child.train()
