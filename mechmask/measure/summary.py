@@ -8,6 +8,7 @@ import xarray as xr
 from mechmask.measure.reading import require
 from mechmask.measure.statistics import mean_interval, proportion_interval
 
+STATE_NAMES = {"finetune": "fine-tuning", "ft_l": "FT-L"}
 VERDICTS = ("masked", "erased", "suppressed", "undecided")
 
 _COLUMNS = (
@@ -51,3 +52,24 @@ def overview(result: xr.Dataset) -> pd.DataFrame:
             row |= {name: round(share.estimate * share.n), f"{name}_share_low": share.low, f"{name}_share_high": share.high}
         rows["change" if state is None else str(state)] = row
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("state")
+
+
+def conclusion(result: xr.Dataset) -> str:
+    """The outcome in two sentences: what the raw index says, and what the standing says."""
+    table = overview(result)
+    raw, standing = [], []
+    for state, row in table.iterrows():
+        one = result if state == "change" else result.sel(state=state)
+        erased = proportion_interval(int((one.paper_verdict == "erased").sum()), int(row.n))
+        name = STATE_NAMES.get(str(state), "the change")
+        raw.append(
+            f"{name} erases {round(erased.estimate * erased.n)} of {erased.n} old values (exact 95% interval {erased.low:.0%} to "
+            f"{erased.high:.0%}; mean index {row['index']:.1f} nats)"
+        )
+        counts = ", ".join(f"{int(row[verdict])} {verdict}" for verdict in VERDICTS if row[verdict])
+        standing.append(f"{name}: {counts} (EI* {row.normalised:.2f} [{row.normalised_low:.2f}, {row.normalised_high:.2f}])")
+    cutoff = result.attrs["cutoff_nats"]
+    return (
+        f"By the raw erase index (cutoff {cutoff:g} nats) {' and '.join(raw)}. "
+        f"By the standing of the old value among values that were never taught, against facts that were never known, {'; '.join(standing)}."
+    )

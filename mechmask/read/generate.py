@@ -1,4 +1,4 @@
-"""``generate``: what the model says of its own accord, greedily, as far as the longest of old and new value goes."""
+"""``generate``: what the model says of its own accord, greedily, as far as the longer of old and new value goes."""
 
 from __future__ import annotations
 
@@ -10,40 +10,65 @@ import xarray as xr
 from mechmask.facts.fact import Fact
 from mechmask.facts.fact_set import FactSet
 from mechmask.models.model import Model
-from mechmask.models.routes import encode_contests
+from mechmask.models.routes import Contest, encode_contests
 
 
-def generate(model: Model, facts: FactSet | Sequence[Fact], *, n_tokens: int | None = None, batch_size: int = 32) -> xr.DataArray:
+def generate(
+    model: Model, facts: FactSet | Sequence[Fact], *, n_tokens: int | None = None, reading: xr.Dataset | None = None, batch_size: int = 64
+) -> xr.DataArray:
     """Greedy continuation of every fact's prompt.
 
     Args:
         model: the model, as it is now: an applied change counts.
         facts: the facts.
         n_tokens: how many tokens; as many as the longer of a fact's old and new value by default.
+        reading: of the same facts by the same model, by the score ``sequence`` or ``mean``: a fact of which it found a
+            value recalled is known to continue so, and is not generated again.
         batch_size: facts a forward pass.
 
     Returns:
         ``generation[fact]``: the text that follows the prompt, white space around it taken off.
     """
-    contests = [contest for contest in encode_contests(model.tokenizer, facts) if contest is not None]
-    wanted = [n_tokens or max(len(c.routes["old"]), len(c.routes["new"])) for c in contests]
-    rows = [list(contest.prompt) for contest in contests]
+    said = _recalled(facts, reading) if reading is not None and n_tokens is None else {}
+    rest = [fact for fact in facts if fact.id not in said]
+    contests = [contest for contest in encode_contests(model.tokenizer, rest) if contest is not None]
     with model.inference():
-        for step in range(max(wanted)):
-            active = sorted((i for i in range(len(rows)) if step < wanted[i]), key=lambda i: len(rows[i]))
-            for start in range(0, len(active), batch_size):
-                _extend(model, rows, active[start : start + batch_size])
-    said = [model.tokenizer.decode(row[len(c.prompt) :]).strip() for row, c in zip(rows, contests, strict=True)]
-    return xr.DataArray(said, {"fact": [fact.id for fact in facts]}, "fact", name="generation")
+        for start in range(0, len(contests), batch_size):
+            said |= _greedy(model, contests[start : start + batch_size], n_tokens)
+    labels = [fact.id for fact in facts]
+    return xr.DataArray([said[label] for label in labels], {"fact": labels}, "fact", name="generation")
 
 
-def _extend(model: Model, rows: list[list[int]], chosen: list[int]) -> None:
-    """Append the most probable next token to the chosen rows."""
-    lengths = torch.tensor([len(rows[i]) for i in chosen])
-    ids = torch.zeros(len(chosen), int(lengths.max()), dtype=torch.long)
-    for position, i in enumerate(chosen):
-        ids[position, : len(rows[i])] = torch.tensor(rows[i])
-    hidden = model.anatomy.decoder(input_ids=ids.to(model.device), use_cache=False).last_hidden_state
-    last = hidden[torch.arange(len(chosen)), (lengths - 1).to(hidden.device)]
-    for i, token in zip(chosen, model.anatomy.unembedding(last).argmax(-1).tolist(), strict=True):
-        rows[i].append(token)
+def _recalled(facts: FactSet | Sequence[Fact], reading: xr.Dataset) -> dict[str, str]:
+    """Facts that continue with one of their values, and which."""
+    recalled = reading.recalled.sel(phrasing=0) if "phrasing" in reading.dims else reading.recalled
+    found = {}
+    for fact in facts:
+        by_route = recalled.sel(fact=fact.id)
+        found |= {fact.id: fact.values[str(route)] for route in by_route.route.values if by_route.sel(route=route)}
+    return found
+
+
+def _greedy(model: Model, contests: Sequence[Contest], n_tokens: int | None) -> dict[str, str]:
+    wanted = [n_tokens or max(len(c.routes["old"]), len(c.routes["new"])) for c in contests]
+    lengths = torch.tensor([len(contest.prompt) for contest in contests], device=model.device)
+    ids = torch.zeros(len(contests), int(lengths.max()), dtype=torch.long, device=model.device)
+    for row, contest in enumerate(contests):
+        ids[row, : len(contest.prompt)] = torch.tensor(contest.prompt)
+    mask = torch.arange(ids.shape[1], device=model.device) < lengths[:, None]
+    output = model.anatomy.decoder(input_ids=ids, attention_mask=mask.long(), use_cache=True)
+    last = output.last_hidden_state[torch.arange(len(contests)), (lengths - 1).to(output.last_hidden_state.device)]
+    tokens = []
+    for step in range(max(wanted)):
+        token = model.anatomy.unembedding(last).argmax(-1).to(model.device)
+        tokens.append(token)
+        if step + 1 == max(wanted):
+            break
+        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+        position = (lengths + step)[:, None]
+        output = model.anatomy.decoder(
+            input_ids=token[:, None], attention_mask=mask.long(), position_ids=position, past_key_values=output.past_key_values, use_cache=True
+        )
+        last = output.last_hidden_state[:, -1]
+    rows = torch.stack(tokens, dim=1).tolist()
+    return {c.fact_id: model.tokenizer.decode(row[:n]).strip() for c, row, n in zip(contests, rows, wanted, strict=True)}

@@ -1,0 +1,77 @@
+"""What a mask study does, as a frozen configuration; every default is stated here and written into the study's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mechmask.errors import StudyError, one_message
+from mechmask.measure.erase import PAPER_CUTOFF_NATS
+from mechmask.write.finetune import FinetuneConfig
+from mechmask.write.ft_l import FTLConfig
+
+
+class StudyConfig(BaseModel):
+    """Install, contradict, read.
+
+    Attributes:
+        install: how the old values are taught; ``None`` for facts that the model holds already.
+        install_recall: installing ends at the first checkpoint at which this share of taught facts is recalled.
+        contradict: how the new values are taught, from the installed adapter on.
+        checkpoint_every: optimizer steps between two readings.
+        edit: FT-L on each contradicted fact alone, beside the fine-tuning; ``preset`` takes the setting of the model's
+            family and size, ``None`` leaves it out.
+        score: of the readings at the output.
+        lens: of the depth reading.
+        backend: of the depth reading.
+        cutoff_nats: erase index above which the paper's criterion says erased.
+        level: of all intervals.
+        batch_size: facts a forward pass when reading.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    install: FinetuneConfig | None = FinetuneConfig(steps=60)
+    install_recall: float = Field(1.0, gt=0, le=1)
+    contradict: FinetuneConfig = FinetuneConfig(steps=30)
+    checkpoint_every: int = Field(6, ge=1)
+    edit: FTLConfig | Literal["preset"] | None = "preset"
+    score: Literal["sequence", "mean"] = "sequence"
+    lens: str = "logit"
+    backend: str = "transformer_lens"
+    cutoff_nats: float = Field(PAPER_CUTOFF_NATS, gt=0)
+    level: float = Field(0.95, gt=0, lt=1)
+    batch_size: int = Field(32, ge=1)
+
+
+def checked(model: type[BaseModel], data: object, where: str) -> BaseModel:
+    """``data`` as a configuration.
+
+    Raises:
+        StudyError: listing every field that is not usable, in one message.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        problems = [f"{where}: {'.'.join(map(str, item['loc'])) or 'the file'}: {item['msg'].lower()}. Mend it." for item in error.errors()]
+        raise StudyError(one_message(where, problems)) from error
+
+
+def read_toml(path: Path) -> dict:
+    """A TOML file as a dictionary.
+
+    Raises:
+        StudyError: if it cannot be read or is not TOML.
+    """
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StudyError(f"Cannot read {path}: {error.strerror}. Check the path.") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise StudyError(f"{path.name} is not TOML ({error}). Mend it.") from error

@@ -1,0 +1,139 @@
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from scipy import stats
+
+from mechmask import draw
+from mechmask.draw.style import VERDICT_LOOKS
+from mechmask.errors import ReadingError
+
+
+def points(axes, verdict):
+    """``(x, y)`` of the markers of a verdict, in order of x."""
+    look = VERDICT_LOOKS[verdict]
+    lines = [
+        line
+        for line in axes.lines
+        if line.get_marker() == look.marker and to_hex(line.get_color()) == look.color.lower()
+    ]
+    return np.array(sorted(zip(*np.concatenate([line.get_data() for line in lines], axis=1), strict=True))).reshape(
+        -1, 2
+    )
+
+
+def test_every_fact_is_a_point_at_its_index(erase_result):
+    left, right = draw.erase(erase_result).axes
+    for verdict in VERDICT_LOOKS:
+        chosen = erase_result.verdict.values == verdict
+        np.testing.assert_allclose(points(left, verdict)[:, 0], np.sort(erase_result["index"].values[chosen]))
+        np.testing.assert_allclose(points(right, verdict)[:, 0], np.sort(erase_result.normalised.values[chosen]))
+    rows = np.round(np.concatenate([points(left, verdict) for verdict in VERDICT_LOOKS])[:, 1])
+    assert sorted(rows) == [0] * 10 + [1] * 10
+
+
+def test_points_do_not_lie_on_one_another(erase_result):
+    figure = draw.erase(erase_result)
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        places = np.concatenate(
+            [axes.transData.transform(points(axes, verdict)) for verdict in VERDICT_LOOKS if len(points(axes, verdict))]
+        )
+        apart = np.hypot(*(places[:, None] - places[None]).T) + np.eye(len(places)) * 1e9
+        assert apart.min() > 2 * figure.dpi / 72
+
+
+def test_means_carry_t_intervals(erase_result):
+    left = draw.erase(erase_result, level=0.9).axes[0]
+    for container, values in zip(left.containers, erase_result["index"].values, strict=True):
+        data, _, (bar,) = container
+        assert np.isclose(data.get_xdata()[0], values.mean())
+        expected = stats.t.interval(0.9, len(values) - 1, values.mean(), stats.sem(values))
+        np.testing.assert_allclose(bar.get_segments()[0][:, 0], expected)
+
+
+def test_intervals_of_facts_are_drawn_from_low_to_high(erase_result):
+    right = draw.erase(erase_result).axes[1]
+    drawn = [segment[:, 0] for c in right.collections for segment in c.get_segments()]
+    expected = np.stack([erase_result.normalised_low.values.ravel(), erase_result.normalised_high.values.ravel()], 1)
+    np.testing.assert_allclose(sorted(map(tuple, drawn)), sorted(map(tuple, expected)))
+
+
+def test_the_legend_counts_verdicts_by_state(erase_result):
+    said = {text.get_text() for text in draw.erase(erase_result).legends[0].get_texts()}
+    for verdict in VERDICT_LOOKS:
+        fine, ftl = (int((row == verdict).sum()) for row in erase_result.verdict.values)
+        assert f"{verdict} (fine-tuning {fine}, FT-L {ftl})" in said
+    one = erase_result.sel(state="finetune")
+    assert f"masked ({int((one.verdict == 'masked').sum())})" in {
+        text.get_text() for text in draw.erase(one).legends[0].get_texts()
+    }
+
+
+def test_cutoff_band_and_borders_stand_where_they_should(erase_result):
+    left, right = draw.erase(erase_result).axes
+    cutoff = next(line for line in left.lines if "8 nats" in line.get_label())
+    assert list(cutoff.get_xdata()) == [8, 8]
+    assert [patch.get_extents().width for patch in left.patches] and left.patches[0].get_xy()[0] == 3
+    assert left.patches[0].get_width() == 10
+    borders = {
+        line.get_xdata()[0]
+        for line in right.lines
+        if len(line.get_xdata()) == 2 and line.get_xdata()[0] == line.get_xdata()[1]
+    }
+    assert borders >= {0, 1}
+    assert [label.get_text() for label in left.get_yticklabels()] == ["fine-tuning\nn = 10", "FT-L\nn = 10"]
+
+
+def test_what_is_not_drawn_is_said(erase_result, tmp_path):
+    result = erase_result.copy(deep=True)
+    for name in ("normalised", "normalised_low", "normalised_high"):
+        result[name][0, :3] = np.nan
+    result["index"][1, 0] = np.inf
+    result["normalised_high"][1, 1] = 500.0
+    result["normalised_low"][1, 1] = -500.0
+    figure = draw.erase(result)
+    legend = figure.legends[0]
+    assert "3 without EI*" in legend.get_title().get_text() and "1 without a finite EI" in legend.get_title().get_text()
+    assert "interval goes on beyond the panel" in {text.get_text() for text in legend.get_texts()}
+    left, right = figure.axes[1].get_xlim()
+    assert left < 0 and 1 < right < 10
+    carets = {
+        line.get_marker(): line.get_xdata().tolist()
+        for line in figure.axes[1].lines
+        if line.get_marker() in "<>" and len(line.get_xdata())
+    }
+    assert carets == {"<": [left], ">": [right]}
+    draw.save_figure(figure, tmp_path / "figure.pdf")
+
+
+def test_nothing_to_normalise_and_no_never_facts(erase_result, tmp_path):
+    result = erase_result.copy(deep=True)
+    for name in ("normalised", "normalised_low", "normalised_high"):
+        result[name][:] = np.nan
+    result["verdict"][:] = "undecided"
+    result.attrs.clear()
+    draw.save_figure(draw.erase(result.isel(fact=[0])), tmp_path / "figure.png")
+
+
+def test_the_panels_fill_the_figure_and_the_legend_is_clear_of_them(erase_result):
+    for result in (erase_result, erase_result.isel(state=0), erase_result.isel(state=[0, 1, 0, 1])):
+        figure = draw.erase(result)
+        figure.draw_without_rendering()
+        box = figure.legends[0].get_window_extent()
+        assert not any(box.overlaps(axes.get_tightbbox()) for axes in figure.axes)
+        assert all(axes.bbox.width > figure.bbox.width / 3 for axes in figure.axes)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda result: result["index"], "takes a reading"),
+        (lambda result: result.drop_vars("normalised_low"), "needs normalised_low"),
+        (lambda result: result.isel(fact=slice(0, 0)), "no fact"),
+        (lambda result: result.expand_dims(seed=[0]), "Select one"),
+        (lambda result: result.assign(verdict=result.verdict.str.replace("masked", "hidden")), "verdict hidden"),
+    ],
+)
+def test_bad_input_is_refused_in_one_sentence(erase_result, spoil, said):
+    with pytest.raises(ReadingError, match=said):
+        draw.erase(spoil(erase_result))
