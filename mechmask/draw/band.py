@@ -101,8 +101,10 @@ def require_shape(reading: xr.Dataset, what: str, variable: str, dims: tuple[str
     """
     found = tuple(map(str, reading[variable].dims))
     if set(found) != set(dims):
+        other, wanting = [dim for dim in found if dim not in dims], [dim for dim in dims if dim not in found]
+        remedy = f"Select one {' and one '.join(other)}." if other else f"Keep the dimension {', '.join(wanting)}."
         raise ReadingError(
-            f"{what} draws {variable}[{', '.join(dims)}], this reading has {variable}[{', '.join(found)}]. Select one of each other dimension."
+            f"{what} draws {variable}[{', '.join(dims)}], this reading has {variable}[{', '.join(found)}]. {remedy}"
         )
     empty = [dim for dim in dims if not reading.sizes[dim]]
     if empty:
@@ -119,6 +121,5 @@ def require_routes(reading: xr.Dataset, what: str) -> None:
     """
     missing = [name for name in ("old", "new") if name not in reading.route.values]
     if missing:
-        raise ReadingError(
-            f"{what} needs the route {' and '.join(missing)}; this reading has {', '.join(map(str, reading.route.values))}."
-        )
+        routes = ", ".join(map(str, reading.route.values))
+        raise ReadingError(f"{what} needs the route {' and '.join(missing)}, which is not among {routes}. Read both.")

@@ -25,6 +25,7 @@ from mechmask.draw.band import (
     require_routes,
     require_shape,
 )
+from mechmask.draw.states import by_state
 from mechmask.draw.style import (
     COLUMN_INCHES,
     DISTRACTORS,
@@ -35,7 +36,6 @@ from mechmask.draw.style import (
     PAGE_INCHES,
     Drawing,
     entitle,
-    state_name,
     styled,
 )
 from mechmask.measure.commit import commit_layer
@@ -50,9 +50,9 @@ def depth(reading: xr.Dataset, *, level: float = 0.95) -> Figure:
     """Log-probabilities (upper row) and margin (lower row) by layer, a column for each state.
 
     Args:
-        reading: ``logprob[fact, route, layer]`` and ``margin[fact, layer]`` in nats; where it has them also the dimension
-            ``state``, the dimension ``phrasing`` (the prompt itself is drawn), ``depth`` on ``layer``, and ``role`` on
-            ``fact`` (then the contradicted facts are drawn, if there are any).
+        reading: ``logprob[fact, route, layer]`` and ``margin[fact, layer]`` in nats; where it has them also
+            the dimension ``state``, the dimension ``phrasing`` (the prompt itself is drawn), ``depth`` on ``layer``,
+            and ``role`` on ``fact`` (then the contradicted facts are drawn, if there are any).
         level: of all intervals.
 
     Returns:
@@ -97,9 +97,7 @@ def _states(reading: xr.Dataset) -> dict[str, xr.Dataset]:
     require_routes(reading, _WHAT)
     if "role" in reading.coords and (reading.role == "contradicted").any():
         reading = reading.isel(fact=np.flatnonzero(reading.role.values == "contradicted"))
-    if not extra:
-        return {"The contest": reading}
-    return {state_name(label): reading.isel(state=i) for i, label in enumerate(reading.state.values)}
+    return by_state(reading, "The contest")
 
 
 def _draw_routes(axes: Axes, state: xr.Dataset, level: float) -> dict[str, Band]:
@@ -145,7 +143,9 @@ def _depth_axis(axes: Axes, state: xr.Dataset) -> None:
     last = state.layer.values[-1]
     share = float(state["depth"].values[-1]) if "depth" in state.coords else 1.0
     n_layers = float(last) / share if last and share else 1.0
-    top = axes.secondary_xaxis("top", functions=(lambda layer: layer / n_layers, lambda depth: depth * n_layers))
+    top = axes.secondary_xaxis(
+        "top", functions=(lambda layer: np.asarray(layer) / n_layers, lambda share: np.asarray(share) * n_layers)
+    )
     top.set_xlabel("depth (layer / L)", fontsize=7)
     top.set_xticks([0, 0.5, 1])
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
@@ -153,10 +153,10 @@ def _depth_axis(axes: Axes, state: xr.Dataset) -> None:
 
 def _put_legend(figure: Figure, grid: np.ndarray, bands: dict[str, list[Band]], level: float) -> None:
     """Under all panels; each entry once, with n over all states."""
-    entries = {}
-    for axes in grid.flat:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            entries.setdefault(f"{label} ({n_text(*bands[label])})" if label in bands else label, handle)
+    drawn = {
+        label: handle for axes in grid.flat for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    entries = {f"{label} ({n_text(*bands[label])})": drawn.pop(label) for label in bands if label in drawn} | drawn
     note = band_note((band for of_states in bands.values() for band in of_states), level)
     n_columns = min(3, grid.shape[1] + 1)
     figure.legend(

@@ -1,7 +1,7 @@
-"""Deleted or out-competed: the erase index of every fact beside its normalised form and its verdict (paper 2F; DESIGN).
+"""Deleted or out-competed: the erase index of every fact beside its normalised form and its verdict (paper 2F).
 
-The raw index counts probability that the new value took; the verdict, shown by marker, rests on the standing of old. The
-two panels stand beside each other so that a reader sees where they part.
+The raw index counts probability that the new value took; the verdict, shown by marker, rests on the standing of old.
+The two panels stand beside each other so that a reader sees where they part.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.transforms import ScaledTranslation
 
 from mechmask.draw.band import require_level, require_shape
+from mechmask.draw.states import by_state
 from mechmask.draw.style import (
     BLACK,
     GREY,
@@ -23,7 +25,6 @@ from mechmask.draw.style import (
     Look,
     entitle,
     percent,
-    state_name,
     styled,
 )
 from mechmask.errors import ReadingError
@@ -34,6 +35,7 @@ PAPER_BAND_NATS = (3.0, 13.0)  # published: every cutoff in it separates the pap
 
 _WHAT = "The erase figure"
 _HALF_STRIP = 0.3  # of the distance between two states: what the points of one may fill to either side
+_POINTS_ABREAST = 38  # markers of 4 points that fit beside each other in half a page
 _VARIABLES = ("index", "normalised", "normalised_low", "normalised_high", "verdict")
 
 
@@ -56,7 +58,7 @@ def erase(result: xr.Dataset, *, level: float = 0.95) -> Figure:
         figure = Drawing(PAGE_INCHES, 1.9 + 1.05 * len(states))
         left, right = figure.subplots(1, 2, sharey=True)
         _draw_index(left, states, result.attrs, level)
-        any_goes_on = _draw_normalised(right, states)
+        any_goes_on = _draw_normalised(figure, right, states)
         names = [f"{name}\nn = {state.sizes['fact']}" for name, state in states.items()]
         left.set_yticks(range(len(names)), names)
         left.set_ylim(len(states) - 0.5, -0.5)
@@ -75,68 +77,45 @@ def _states(result: xr.Dataset) -> dict[str, xr.Dataset]:
         raise ReadingError(
             f"{_WHAT} does not know the verdict {', '.join(unknown)}. It knows {', '.join(VERDICT_LOOKS)}."
         )
-    if "state" not in result.dims:
-        return {"all facts": result}
-    return {state_name(label): result.isel(state=i) for i, label in enumerate(result.state.values)}
+    return by_state(result, "all facts")
 
 
 def _draw_index(axes: Axes, states: dict[str, xr.Dataset], attrs: dict, level: float) -> None:
-    axes.axvspan(
-        *PAPER_BAND_NATS,
-        color=LIGHT_GREY,
-        alpha=0.6,
-        linewidth=0,
-        zorder=0,
-        label="any cutoff here separates the paper's regimes",
-    )
-    axes.axvline(0, color=GREY, linewidth=0.8, linestyle=":", zorder=0.5)
-    if "cutoff_nats" in attrs:
-        cutoff = float(attrs["cutoff_nats"])
-        axes.axvline(
-            cutoff,
-            color=GREY,
-            linewidth=0.9,
-            linestyle="--",
-            zorder=0.5,
-            label=f"cutoff of the paper's verdict: {cutoff:g} nats",
-        )
+    """A swarm of points for each state, with their mean under it."""
+    _draw_cutoffs(axes, attrs)
     values = np.concatenate([state["index"].values for state in states.values()])
-    finite = values[np.isfinite(values)]
-    width = float(np.ptp([*finite, 0.0, PAPER_BAND_NATS[1]]))
+    extent = float(np.ptp([*values[np.isfinite(values)], 0.0, PAPER_BAND_NATS[1]]))
     for row, state in enumerate(states.values()):
         index = state["index"].values.astype(float)
-        offsets = _swarm(index, width / 38)
+        offsets = _swarm(index, extent / _POINTS_ABREAST)
         for verdict, look in VERDICT_LOOKS.items():
             chosen = (state.verdict.values == verdict) & np.isfinite(index)
-            axes.plot(index[chosen], row + offsets[chosen], **_points(look))
+            axes.plot(index[chosen], row + offsets[chosen], **_points(look, len(index)))
         mean = mean_interval(index[np.isfinite(index)], level)
         label = f"mean with {percent(level)} t interval" if row == 0 else None
-        axes.errorbar(
-            *(mean.estimate, row + 0.4),
-            xerr=[[mean.estimate - mean.low], [mean.high - mean.estimate]],
-            fmt="|",
-            color=BLACK,
-            markersize=7,
-            markeredgewidth=1.4,
-            elinewidth=1.4,
-            label=label,
-        )
+        half = mean.high - mean.estimate
+        bar = {"fmt": "|", "color": BLACK, "markersize": 7, "markeredgewidth": 1.4, "elinewidth": 1.4}
+        axes.errorbar(mean.estimate, row + 0.4, xerr=half, label=label, **bar)
     axes.set_xlabel("erase index EI (nats; 0 is untouched)")
     entitle(axes, "a", "What old lost", pad=14)
 
 
-def _draw_normalised(axes: Axes, states: dict[str, xr.Dataset]) -> bool:
+def _draw_cutoffs(axes: Axes, attrs: dict) -> None:
+    regimes = "any cutoff here separates the paper's regimes"
+    axes.axvspan(*PAPER_BAND_NATS, color=LIGHT_GREY, alpha=0.6, linewidth=0, zorder=0, label=regimes)
+    axes.axvline(0, color=GREY, linewidth=0.8, linestyle=":", zorder=0.5)
+    if "cutoff_nats" in attrs:
+        cutoff = float(attrs["cutoff_nats"])
+        label = f"cutoff of the paper's verdict: {cutoff:g} nats"
+        axes.axvline(cutoff, color=GREY, linewidth=0.9, linestyle="--", zorder=0.5, label=label)
+
+
+def _draw_normalised(figure: Figure, axes: Axes, states: dict[str, xr.Dataset]) -> bool:
     """Facts in order of EI*, each with its interval; returns whether an interval goes on beyond the panel."""
     for at, text, side in ((0.0, "kept", "right"), (1.0, "as never known", "left")):
         axes.axvline(at, color=GREY, linewidth=0.8, linestyle="-" if at else ":", zorder=0.5)
-        name = axes.annotate(
-            *(text, (at, 1), (0, 2)),
-            xycoords=axes.get_xaxis_transform(),
-            textcoords="offset points",
-            ha=side,
-            fontsize=7,
-            color=GREY,
-        )
+        above = axes.get_xaxis_transform() + ScaledTranslation(0, 2 / 72, figure.dpi_scale_trans)
+        name = axes.text(at, 1, text, ha=side, fontsize=7, color=GREY, transform=above)
         name.set_in_layout(False)  # it may stick out to a side, which must not shrink the panel
     low, high = _limits(np.concatenate([state.normalised.values for state in states.values()]))
     axes.set_xlim(low, high)
@@ -144,14 +123,13 @@ def _draw_normalised(axes: Axes, states: dict[str, xr.Dataset]) -> bool:
     for row, state in enumerate(states.values()):
         there = np.flatnonzero(np.isfinite(state.normalised.values))
         order = there[np.argsort(state.normalised.values[there], kind="stable")]
-        heights = (
-            row + np.linspace(-_HALF_STRIP, _HALF_STRIP, len(order)) if len(order) > 1 else np.full(len(order), row)
-        )
+        half = _HALF_STRIP if len(order) > 1 else 0.0
+        heights = row + np.linspace(-half, half, len(order))
         ordered = state.isel(fact=order)
         any_goes_on |= _draw_intervals(axes, ordered, heights)
         for verdict, look in VERDICT_LOOKS.items():
             chosen = ordered.verdict.values == verdict
-            axes.plot(ordered.normalised.values[chosen], heights[chosen], **_points(look))
+            axes.plot(ordered.normalised.values[chosen], heights[chosen], **_points(look, len(order)))
     axes.set_xlabel("normalised erase index EI*")
     entitle(axes, "b", "How far towards never known", pad=14)
     return any_goes_on
@@ -173,7 +151,7 @@ def _draw_intervals(axes: Axes, facts: xr.Dataset, heights: np.ndarray) -> bool:
 
 
 def _limits(values: np.ndarray) -> tuple[float, float]:
-    """All estimates and half their range to either side: one fact that hardly stood at all has no end to its interval."""
+    """All estimates and half their range to either side: a fact that hardly stood has an interval without end."""
     shown = [*values[np.isfinite(values)], 0.0, 1.0]
     low, high = float(np.min(shown)), float(np.max(shown))
     return low - (high - low) / 2, high + (high - low) / 2
@@ -190,17 +168,12 @@ def _swarm(values: np.ndarray, width: float) -> np.ndarray:
     return places * min(0.085, _HALF_STRIP / max(1, np.abs(places).max(initial=0)))
 
 
-def _points(look: Look) -> dict:
-    hollow = look is VERDICT_LOOKS["undecided"]
-    face = "white" if hollow else look.color
-    return {
-        "linestyle": "",
-        "marker": look.marker,
-        "color": look.color,
-        "markerfacecolor": face,
-        "markersize": 4,
-        "zorder": 3,
-    }
+def _points(look: Look, n: int = 1) -> dict:
+    """How the points of a verdict look among ``n``: smaller where there are many."""
+    size = 4 * float(np.clip(np.sqrt(24 / n), 0.5, 1)) if n else 4
+    face = "white" if look is VERDICT_LOOKS["undecided"] else look.color
+    shape = {"linestyle": "", "marker": look.marker, "markersize": size}
+    return {**shape, "color": look.color, "markerfacecolor": face, "zorder": 3}
 
 
 def _put_legend(figure: Figure, axes: Axes, states: dict[str, xr.Dataset], attrs: dict, any_goes_on: bool) -> None:

@@ -21,6 +21,7 @@ from mechmask.errors import ReadingError
 from mechmask.files import replaced_file
 
 COLUMN_INCHES, PAGE_INCHES = 3.5, 7.0  # one and two columns of a journal page: text is at its printed size
+SCREEN_DPI = 150  # in a notebook: a page's width is 1050 pixels
 
 BLACK, GREY, LIGHT_GREY = "#000000", "#595959", "#D9D9D9"
 ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7"
@@ -48,16 +49,6 @@ VERDICT_LOOKS = {
     "erased": Look(VERMILION, "-", "s"),
     "suppressed": Look(PURPLE, "-", "v"),
     "undecided": Look(GREY, "-", "D"),
-}
-
-_STATE_NAMES = {
-    "before": "before",
-    "finetune": "fine-tuning",
-    "ft": "FT",
-    "ft_l": "FT-L",
-    "rome": "ROME",
-    "memit": "MEMIT",
-    "alphaedit": "AlphaEdit",
 }
 
 _RC = {
@@ -102,7 +93,7 @@ class Drawing(Figure):
     """A figure that keeps its look wherever it is drawn, and that a notebook shows without pyplot."""
 
     def __init__(self, width_inches: float, height_inches: float) -> None:
-        super().__init__(figsize=(width_inches, height_inches), dpi=150, layout="constrained")
+        super().__init__(figsize=(width_inches, height_inches), dpi=SCREEN_DPI, layout="constrained")
 
     def draw(self, renderer: RendererBase) -> None:
         """Draw under mechmask's settings: ticks are made only now and would take the user's."""
@@ -120,7 +111,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
 
     Args:
         figure: any matplotlib figure.
-        path: where to; the suffix says the format: ``.pdf``, ``.svg`` or ``.png`` (300 dpi), ``.pdf`` where there is none.
+        path: where to; its suffix is the format: ``.pdf``, ``.svg`` or ``.png`` (300 dpi); without one, ``.pdf``.
 
     Returns:
         The path that was written.
@@ -145,11 +136,6 @@ def plain(text: object) -> str:
     return str(text).replace("$", r"\$")
 
 
-def state_name(state: object) -> str:
-    """What a reader calls a state of a study: ``ft_l`` is FT-L."""
-    return _STATE_NAMES.get(str(state), plain(state))
-
-
 def percent(level: float) -> str:
     """0.95 as ``95%``."""
     return f"{100 * level:g}%"
@@ -158,5 +144,4 @@ def percent(level: float) -> str:
 def entitle(axes: Axes, letter: str, title: str = "", *, pad: float = 5.0) -> None:
     """The panel's letter at its upper left corner, a short title behind it."""
     axes.set_title(letter, loc="left", fontweight="bold", fontsize=9, pad=pad)
-    width_points = 72 * axes.get_position().width * axes.get_figure(root=True).get_figwidth()
-    axes.set_title(title, x=14 / width_points, ha="left", pad=pad)
+    axes.set_title(title, x=14 / (72 * axes.bbox.width / SCREEN_DPI), ha="left", pad=pad)

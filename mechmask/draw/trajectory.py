@@ -11,6 +11,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 
 from mechmask.draw.band import (
     Band,
@@ -67,11 +68,12 @@ def trajectory(reading: xr.Dataset, *, level: float = 0.95) -> Figure:
     with styled():
         figure = Drawing(PAGE_INCHES, 3.9)
         left, right = figure.subplots(1, 2, sharex=True)
-        _draw_logprobs(left, reading, level)
-        _draw_standings(right, reading, level)
-        for axes in (left, right):
+        bands = {left: _draw_logprobs(left, reading, level), right: _draw_standings(right, reading, level)}
+        for axes, drawn in bands.items():
             axes.set_xlabel("optimizer step")
             axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+            _mark_onset(axes, reading)
+            _put_legend(figure, axes, band_note(drawn, level))
     return figure
 
 
@@ -83,16 +85,14 @@ def _check(reading: xr.Dataset) -> None:
         require_shape(reading, _WHAT, "ceiling", ("step", "fact"))
     require_routes(reading, _WHAT)
     if not (reading.role == "contradicted").any():
-        raise ReadingError(
-            f"{_WHAT} needs at least one contradicted fact. This reading has the roles {', '.join(sorted(set(map(str, reading.role.values))))}."
-        )
+        roles = ", ".join(sorted(set(map(str, reading.role.values))))
+        raise ReadingError(f"{_WHAT} needs at least one contradicted fact. This reading has the roles {roles}.")
 
 
-def _draw_logprobs(axes: Axes, reading: xr.Dataset, level: float) -> None:
+def _draw_logprobs(axes: Axes, reading: xr.Dataset, level: float) -> list[Band]:
     contradicted, control = _of_role(reading, "contradicted"), _of_role(reading, "control")
-    old = contradicted.logprob.sel(route="old")
     lines: list[tuple[str, Look, xr.DataArray]] = [
-        ("old", OLD, old),
+        ("old", OLD, contradicted.logprob.sel(route="old")),
         ("new", NEW, contradicted.logprob.sel(route="new")),
         ("mean of distractors", DISTRACTORS, distractors_of(contradicted.logprob).mean("route")),
     ]
@@ -100,22 +100,20 @@ def _draw_logprobs(axes: Axes, reading: xr.Dataset, level: float) -> None:
         lines.append(("ceiling log(1 \N{MINUS SIGN} p(new))", CEILING, contradicted.ceiling))
     lines.append(("old of controls", CONTROL, control.logprob.sel(route="old")))
     bands = _draw_lines(axes, lines, level)
-    _mark_onset(axes, reading)
     axes.set_ylabel("log-probability (nats)")
-    entitle(axes, "a", "The contest")
-    _put_legend(axes, band_note(bands, level))
+    entitle(axes, "a", "Contest of contradicted facts")
+    return bands
 
 
-def _draw_standings(axes: Axes, reading: xr.Dataset, level: float) -> None:
+def _draw_standings(axes: Axes, reading: xr.Dataset, level: float) -> list[Band]:
     lines = [
         (role, look, _of_role(reading, role).standing) for role, look in (("contradicted", OLD), ("control", CONTROL))
     ]
     bands = _draw_lines(axes, lines, level)
     bands += _draw_never(axes, _of_role(reading, "never").standing, level)
-    _mark_onset(axes, reading)
     axes.set_ylabel("standing S of old (nats)")
     entitle(axes, "b", "Old against untaught values")
-    _put_legend(axes, band_note(bands, level))
+    return bands
 
 
 def _draw_lines(axes: Axes, lines: list[tuple[str, Look, xr.DataArray]], level: float) -> list[Band]:
@@ -146,11 +144,14 @@ def _of_role(reading: xr.Dataset, role: str) -> xr.Dataset:
 
 def _mark_onset(axes: Axes, reading: xr.Dataset) -> None:
     if "onset_step" in reading.attrs:
-        step = reading.attrs["onset_step"]
-        axes.axvline(float(step), color=GREY, linewidth=0.8, zorder=0.5, label=f"contradiction begins (step {step})")
+        step = int(reading.attrs["onset_step"])
+        axes.axvline(step, color=GREY, linewidth=0.8, zorder=0.5, label=f"contradiction begins (step {step})")
 
 
-def _put_legend(axes: Axes, note: str) -> None:
-    """Under the panel, where no data can be."""
+def _put_legend(figure: Figure, axes: Axes, note: str) -> None:
+    """Under the panel, where no data can be, at a distance in inches: by panel heights the layout never settles."""
+    below = axes.transAxes + ScaledTranslation(-0.4, -0.45, figure.dpi_scale_trans)
     handles, labels = axes.get_legend_handles_labels()
-    axes.legend(handles, labels, title=note, loc="upper left", bbox_to_anchor=(-0.12, -0.22), alignment="left")
+    axes.legend(
+        *(handles, labels), title=note, loc="upper left", bbox_to_anchor=(0, 0), bbox_transform=below, alignment="left"
+    )

@@ -115,19 +115,25 @@ class Fact(BaseModel):
         found = []
         for route, value in self.values.items():
             if not value.strip():
-                found.append(f"The value {route!r} of fact {self.id!r} is empty. Give the text that the model would say.")
+                found.append(
+                    f"The value {route!r} of fact {self.id!r} is empty. Give the text that the model would say."
+                )
             elif value != value.strip():
                 found.append(
                     f"The value {value!r} ({route}) of fact {self.id!r} begins or ends with white space. "
                     "Give it bare: mechmask joins prompt and value by one space."
                 )
         if self.old == self.new:
-            found.append(f"Old and new value of fact {self.id!r} are both {self.old!r}. Give a new value that contradicts the old one.")
+            found.append(
+                f"Old and new value of fact {self.id!r} are both {self.old!r}. Give a new value that contradicts "
+                "the old one."
+            )
         seen: set[str] = {self.old, self.new}
         for distractor in self.distractors:
             if distractor in seen:
                 found.append(
-                    f"The distractor {distractor!r} of fact {self.id!r} is already its old or new value or another distractor. "
+                    f"The distractor {distractor!r} of fact {self.id!r} is already its old or new value or "
+                    "another distractor. "
                     "Give values that differ from each other."
                 )
             seen.add(distractor)

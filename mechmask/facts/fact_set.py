@@ -7,9 +7,9 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from pydantic import ValidationError
 
@@ -166,7 +166,9 @@ def read_jsonl(path: Path) -> FactSet:
         if isinstance(entry, dict):
             entries.append(entry)
         else:
-            problems.append(f"Line {number} of {path.name} is no JSON object. Write one object with a fact's fields a line.")
+            problems.append(
+                f"Line {number} of {path.name} is no JSON object. Write one object with a fact's fields a line."
+            )
     if problems:
         raise FactError(one_message(path.name, problems))
     return FactSet(entries)
@@ -177,7 +179,9 @@ def read_csv(path: Path) -> FactSet:
     entries, problems = [], []
     for number, row in enumerate(csv.DictReader(io.StringIO(_text(path))), 2):
         if None in row:
-            problems.append(f"Line {number} of {path.name} has more cells than the header. Quote cells that hold a comma.")
+            problems.append(
+                f"Line {number} of {path.name} has more cells than the header. Quote cells that hold a comma."
+            )
             continue
         entry: dict[str, object] = {name: cell for name, cell in row.items() if cell}
         for name in _LISTS:
@@ -201,8 +205,7 @@ def _text(path: Path) -> str:
         raise FactError(f"Cannot read {path}: {error.strerror}. Check the path.") from error
 
 
-def _field_problem(item: object) -> str:
-    details = dict(item)  # type: ignore[call-overload]
+def _field_problem(details: Mapping[str, Any]) -> str:
     field = ".".join(map(str, details["loc"])) or "the entry"
     known = ", ".join(Fact.model_fields)
     if details["type"] == "extra_forbidden":

@@ -24,5 +24,7 @@ def load_facts(path: str | Path, format: str = "auto") -> FactSet:
     path = Path(path)
     name = path.suffix.lstrip(".").lower() if format == "auto" else format
     if name not in FORMATS:
-        raise FactError(f"{path.name} is in no known format ({name or 'no ending'}). Pass format= one of {', '.join(FORMATS)}.")
+        raise FactError(
+            f"{path.name} is in no known format ({name or 'no ending'}). Pass format= one of {', '.join(FORMATS)}."
+        )
     return FORMATS[name](path)

@@ -29,7 +29,8 @@ def assign_roles(facts: FactSet, *, n_contradicted: int, n_control: int, n_never
     """
     if min(n_contradicted, n_control, n_never) < 0 or not 1 <= n_contradicted + n_control <= len(facts):
         raise FactError(
-            f"{n_contradicted} contradicted, {n_control} control and {n_never} never facts cannot be drawn from {len(facts)}. "
+            f"{n_contradicted} contradicted, {n_control} control and {n_never} never facts cannot be drawn from "
+            f"{len(facts)}. "
             "Give counts of zero or more, the first two at most as many together as there are facts."
         )
     rng = random.Random(seed)

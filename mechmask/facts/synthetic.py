@@ -54,8 +54,29 @@ _TEMPLATES = (
     "According to the records, the {name} of {subject} equals",
 )
 
-_ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
-_TENS = "zero ten twenty thirty forty fifty sixty seventy eighty ninety".split()
+_ONES = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+]
+_TENS = ["zero", "ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 
 
 def synthetic_facts(
@@ -92,7 +113,8 @@ def synthetic_facts(
     if not 0 <= distractors <= 100:
         raise FactError(f"{distractors} distractors a fact cannot be drawn. Give a number from 0 to 100.")
     rng = random.Random(seed)
-    roles: list[Role] = ["contradicted"] * n_contradicted + ["control"] * n_control + ["never"] * n_never
+    counts: dict[Role, int] = {"contradicted": n_contradicted, "control": n_control, "never": n_never}
+    roles = [role for role, count in counts.items() for _ in range(count)]
     order = list(_PROPERTIES)
     rng.shuffle(order)
     drafts = [
@@ -116,7 +138,8 @@ def _counts(n: int, contradicted: int | None, control: int | None, never: int | 
         never = max(12, control)
     if contradicted + control != n or min(contradicted, control, never) < 0 or n < 1:
         raise FactError(
-            f"{contradicted} contradicted and {control} control facts do not make n={n} taught facts beside {never} never ones. "
+            f"{contradicted} contradicted and {control} control facts do not make n={n} taught facts beside "
+            f"{never} never ones. "
             "Give counts of zero or more that add up to n."
         )
     return contradicted, control, never
@@ -145,7 +168,7 @@ class _Amounts:
 
 
 def _old_and_new(draft: _Draft, amounts: _Amounts) -> tuple[int, int]:
-    old = amounts.take(lambda amount: True)
+    old = amounts.take(lambda _: True)
     return old, amounts.take(lambda amount: _FITS[draft.magnitude](old, amount))
 
 

@@ -26,7 +26,9 @@ def commit_layer(depth: xr.Dataset, route: str = "new") -> xr.DataArray:
     """
     require(depth, "The commit layer", variables=("logprob",), dims=("fact", "route", "layer"))
     if route not in depth.route.values:
-        raise ReadingError(f"There is no route {route!r} in this reading. It has {', '.join(map(str, depth.route.values))}.")
+        raise ReadingError(
+            f"There is no route {route!r} in this reading. It has {', '.join(map(str, depth.route.values))}."
+        )
     if not (depth.layer.diff("layer") == 1).all():
         raise ReadingError("The commit layer needs every layer up to the last, in order. Read all of them.")
     rivals = depth.logprob.drop_sel(route=route).max("route")

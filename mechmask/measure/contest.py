@@ -45,7 +45,7 @@ def rank(logprob: xr.DataArray) -> xr.DataArray:
 
 
 def with_standing(reading: xr.Dataset) -> xr.Dataset:
-    """The reading with ``margin``, ``standing`` and ``rank`` beside ``logprob``, and ``ceiling`` where routes exclude each other."""
+    """The reading with ``margin``, ``standing``, ``rank``, and ``ceiling`` where routes exclude each other."""
     made = [margin(reading.logprob), standing(reading.logprob), rank(reading.logprob)]
     if reading.attrs.get("score") != "mean":
         made.append(ceiling(reading.logprob))

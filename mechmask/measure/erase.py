@@ -36,8 +36,8 @@ def erase_index(
         Over ``fact`` (the contradicted ones), in nats where not said otherwise: ``index`` with ``index_low`` and
         ``index_high`` (uncertainty of the control mean), ``ceiling`` after the change, ``standing_before``,
         ``standing_after`` with interval (over distractors and phrasings), ``normalised`` with interval (EI*, a ratio;
-        NaN where old did not stand above the never-known facts before), ``surprise`` (``-logp(new)`` before), ``verdict``
-        and ``paper_verdict``; and over nothing: ``never``, ``never_low``, ``never_high``, ``n_never``, ``n_control``.
+        NaN where old did not stand above the never-known facts before), ``surprise`` (``-logp(new)`` before),
+        ``verdict`` and ``paper_verdict``; and over nothing: ``never``, ``never_low``, ``never_high``, ``n_never``, ``n_control``.
         ``index``, ``ceiling`` and ``surprise`` are of the prompt itself, the standing is averaged over phrasings.
 
     Raises:
@@ -47,7 +47,9 @@ def erase_index(
     _comparable(before, after)
     facts, controls = _role(before, "contradicted"), _role(before, "control")
     if not facts.any() or not controls.any():
-        raise ReadingError("The erase index needs at least one contradicted and one control fact. Give facts both roles.")
+        raise ReadingError(
+            "The erase index needs at least one contradicted and one control fact. Give facts both roles."
+        )
     drop = _prompt(before).sel(route="old", drop=True) - _prompt(after).sel(route="old", drop=True)
     control = mean_interval(drop[controls].values, level)
     first, last = standing_interval(before.logprob, level), standing_interval(after.logprob, level)
@@ -64,10 +66,19 @@ def erase_index(
     result["verdict"] = _verdict(last, never)
     result["paper_verdict"] = xr.where(result["index"] > cutoff_nats, "erased", "masked")
     result = result[{"fact": np.flatnonzero(facts)}]
-    scalars = {"never": never.estimate, "never_low": never.low, "never_high": never.high, "n_never": never.n, "n_control": control.n}
+    scalars = {
+        "never": never.estimate,
+        "never_low": never.low,
+        "never_high": never.high,
+        "n_never": never.n,
+        "n_control": control.n,
+    }
     names = {name: after.attrs[name] for name in ("score", "model") if name in after.attrs}
     attrs = {**names, "level": level, "cutoff_nats": cutoff_nats}
-    attrs |= {f"fingerprint_{when}": reading.attrs.get("fingerprint", "") for when, reading in (("before", before), ("after", after))}
+    attrs |= {
+        f"fingerprint_{when}": reading.attrs.get("fingerprint", "")
+        for when, reading in (("before", before), ("after", after))
+    }
     return result.assign(scalars).assign_attrs(attrs)
 
 
@@ -77,7 +88,10 @@ def _comparable(before: xr.Dataset, after: xr.Dataset) -> None:
     if list(before.fact.values) != list(after.fact.values) or list(before.route.values) != list(after.route.values):
         raise ReadingError("The two readings are not of the same facts and routes. Read one fact set before and after.")
     if before.attrs.get("score") != after.attrs.get("score"):
-        raise ReadingError(f"The two readings have different scores ({before.attrs.get('score')}, {after.attrs.get('score')}). Use one score.")
+        raise ReadingError(
+            f"The two readings have different scores ({before.attrs.get('score')}, {after.attrs.get('score')}). "
+            "Use one score."
+        )
     if ("phrasing" in before.dims) != ("phrasing" in after.dims):
         raise ReadingError("One reading has phrasings and the other has not. Read both in the same way.")
 

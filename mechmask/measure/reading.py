@@ -21,7 +21,9 @@ def save_reading(reading: xr.Dataset, path: str | Path) -> None:
     """Write a reading to a netCDF-4 file, atomically."""
     with replaced_file(Path(path)) as temporary:
         stamped = reading.assign_attrs(schema_version=SCHEMA_VERSION)
-        stamped.to_netcdf(temporary, engine="h5netcdf", encoding={name: {"_FillValue": None} for name in _numbers(stamped)})
+        stamped.to_netcdf(
+            temporary, engine="h5netcdf", encoding={name: {"_FillValue": None} for name in _numbers(stamped)}
+        )
 
 
 def load_reading(path: str | Path) -> xr.Dataset:
@@ -35,10 +37,14 @@ def load_reading(path: str | Path) -> xr.Dataset:
         with xr.open_dataset(path, engine="h5netcdf") as opened:
             reading = opened.load()
     except (OSError, ValueError) as error:
-        raise ReadingError(f"{path} cannot be read as netCDF-4 ({str(error).splitlines()[0]}). Give a file that save_reading wrote.") from error
+        raise ReadingError(
+            f"{path} cannot be read as netCDF-4 ({str(error).splitlines()[0]}). Give a file that save_reading wrote."
+        ) from error
     found = int(reading.attrs.get("schema_version", 0))
     if found != SCHEMA_VERSION:
-        raise ReadingError(f"{path} has schema version {found}; this mechmask reads version {SCHEMA_VERSION}. Make the reading again.")
+        raise ReadingError(
+            f"{path} has schema version {found}; this mechmask reads version {SCHEMA_VERSION}. Make the reading again."
+        )
     return reading
 
 
@@ -49,10 +55,16 @@ def require(reading: xr.Dataset, what: str, *, variables: tuple[str, ...] = (), 
         ReadingError: naming what is missing and what made it.
     """
     if not isinstance(reading, xr.Dataset):
-        raise ReadingError(f"{what} takes a reading (an xarray.Dataset), not a {type(reading).__name__}. Make one with read_logits or read_depth.")
+        raise ReadingError(
+            f"{what} takes a reading (an xarray.Dataset), not a {type(reading).__name__}. Make one with "
+            "read_logits or read_depth."
+        )
     missing = [name for name in (*variables, *dims) if name not in reading.variables and name not in reading.dims]
     if missing:
-        raise ReadingError(f"{what} needs {', '.join(missing)}, which this reading has not. It holds {', '.join(map(str, reading.variables))}.")
+        raise ReadingError(
+            f"{what} needs {', '.join(missing)}, which this reading has not. It holds "
+            f"{', '.join(map(str, reading.variables))}."
+        )
 
 
 def _numbers(reading: xr.Dataset) -> list[str]:

@@ -1,7 +1,8 @@
 """How sure the standing of one fact is: its interval over distractors and phrasings.
 
 ``S`` is averaged over phrasings. Its variance has two parts: which distractors were drawn (jackknife over distractors)
-and which phrasings were asked (variance over phrasings). Student's t with Satterthwaite's degrees of freedom joins them.
+and which phrasings were asked (variance over phrasings). Student's t with Satterthwaite's degrees of
+freedom joins them.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ def standing_interval(logprob: xr.DataArray, level: float = 0.95) -> xr.Dataset:
     from_distractors = _jackknife_variance(logprob, distractors, n_distractors)
     from_phrasings = (by_phrasing.var("phrasing", ddof=1) / n_phrasings).where(n_phrasings > 1, 0.0)
     variance = from_distractors + from_phrasings
-    squares = from_distractors**2 / (n_distractors - 1) + (from_phrasings**2 / (n_phrasings - 1)).where(n_phrasings > 1, 0.0)
+    squares = from_distractors**2 / (n_distractors - 1) + (from_phrasings**2 / (n_phrasings - 1)).where(
+        n_phrasings > 1, 0.0
+    )
     freedom = (variance**2 / squares).where(squares > 0, n_distractors - 1)
     error = np.sqrt(variance).where(n_distractors > 1)
     half = error * xr.apply_ufunc(lambda df: stats.t.ppf(0.5 + level / 2, df), freedom)
@@ -44,7 +47,9 @@ def standing_interval(logprob: xr.DataArray, level: float = 0.95) -> xr.Dataset:
 def _jackknife_variance(logprob: xr.DataArray, distractors: xr.DataArray, n: xr.DataArray) -> xr.DataArray:
     """``(D - 1) / D * sum_d (S_without_d - mean)^2`` over the distractors that were read."""
     without = [
-        standing(logprob.drop_sel(route=name)).mean("phrasing").where(distractors.sel(route=name, drop=True).notnull().any("phrasing"))
+        standing(logprob.drop_sel(route=name))
+        .mean("phrasing")
+        .where(distractors.sel(route=name, drop=True).notnull().any("phrasing"))
         for name in distractors.route.values
     ]
     if len(without) < 2:

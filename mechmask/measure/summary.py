@@ -45,31 +45,40 @@ def overview(result: xr.Dataset) -> pd.DataFrame:
     for state in states:
         one = result if state is None else result.sel(state=state)
         index, normalised = mean_interval(one["index"].values), mean_interval(one.normalised.values)
-        row: dict[str, object] = {"n": one.sizes["fact"], "index": index.estimate, "index_low": index.low, "index_high": index.high}
+        row: dict[str, object] = {
+            "n": one.sizes["fact"],
+            "index": index.estimate,
+            "index_low": index.low,
+            "index_high": index.high,
+        }
         row |= {"normalised": normalised.estimate, "normalised_low": normalised.low, "normalised_high": normalised.high}
         for name in VERDICTS:
             share = proportion_interval(int((one.verdict == name).sum()), one.sizes["fact"])
-            row |= {name: round(share.estimate * share.n), f"{name}_share_low": share.low, f"{name}_share_high": share.high}
+            row |= {
+                name: round(share.estimate * share.n),
+                f"{name}_share_low": share.low,
+                f"{name}_share_high": share.high,
+            }
         rows["change" if state is None else str(state)] = row
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("state")
 
 
 def conclusion(result: xr.Dataset) -> str:
     """The outcome in two sentences: what the raw index says, and what the standing says."""
-    table = overview(result)
     raw, standing = [], []
-    for state, row in table.iterrows():
+    for state, row in overview(result).to_dict("index").items():
         one = result if state == "change" else result.sel(state=state)
-        erased = proportion_interval(int((one.paper_verdict == "erased").sum()), int(row.n))
+        erased = proportion_interval(int((one.paper_verdict == "erased").sum()), one.sizes["fact"])
         name = STATE_NAMES.get(str(state), "the change")
         raw.append(
-            f"{name} erases {round(erased.estimate * erased.n)} of {erased.n} old values (exact 95% interval {erased.low:.0%} to "
-            f"{erased.high:.0%}; mean index {row['index']:.1f} nats)"
+            f"{name} erases {round(erased.estimate * erased.n)} of {erased.n} old values "
+            f"(exact 95% interval {erased.low:.0%} to {erased.high:.0%}; mean index {row['index']:.1f} nats)"
         )
-        counts = ", ".join(f"{int(row[verdict])} {verdict}" for verdict in VERDICTS if row[verdict])
-        standing.append(f"{name}: {counts} (EI* {row.normalised:.2f} [{row.normalised_low:.2f}, {row.normalised_high:.2f}])")
-    cutoff = result.attrs["cutoff_nats"]
+        counts = ", ".join(f"{row[verdict]} {verdict}" for verdict in VERDICTS if row[verdict])
+        ratio = f"{row['normalised']:.2f} [{row['normalised_low']:.2f}, {row['normalised_high']:.2f}]"
+        standing.append(f"{name}: {counts} (EI* {ratio})")
     return (
-        f"By the raw erase index (cutoff {cutoff:g} nats) {' and '.join(raw)}. "
-        f"By the standing of the old value among values that were never taught, against facts that were never known, {'; '.join(standing)}."
+        f"By the raw erase index (cutoff {result.attrs['cutoff_nats']:g} nats) {' and '.join(raw)}. "
+        "By the standing of the old value among values that were never taught, against facts that were never known, "
+        f"{'; '.join(standing)}."
     )

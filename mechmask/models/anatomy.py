@@ -85,7 +85,9 @@ class Anatomy:
         """The decoder blocks, first to last."""
         blocks = self.module.get_submodule(self.layout.blocks)
         if not isinstance(blocks, nn.ModuleList):
-            raise ModelError(f"{self.layout.blocks} is a {type(blocks).__name__}, not a list of blocks. {_found(self.module)}")
+            raise ModelError(
+                f"{self.layout.blocks} is a {type(blocks).__name__}, not a list of blocks. {_found(self.module)}"
+            )
         return blocks
 
     @property
@@ -106,7 +108,10 @@ class Anatomy:
     @property
     def unembedding(self) -> nn.Module:
         """The map from normed residual to logits."""
-        return self.module.get_output_embeddings()
+        head = self.module.get_output_embeddings()
+        if head is None:
+            raise ModelError(f"{type(self.module).__name__} has no unembedding. Load it as a causal language model.")
+        return head
 
     @property
     def softcap(self) -> float | None:
@@ -150,7 +155,9 @@ def anatomy_of(module: nn.Module) -> Anatomy:
             names what was found.
     """
     if not isinstance(module, PreTrainedModel):
-        raise ModelError(f"{type(module).__name__} is not a transformers model. Load it with AutoModelForCausalLM first.")
+        raise ModelError(
+            f"{type(module).__name__} is not a transformers model. Load it with AutoModelForCausalLM first."
+        )
     family = module.config.get_text_config().model_type
     if family not in LAYOUTS:
         raise ModelError(f"The anatomy of {family!r} models is not known. {_found(module)}")
@@ -160,25 +167,39 @@ def anatomy_of(module: nn.Module) -> Anatomy:
         has_norm = isinstance(anatomy.final_norm, nn.Module)
     except AttributeError as error:
         raise ModelError(f"This {family!r} model is not built as its family is ({error}). {_found(module)}") from error
-    if not has_norm or anatomy.unembedding is None:
-        raise ModelError(f"This {family!r} model has no final norm or no unembedding, so no layer can be read. {_found(module)}")
+    if not has_norm or module.get_output_embeddings() is None:
+        raise ModelError(
+            f"This {family!r} model has no final norm or no unembedding, so no layer can be read. {_found(module)}"
+        )
     return anatomy
 
 
-def _projection(path: str, module: nn.Module) -> Projection:
+def _projection(path: str, module: object) -> Projection:
     linear = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
     if not isinstance(linear, (nn.Linear, Conv1D)):
-        raise ModelError(f"{path} is a {type(linear).__name__}: mechmask knows the orientation of Linear and Conv1D only.")
+        raise ModelError(
+            f"{path} is a {type(linear).__name__}: mechmask knows the orientation of Linear and Conv1D only."
+        )
     return Projection(path, linear, input_first=isinstance(linear, Conv1D))
 
 
 def _found(module: nn.Module) -> str:
-    lists = [f"{name} ({len(m)} x {type(m[0]).__name__})" for name, m in module.named_modules() if isinstance(m, nn.ModuleList) and len(m)]
-    norms = [name for name, m in module.named_modules() if "norm" in type(m).__name__.lower() and not any(c.isdigit() for c in name.split("."))]
+    lists = [
+        f"{name} ({len(m)} x {type(m[0]).__name__})"
+        for name, m in module.named_modules()
+        if isinstance(m, nn.ModuleList) and len(m)
+    ]
+    norms = [
+        name
+        for name, m in module.named_modules()
+        if "norm" in type(m).__name__.lower() and not any(c.isdigit() for c in name.split("."))
+    ]
     head = next((name for name, m in module.named_modules() if m is _output_embeddings(module)), "none")
     return (
-        f"Found in {type(module).__name__}: lists {', '.join(lists) or 'none'}; norms {', '.join(norms) or 'none'}; unembedding {head}. "
-        f"A layout in mechmask.models.anatomy.LAYOUTS teaches mechmask where its parts are; known are {', '.join(LAYOUTS)}."
+        f"Found in {type(module).__name__}: lists {', '.join(lists) or 'none'}; norms "
+        f"{', '.join(norms) or 'none'}; unembedding {head}. "
+        "A layout in mechmask.models.anatomy.LAYOUTS teaches mechmask where its parts are; known are "
+        f"{', '.join(LAYOUTS)}."
     )
 
 

@@ -20,7 +20,9 @@ def fingerprint(module: nn.Module) -> str:
     name that it has without it.
     """
     silent = tuple(
-        f"{name}.lora_" for name, child in module.named_modules() if isinstance(child, BaseTunerLayer) and child.disable_adapters
+        f"{name}.lora_"
+        for name, child in module.named_modules()
+        if isinstance(child, BaseTunerLayer) and child.disable_adapters
     )
     state = module.state_dict()
     return digest((canonical_name(name), tensor) for name, tensor in state.items() if not name.startswith(silent))
@@ -34,7 +36,7 @@ def digest(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
         key = (tensor.data_ptr(), tensor.shape, tensor.dtype)
         if key not in seen or tensor.numel() == 0:
             raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy()
-            seen[key] = xxhash.xxh3_128_hexdigest(memoryview(raw))
+            seen[key] = xxhash.xxh3_128_hexdigest(raw.data)
         lines.append(f"{name} {tensor.dtype} {tuple(tensor.shape)} {seen[key]}")
     return xxhash.xxh3_128_hexdigest("\n".join(sorted(lines)).encode())
 

@@ -45,9 +45,12 @@ def convert(path: Path, directory: Path) -> None:
         config = AutoConfig.from_pretrained(**where)
         dequantised = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
     except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
-        raise ModelError(f"{path.name} is no GGUF file that transformers can read ({_first_line(error)}). Convert it with another tool.") from error
+        raise ModelError(
+            f"{path.name} is no GGUF file that transformers can read ({_first_line(error)}). Convert it with "
+            "another tool."
+        ) from error
     if hasattr(config, "quantization_config"):
-        del config.quantization_config
+        delattr(config, "quantization_config")
     plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     plain.load_state_dict(dequantised.state_dict())
     plain.save_pretrained(directory)

@@ -1,6 +1,7 @@
 """``load_model``: the embedded model, a Hub id, a local directory, a GGUF file, a PEFT adapter or a loaded module.
 
-Never runs code that comes with a model and never unpickles: ``trust_remote_code`` stays off and weights are safetensors.
+Never runs code that comes with a model and never unpickles: ``trust_remote_code`` stays off and weights are
+safetensors.
 """
 
 from __future__ import annotations
@@ -53,8 +54,15 @@ def load_model(
         raise ModelError("device and device_map contradict each other. Pass one of them.")
     if isinstance(source, torch.nn.Module):
         if revision is not None or dtype != "auto" or device_map is not None:
-            raise ModelError("revision, dtype and device_map say how to load; this module is loaded already. Leave them out.")
-        return _wrapped(source, tokenizer, device, getattr(getattr(source, "config", None), "_name_or_path", "") or type(source).__name__)
+            raise ModelError(
+                "revision, dtype and device_map say how to load; this module is loaded already. Leave them out."
+            )
+        return _wrapped(
+            source,
+            tokenizer,
+            device,
+            getattr(getattr(source, "config", None), "_name_or_path", "") or type(source).__name__,
+        )
     options = {"revision": revision, "dtype": _dtype(dtype), "device_map": device_map}
     directory = _directory(str(source))
     with _quietly():
@@ -74,19 +82,29 @@ def _directory(source: str) -> str:
             raise ModelError(f"There is no file {source}. Check the path.")
         return str(converted(path))
     if path.is_dir() and not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
-        raise ModelError(f"The directory {source} holds neither config.json nor adapter_config.json, so it is no model. Check the path.")
+        raise ModelError(
+            f"The directory {source} holds neither config.json nor adapter_config.json, so it is no model. Check "
+            "the path."
+        )
     return source
 
 
-def _pretrained(source: str, options: dict[str, Any], tokenizer: PreTrainedTokenizerBase | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _pretrained(
+    source: str, options: dict[str, Any], tokenizer: PreTrainedTokenizerBase | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     safe = {"trust_remote_code": False, "revision": options["revision"]}
     try:
-        tokenizer = tokenizer or AutoTokenizer.from_pretrained(source, **{k: v for k, v in safe.items() if v is not None})
-        module = AutoModelForCausalLM.from_pretrained(source, use_safetensors=True, **{k: v for k, v in {**options, **safe}.items() if v is not None})
+        tokenizer = tokenizer or AutoTokenizer.from_pretrained(
+            source, **{k: v for k, v in safe.items() if v is not None}
+        )
+        module = AutoModelForCausalLM.from_pretrained(
+            source, use_safetensors=True, **{k: v for k, v in {**options, **safe}.items() if v is not None}
+        )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(
-            f"No model can be loaded from {source!r} ({_first_line(error)}). Give the embedded {smollm2.NAME!r}, a local directory "
-            "with config.json, tokenizer and safetensors weights (pickled ones are refused), or a Hub id that can be reached."
+            f"No model can be loaded from {source!r} ({_first_line(error)}). Give the embedded {smollm2.NAME!r}, a local "
+            "directory with config.json, tokenizer and safetensors weights (pickled ones are refused), or a Hub id that "
+            "can be reached."
         ) from error
     return module, tokenizer
 
@@ -94,29 +112,47 @@ def _pretrained(source: str, options: dict[str, Any], tokenizer: PreTrainedToken
 def _adapter_on_base(directory: Path, options: dict[str, Any]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     base = json.loads((directory / "adapter_config.json").read_text()).get("base_model_name_or_path")
     if not base:
-        raise ModelError(f"The adapter in {directory} does not name its base model. Load the base, put the adapter on with peft, and pass the module.")
+        raise ModelError(
+            f"The adapter in {directory} does not name its base model. Load the base, put the adapter on with "
+            "peft, and pass the module."
+        )
     module, tokenizer = _pretrained(_directory(base), {**options, "revision": None}, None)
     if not (directory / "adapter_model.safetensors").is_file():
-        raise ModelError(f"The adapter in {directory} has no adapter_model.safetensors; pickled weights are refused. Save it with safe_serialization=True.")
-    wrapped = PeftModel.from_pretrained(module, str(directory), use_safetensors=True)
-    inner = wrapped.base_model.model
-    silent = [p for n, p in inner.named_parameters() if "lora_B" in n or "lora_embedding_B" in n]
+        raise ModelError(
+            f"The adapter in {directory} has no adapter_model.safetensors; pickled weights are refused. Save it "
+            "with safe_serialization=True."
+        )
+    PeftModel.from_pretrained(module, str(directory), use_safetensors=True)  # puts its layers into the module itself
+    silent = [p for n, p in module.named_parameters() if "lora_B" in n or "lora_embedding_B" in n]
     if silent and not any(torch.count_nonzero(p) for p in silent):
-        raise ModelError(f"The adapter in {directory} changes nothing: every lora_B is zero, as after a failed load. Check that it was made for {base}.")
-    return inner, tokenizer
+        raise ModelError(
+            f"The adapter in {directory} changes nothing: every lora_B is zero, as after a failed load. Check "
+            f"that it was made for {base}."
+        )
+    return module, tokenizer
 
 
-def _wrapped(module: torch.nn.Module, tokenizer: PreTrainedTokenizerBase | None, device: str | torch.device | None, name: str) -> Model:
+def _wrapped(
+    module: torch.nn.Module, tokenizer: PreTrainedTokenizerBase | None, device: str | torch.device | None, name: str
+) -> Model:
     if isinstance(module, PeftModel):
-        module = module.base_model.model
+        module = module.get_base_model()
     anatomy = anatomy_of(module)
     if tokenizer is None:
-        raise ModelError("A loaded module comes without its tokenizer. Pass tokenizer=AutoTokenizer.from_pretrained(...).")
+        raise ModelError(
+            "A loaded module comes without its tokenizer. Pass tokenizer=AutoTokenizer.from_pretrained(...)."
+        )
     if not tokenizer.is_fast:
-        raise ModelError(f"{type(tokenizer).__name__} has no character offsets, by which mechmask finds the value's tokens. Load the fast tokenizer.")
+        raise ModelError(
+            f"{type(tokenizer).__name__} has no character offsets, by which mechmask finds the value's tokens. "
+            "Load the fast tokenizer."
+        )
     embedded = module.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr]
     if len(tokenizer) > embedded:
-        raise ModelError(f"The tokenizer knows {len(tokenizer)} tokens and the model {embedded}: they do not belong together. Pass the model's own tokenizer.")
+        raise ModelError(
+            f"The tokenizer knows {len(tokenizer)} tokens and the model {embedded}: they do not belong together. "
+            "Pass the model's own tokenizer."
+        )
     if device is not None:
         module.to(device)
     return Model(anatomy.module, tokenizer, anatomy, name)

@@ -32,7 +32,8 @@ class Model:
     name: str
 
     def __repr__(self) -> str:
-        return f"Model({self.name!r}, {self.family}, {self.n_layers} layers, width {self.width}, {str(self.dtype)[6:]} on {self.device})"
+        size = f"{self.n_layers} layers, width {self.width}, {str(self.dtype)[6:]} on {self.device}"
+        return f"Model({self.name!r}, {self.family}, {size})"
 
     @property
     def family(self) -> str:
@@ -90,7 +91,9 @@ class Model:
         """
         layers = adapted_layers(self.module)
         if not layers:
-            raise ModelError("This model has no adapter to switch off. Load a PEFT adapter directory, or apply a LoRA change.")
+            raise ModelError(
+                "This model has no adapter to switch off. Load a PEFT adapter directory, or apply a LoRA change."
+            )
         before = [layer.disable_adapters for layer in layers]
         for layer in layers:
             layer.enable_adapters(False)

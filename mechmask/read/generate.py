@@ -14,7 +14,12 @@ from mechmask.models.routes import Contest, encode_contests
 
 
 def generate(
-    model: Model, facts: FactSet | Sequence[Fact], *, n_tokens: int | None = None, reading: xr.Dataset | None = None, batch_size: int = 64
+    model: Model,
+    facts: FactSet | Sequence[Fact],
+    *,
+    n_tokens: int | None = None,
+    reading: xr.Dataset | None = None,
+    batch_size: int = 64,
 ) -> xr.DataArray:
     """Greedy continuation of every fact's prompt.
 
@@ -44,8 +49,10 @@ def _recalled(facts: FactSet | Sequence[Fact], reading: xr.Dataset) -> dict[str,
     recalled = reading.recalled.sel(phrasing=0) if "phrasing" in reading.dims else reading.recalled
     found = {}
     for fact in facts:
-        by_route = recalled.sel(fact=fact.id)
-        found |= {fact.id: fact.values[str(route)] for route in by_route.route.values if by_route.sel(route=route)}
+        said = recalled.sel(fact=fact.id)
+        routes = [str(route) for route in said.route.values if said.sel(route=route)]
+        if routes:
+            found[fact.id] = fact.values[routes[0]]
     return found
 
 
@@ -67,8 +74,15 @@ def _greedy(model: Model, contests: Sequence[Contest], n_tokens: int | None) -> 
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
         position = (lengths + step)[:, None]
         output = model.anatomy.decoder(
-            input_ids=token[:, None], attention_mask=mask.long(), position_ids=position, past_key_values=output.past_key_values, use_cache=True
+            input_ids=token[:, None],
+            attention_mask=mask.long(),
+            position_ids=position,
+            past_key_values=output.past_key_values,
+            use_cache=True,
         )
         last = output.last_hidden_state[:, -1]
     rows = torch.stack(tokens, dim=1).tolist()
-    return {c.fact_id: model.tokenizer.decode(row[:n]).strip() for c, row, n in zip(contests, rows, wanted, strict=True)}
+    return {
+        c.fact_id: str(model.tokenizer.decode(row[:n])).strip()
+        for c, row, n in zip(contests, rows, wanted, strict=True)
+    }

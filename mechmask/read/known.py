@@ -16,7 +16,9 @@ from mechmask.read.logits import decoded
 from mechmask.read.unembed import score_tokens
 
 
-def known_facts(model: Model, facts: FactSet | Sequence[Fact], *, min_margin: float = 0.1, batch_size: int = 32) -> FactSet:
+def known_facts(
+    model: Model, facts: FactSet | Sequence[Fact], *, min_margin: float = 0.1, batch_size: int = 32
+) -> FactSet:
     """The facts whose old value the model would say, with room to spare.
 
     Args:
@@ -24,6 +26,7 @@ def known_facts(model: Model, facts: FactSet | Sequence[Fact], *, min_margin: fl
         facts: facts whose ``old`` is the true value.
         min_margin: by how many nats every token of the old value has to lead every other token of the vocabulary,
             teacher-forced.
+        batch_size: facts a forward pass.
 
     Raises:
         ReadingError: if the model holds none of them.
@@ -31,7 +34,9 @@ def known_facts(model: Model, facts: FactSet | Sequence[Fact], *, min_margin: fl
     alone = [fact.model_copy(update={"distractors": ()}) for fact in facts]
     lead = torch.full((len(alone),), torch.inf)
     with model.inference():
-        for batch in batches(encode_contests(model.tokenizer, alone), score="sequence", batch_size=batch_size, pack=False):
+        for batch in batches(
+            encode_contests(model.tokenizer, alone), score="sequence", batch_size=batch_size, pack=False
+        ):
             nodes, tokens = batch.asked(model.device)
             scores = score_tokens(model.anatomy, decoded(model, batch), nodes, tokens)
             ahead = scores.logprob - scores.best_other_than(nodes, tokens)
@@ -40,5 +45,8 @@ def known_facts(model: Model, facts: FactSet | Sequence[Fact], *, min_margin: fl
                     lead[query.contest] = min(lead[query.contest].item(), value)
     held = [fact for fact, value in zip(facts, lead.tolist(), strict=True) if value >= min_margin]
     if not held:
-        raise ReadingError(f"{model.name} holds none of these {len(alone)} facts by {min_margin:g} nats. Install them first, or take another model.")
+        raise ReadingError(
+            f"{model.name} holds none of these {len(alone)} facts by {min_margin:g} nats. Install them first, or "
+            "take another model."
+        )
     return FactSet(held)

@@ -48,5 +48,8 @@ def lens_of(lens: str | Lens, model: Model) -> Lens:
     if not isinstance(lens, str):
         return lens
     if lens not in LENSES:
-        raise ReadingError(f"There is no lens {lens!r}. There are {', '.join(LENSES)}; any object with transport(residual, layer) will do.")
+        raise ReadingError(
+            f"There is no lens {lens!r}. There are {', '.join(LENSES)}; any object with transport(residual, "
+            "layer) will do."
+        )
     return LENSES[lens](model)

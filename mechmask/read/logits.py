@@ -26,7 +26,12 @@ from mechmask.read.unembed import entropy, score_tokens
 
 
 def read_logits(
-    model: Model, facts: FactSet | Sequence[Fact], score: str = "sequence", *, phrasings: str = "prompt", batch_size: int = 32
+    model: Model,
+    facts: FactSet | Sequence[Fact],
+    score: str = "sequence",
+    *,
+    phrasings: str = "prompt",
+    batch_size: int = 32,
 ) -> xr.Dataset:
     """Log-probability of every route of every fact at the model's output.
 
@@ -50,7 +55,9 @@ def read_logits(
         ReadingError: if the score or the phrasings are not known, or the reading disagrees with the model's own output.
     """
     require_score(score)
-    reading = over_phrasings(model, facts, phrasings, lambda contests: _read(model, list(facts), contests, score, batch_size))
+    reading = over_phrasings(
+        model, facts, phrasings, lambda contests: _read(model, list(facts), contests, score, batch_size)
+    )
     return with_standing(reading.assign_attrs(provenance(model, score=score), **reading.attrs))
 
 

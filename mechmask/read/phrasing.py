@@ -36,7 +36,9 @@ def over_phrasings(
     numbers = range(max(len(fact.phrasings) for fact in facts))
     encoded = [encode_contests(model.tokenizer, facts, number) for number in numbers]
     readings = [read(contests) for contests in encoded]
-    joined = xr.concat(readings, xr.DataArray(list(numbers), dims="phrasing", name="phrasing"), combine_attrs="override")
+    joined = xr.concat(
+        readings, xr.DataArray(list(numbers), dims="phrasing", name="phrasing"), combine_attrs="override"
+    )
     worst = max(reading.attrs["check_error_nats"] for reading in readings)
     leading = [dim for dim in ("fact", "phrasing", "route", "layer") if dim in joined.dims]
     return joined.transpose(*leading).assign_attrs(check_error_nats=worst)

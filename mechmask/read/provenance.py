@@ -22,12 +22,21 @@ def provenance(model: Model, **how: str | float) -> dict[str, str | float]:
     """Attributes of a reading: model, fingerprint of the weights, ``how`` it was made, package versions."""
     versions = {f"version_{name.replace('-', '_')}": version(name) for name in _PACKAGES}
     threads = torch.get_num_threads()
-    return {"schema_version": SCHEMA_VERSION, "model": model.name, "fingerprint": model.fingerprint, **how, **versions, "threads": threads}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "model": model.name,
+        "fingerprint": model.fingerprint,
+        **how,
+        **versions,
+        "threads": threads,
+    }
 
 
 def fact_coordinates(facts: list[Fact]) -> dict[str, tuple[str, list[str]] | list[str]]:
     """Coordinates of the ``fact`` dimension: label, subject, role, relation, magnitude."""
-    fields = {name: ("fact", [getattr(fact, name) for fact in facts]) for name in ("subject", "role", "relation", "magnitude")}
+    fields = {
+        name: ("fact", [getattr(fact, name) for fact in facts]) for name in ("subject", "role", "relation", "magnitude")
+    }
     return {"fact": [fact.id for fact in facts], **fields}
 
 

@@ -46,9 +46,13 @@ class RouteTable:
         return contest, self._column[route]
 
     def dataset(self, score: str) -> xr.Dataset:
-        """``logprob[fact, route]`` or ``[fact, route, layer]``, NaN where nothing was read, with the facts' coordinates."""
+        """``logprob[fact, route]`` or ``[fact, route, layer]``, NaN where nothing was read."""
         count = self.n_tokens.reshape(self.n_tokens.shape + (1,) * (self.logprob.ndim - 2))
         values = np.where(count > 0, self.logprob / np.where((count > 0) & (score == "mean"), count, 1), np.nan)
         dims = ("fact", "route", "layer")[: values.ndim]
-        coordinates = {**fact_coordinates(self.facts), "route": self.routes, "value": value_coordinate(self.facts, self.routes)}
+        coordinates = {
+            **fact_coordinates(self.facts),
+            "route": self.routes,
+            "value": value_coordinate(self.facts, self.routes),
+        }
         return xr.Dataset({"logprob": (dims, values, {"units": "nats"})}, coordinates)

@@ -1,9 +1,10 @@
-"""What a mask study does, as a frozen configuration; every default is stated here and written into the study's folder."""
+"""What a mask study does, as a frozen configuration; every default stands here and in the study's folder."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -11,6 +12,11 @@ from mechmask.errors import StudyError, one_message
 from mechmask.measure.erase import PAPER_CUTOFF_NATS
 from mechmask.write.finetune import FinetuneConfig
 from mechmask.write.ft_l import FTLConfig
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 
 class StudyConfig(BaseModel):
@@ -34,16 +40,16 @@ class StudyConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     install: FinetuneConfig | None = FinetuneConfig(steps=60)
-    install_recall: float = Field(1.0, gt=0, le=1)
+    install_recall: float = Field(default=1.0, gt=0, le=1)
     contradict: FinetuneConfig = FinetuneConfig(steps=30)
-    checkpoint_every: int = Field(6, ge=1)
+    checkpoint_every: int = Field(default=6, ge=1)
     edit: FTLConfig | Literal["preset"] | None = "preset"
     score: Literal["sequence", "mean"] = "sequence"
     lens: str = "logit"
     backend: str = "transformer_lens"
-    cutoff_nats: float = Field(PAPER_CUTOFF_NATS, gt=0)
-    level: float = Field(0.95, gt=0, lt=1)
-    batch_size: int = Field(32, ge=1)
+    cutoff_nats: float = Field(default=PAPER_CUTOFF_NATS, gt=0)
+    level: float = Field(default=0.95, gt=0, lt=1)
+    batch_size: int = Field(default=32, ge=1)
 
 
 def checked(model: type[BaseModel], data: object, where: str) -> BaseModel:
@@ -55,20 +61,19 @@ def checked(model: type[BaseModel], data: object, where: str) -> BaseModel:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        problems = [f"{where}: {'.'.join(map(str, item['loc'])) or 'the file'}: {item['msg'].lower()}. Mend it." for item in error.errors()]
+        problems = [
+            f"{where}: {'.'.join(map(str, item['loc'])) or 'the file'}: {item['msg'].lower()}. Mend it."
+            for item in error.errors()
+        ]
         raise StudyError(one_message(where, problems)) from error
 
 
-def read_toml(path: Path) -> dict:
+def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file as a dictionary.
 
     Raises:
         StudyError: if it cannot be read or is not TOML.
     """
-    try:
-        import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

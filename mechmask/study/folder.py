@@ -51,7 +51,9 @@ class StudyFolder:
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
-            raise StudyError(f"Another process is at work in {self.root}. Wait for it, or give another directory.") from error
+            raise StudyError(
+                f"Another process is at work in {self.root}. Wait for it, or give another directory."
+            ) from error
         try:
             self._claim(description, facts)
             yield
@@ -106,9 +108,15 @@ class StudyFolder:
         path = self.root / "study.json"
         text = json.dumps(description, indent=2, sort_keys=True)
         if not path.is_file():
-            strangers = [p.name for p in self.root.iterdir() if p.name not in (".lock", "facts.jsonl") and not p.name.startswith(".study.json")]
+            strangers = [
+                p.name
+                for p in self.root.iterdir()
+                if p.name not in (".lock", "facts.jsonl") and not p.name.startswith(".study.json")
+            ]
             if strangers:
-                raise StudyError(f"{self.root} is not empty and holds no study (there is {strangers[0]}). Give a new directory.")
+                raise StudyError(
+                    f"{self.root} is not empty and holds no study (there is {strangers[0]}). Give a new directory."
+                )
             facts.to_jsonl(self.root / "facts.jsonl")
             write_text(path, text)
             return
@@ -116,7 +124,9 @@ class StudyFolder:
         differences = list(_differences(there, json.loads(text)))
         if differences:
             shown = "; ".join(differences[:3])
-            raise StudyError(f"{self.root} holds another study ({shown}). Give a new directory, or the configuration that is there.")
+            raise StudyError(
+                f"{self.root} holds another study ({shown}). Give a new directory, or the configuration that is there."
+            )
 
 
 def _differences(there: object, here: object, name: str = "") -> Iterator[str]:

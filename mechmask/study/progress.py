@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 
 class PhaseBar:
     """One bar of one phase."""
 
-    def __init__(self, progress: Progress, task: int) -> None:
+    def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress = progress
         self._task = task
         self._loss = self._recall = float("nan")
@@ -39,6 +39,12 @@ class PhaseBar:
 @contextmanager
 def phase_bar(name: str, total: int, done: int = 0) -> Iterator[PhaseBar]:
     """A bar over ``total`` pieces of which ``done`` are made already; on standard error, so that output stays clean."""
-    columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[status]}"))
+    columns = (
+        TextColumn("{task.description:<12}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[status]}"),
+    )
     with Progress(*columns, console=Console(stderr=True)) as progress:
         yield PhaseBar(progress, progress.add_task(name, total=total, completed=done, status=""))

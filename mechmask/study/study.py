@@ -54,7 +54,10 @@ class MaskStudy:
     def __init__(self, model: Model, facts: FactSet, config: StudyConfig | None = None) -> None:
         config = config or StudyConfig()
         if not facts.contradicted or not facts.control:
-            raise StudyError(f"A study needs contradicted and control facts; there are {len(facts.contradicted)} and {len(facts.control)}. Give facts both roles.")
+            raise StudyError(
+                f"A study needs contradicted and control facts; there are {len(facts.contradicted)} and "
+                f"{len(facts.control)}. Give facts both roles."
+            )
         if config.edit == "preset":
             config = config.model_copy(update={"edit": preset_for(model)})
         for phrasing in range(max(len(fact.phrasings) for fact in facts)):
@@ -81,9 +84,13 @@ class MaskStudy:
         folder = StudyFolder(directory)
         with folder.opened(self._description(), self.facts):
             self._folder = folder
-            install = self._phase("install", self.facts.install_examples(), self.config.install, None, self.config.install_recall)
+            install = self._phase(
+                "install", self.facts.install_examples(), self.config.install, None, self.config.install_recall
+            )
             self._read_state("before", install)
-            contradict = self._phase("contradict", self.facts.contradiction_examples(), self.config.contradict, install, None)
+            contradict = self._phase(
+                "contradict", self.facts.contradiction_examples(), self.config.contradict, install, None
+            )
             self._read_state("finetune", contradict)
             self._edit_each(install)
             self._conclude()
@@ -101,7 +108,7 @@ class MaskStudy:
 
     @cached_property
     def trajectory(self) -> xr.Dataset:
-        """The readout at every checkpoint: ``[step, fact, ...]``; ``attrs["onset_step"]`` is where contradiction begins."""
+        """The readout at every checkpoint: ``[step, fact, ...]``; ``attrs["onset_step"]`` is the onset."""
         return self._stored("results/trajectory")
 
     @cached_property
@@ -132,7 +139,12 @@ class MaskStudy:
         return conclusion(self.erase)
 
     def _phase(
-        self, name: str, examples: Sequence[Example], config: FinetuneConfig | None, start: AdapterChange | None, until_recall: float | None
+        self,
+        name: str,
+        examples: Sequence[Example],
+        config: FinetuneConfig | None,
+        start: AdapterChange | None,
+        until_recall: float | None,
     ) -> AdapterChange | None:
         """Train until recall or to the last step, with the readout at every checkpoint."""
         if config is None:
@@ -144,7 +156,12 @@ class MaskStudy:
         return change
 
     def _train(
-        self, name: str, examples: Sequence[Example], config: FinetuneConfig, start: AdapterChange | None, until_recall: float | None
+        self,
+        name: str,
+        examples: Sequence[Example],
+        config: FinetuneConfig,
+        start: AdapterChange | None,
+        until_recall: float | None,
     ) -> Change:
         folder, every = self._kept, self.config.checkpoint_every
         with Finetuning(self.model, examples, config, start) as run:
@@ -189,13 +206,14 @@ class MaskStudy:
 
     def _edit_each(self, install: Change | None) -> None:
         """FT-L on each contradicted fact alone; controls and never facts are read under each edit."""
-        if not isinstance(self.config.edit, FTLConfig):
+        setting = self.config.edit
+        if not isinstance(setting, FTLConfig):
             return
         others = [*self.facts.control, *self.facts.never]
         with self._applied(install), phase_bar("ft_l", len(self.facts.contradicted)) as bar:
             for number, fact in enumerate(self.facts.contradicted):
                 name = f"ft_l/{number:04d}"
-                change = self._kept.change(name, lambda fact=fact: edit(self.model, [fact], "ft_l", self.config.edit))
+                change = self._kept.change(name, lambda fact=fact: edit(self.model, [fact], "ft_l", setting))
                 with change.applied(self.model):
                     self._kept.reading(f"results/{name}", lambda fact=fact: self._read_output([fact, *others]))
                     self._kept.reading(f"results/{name}_depth", lambda fact=fact: self._read_layers([fact]))
@@ -218,7 +236,10 @@ class MaskStudy:
             readings = self._kept.checkpoints(phase)
             # the first reading of the contradiction is the last one of the installation
             kept = readings if not pieces else readings[1:]
-            pieces += [reading.expand_dims(step=[onset + step]).assign_coords(phase=("step", [phase])) for step, reading in kept]
+            pieces += [
+                reading.expand_dims(step=[onset + step]).assign_coords(phase=("step", [phase]))
+                for step, reading in kept
+            ]
             onset += readings[-1][0] if readings and phase == "install" else 0
         return xr.concat(pieces, "step", combine_attrs="drop_conflicts").assign_attrs(onset_step=onset)
 
@@ -240,7 +261,9 @@ class MaskStudy:
             rows["ft_l"] = xr.concat(edited, "fact", data_vars="all", combine_attrs="drop_conflicts")
         committed = commit_layer(self.depth, "new").sel(state=list(rows))
         return _by_state(rows).assign(
-            commit_layer=committed.sel(phrasing=0, drop=True), commit_low=committed.min("phrasing"), commit_high=committed.max("phrasing")
+            commit_layer=committed.sel(phrasing=0, drop=True),
+            commit_low=committed.min("phrasing"),
+            commit_high=committed.max("phrasing"),
         )
 
     def _edits(self) -> list[str]:
@@ -264,8 +287,18 @@ class MaskStudy:
         raise StudyError("This study has not been run to its end. Run it: study.run(directory).")
 
     def _description(self) -> dict[str, object]:
-        model = {"name": self.model.name, "family": self.model.family, "fingerprint": self.model.fingerprint, "dtype": str(self.model.dtype)}
-        return {"schema_version": 1, "config": self.config.model_dump(mode="json"), "model": model, "facts": self.facts.fingerprint()}
+        model = {
+            "name": self.model.name,
+            "family": self.model.family,
+            "fingerprint": self.model.fingerprint,
+            "dtype": str(self.model.dtype),
+        }
+        return {
+            "schema_version": 1,
+            "config": self.config.model_dump(mode="json"),
+            "model": model,
+            "facts": self.facts.fingerprint(),
+        }
 
 
 def _with_recall(result: xr.Dataset, after: xr.Dataset) -> xr.Dataset:
@@ -276,4 +309,4 @@ def _with_recall(result: xr.Dataset, after: xr.Dataset) -> xr.Dataset:
 def _by_state(parts: dict[str, xr.Dataset]) -> xr.Dataset:
     states = xr.DataArray(list(parts), dims="state", name="state")
     spread = [part.broadcast_like(part[["fact"]]) for part in parts.values()]
-    return xr.concat(spread, states, combine_attrs="drop_conflicts")
+    return xr.concat(spread, states, combine_attrs="drop_conflicts")  # pyright: ignore[reportReturnType]

@@ -41,10 +41,15 @@ class AdapterChange(Change):
 
     kind = "adapter"
 
-    def __init__(self, config: LoraConfig, tensors: Mapping[str, Tensor], base: str, method: str, details: Mapping[str, Any]) -> None:
+    def __init__(
+        self, config: LoraConfig, tensors: Mapping[str, Tensor], base: str, method: str, details: Mapping[str, Any]
+    ) -> None:
         super().__init__(method, details)
         if not any(torch.count_nonzero(tensor) for name, tensor in tensors.items() if "lora_B" in name):
-            raise ChangeError(f"The {method} change changes nothing: every lora_B is zero. Give it more steps or a higher learning rate.")
+            raise ChangeError(
+                f"The {method} change changes nothing: every lora_B is zero. Give it more steps or a higher "
+                "learning rate."
+            )
         self.config = config
         self.tensors = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
         self.base = base
@@ -62,7 +67,10 @@ class AdapterChange(Change):
 
     def _write(self, directory: Path) -> dict[str, Any]:
         self.config.save_pretrained(str(directory))
-        save_file({_PEFT_PREFIX + name: tensor for name, tensor in self.tensors.items()}, directory / "adapter_model.safetensors")
+        save_file(
+            {_PEFT_PREFIX + name: tensor for name, tensor in self.tensors.items()},
+            directory / "adapter_model.safetensors",
+        )
         return {"base": self.base}
 
     @classmethod
@@ -87,7 +95,9 @@ def injected(model: Model, config: LoraConfig) -> Iterator[dict[str, nn.Paramete
     """
     module = model.module
     if adapted_layers(module):
-        raise ChangeError("The model has an adapter already. Undo that change first; to train it further, pass it as start=.")
+        raise ChangeError(
+            "The model has an adapter already. Undo that change first; to train it further, pass it as start=."
+        )
     asked = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
     attributes = set(vars(module))
     modes = {child: child.training for child in module.modules()}
@@ -116,7 +126,10 @@ def fill(factors: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> 
     """
     if set(factors) != set(tensors):
         odd = sorted(set(factors) ^ set(tensors))
-        raise ChangeError(f"The stored adapter does not fit this model: {len(odd)} factors have no counterpart, such as {odd[0]}. Use its own base.")
+        raise ChangeError(
+            f"The stored adapter does not fit this model: {len(odd)} factors have no counterpart, such as "
+            f"{odd[0]}. Use its own base."
+        )
     with torch.no_grad():
         for name, factor in factors.items():
             factor.copy_(tensors[name])

@@ -72,7 +72,12 @@ class Change(ABC):
         if target.exists():
             raise ChangeError(f"{target} is there already. Save the change under another name.")
         with new_directory(target) as temporary:
-            header = {"schema_version": SCHEMA_VERSION, "kind": self.kind, "method": self.method, "details": self.details}
+            header = {
+                "schema_version": SCHEMA_VERSION,
+                "kind": self.kind,
+                "method": self.method,
+                "details": self.details,
+            }
             header |= self._write(temporary)
             (temporary / "change.json").write_text(json.dumps(header, indent=2, sort_keys=True), encoding="utf-8")
 
@@ -92,10 +97,14 @@ class WeightChange(Change):
 
     kind = "weights"
 
-    def __init__(self, after: Mapping[str, Tensor], before: Mapping[str, str], method: str, details: Mapping[str, Any]) -> None:
+    def __init__(
+        self, after: Mapping[str, Tensor], before: Mapping[str, str], method: str, details: Mapping[str, Any]
+    ) -> None:
         super().__init__(method, details)
         if all(tensor_digest(tensor) == before[name] for name, tensor in after.items()):
-            raise ChangeError(f"The {method} change changes nothing: every weight is as it was. Give it more steps or a wider clamp.")
+            raise ChangeError(
+                f"The {method} change changes nothing: every weight is as it was. Give it more steps or a wider clamp."
+            )
         self.after = {name: tensor.detach().cpu().contiguous() for name, tensor in after.items()}
         self.before = dict(before)
 
@@ -105,9 +114,15 @@ class WeightChange(Change):
         weights = named_weights(model.module)
         missing = [name for name in self.after if name not in weights or weights[name].shape != self.after[name].shape]
         if missing:
-            raise ChangeError(f"{model.name} has no weight {missing[0]} of the shape that this change has. Apply it to the model it was made on.")
+            raise ChangeError(
+                f"{model.name} has no weight {missing[0]} of the shape that this change has. Apply it to the "
+                "model it was made on."
+            )
         if any(tensor_digest(weights[name]) != self.before[name] for name in self.after):
-            raise ChangeError("The weights are not those that this change was made on. Undo other changes first, or apply those that were there.")
+            raise ChangeError(
+                "The weights are not those that this change was made on. Undo other changes first, or apply those "
+                "that were there."
+            )
         kept = {name: weights[name].detach().clone() for name in self.after}
         try:
             set_weights(weights, self.after)
@@ -137,9 +152,14 @@ def load_change(directory: str | Path) -> Change:
         header = json.loads((path / "change.json").read_text(encoding="utf-8"))
         version, kind = header["schema_version"], header["kind"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ChangeError(f"{path} holds no change ({type(error).__name__}: {error}). Give a directory that Change.save wrote.") from error
+        raise ChangeError(
+            f"{path} holds no change ({type(error).__name__}: {error}). Give a directory that Change.save wrote."
+        ) from error
     if version != SCHEMA_VERSION or kind not in _KINDS:
-        raise ChangeError(f"{path} holds a change of schema {version}, kind {kind!r}; this mechmask reads schema {SCHEMA_VERSION}. Make it again.")
+        raise ChangeError(
+            f"{path} holds a change of schema {version}, kind {kind!r}; this mechmask reads schema "
+            f"{SCHEMA_VERSION}. Make it again."
+        )
     try:
         return _KINDS[kind](path, header)
     except (OSError, KeyError, SafetensorError) as error:

@@ -25,7 +25,9 @@ class Method(NamedTuple):
 METHODS: dict[str, Method] = {"ft_l": Method(ft_l, FTLConfig)}
 
 
-def edit(model: Model, facts: FactSet | Sequence[Fact], method: str = "ft_l", config: BaseModel | None = None) -> Change:
+def edit(
+    model: Model, facts: FactSet | Sequence[Fact], method: str = "ft_l", config: BaseModel | None = None
+) -> Change:
     """Write the new value of every fact by a localized edit; the model is left as it was.
 
     Args:

@@ -44,17 +44,17 @@ class FinetuneConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rank: int = Field(16, ge=1)
-    alpha: float = Field(32.0, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     projections: Literal["all", "attention", "mlp"] = "all"
     layers: tuple[int, ...] | None = None
-    lr: float = Field(2e-4, gt=0)
-    steps: int = Field(30, ge=1)
-    batch_size: int | None = Field(None, ge=1)
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
-    seed: int = Field(0, ge=0)
+    lr: float = Field(default=2e-4, gt=0)
+    steps: int = Field(default=30, ge=1)
+    batch_size: int | None = Field(default=None, ge=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    seed: int = Field(default=0, ge=0)
 
 
 class Finetuning:
@@ -73,7 +73,9 @@ class Finetuning:
         RouteError: if a value merges with its prompt.
     """
 
-    def __init__(self, model: Model, examples: Sequence[Example], config: FinetuneConfig, start: AdapterChange | None = None) -> None:
+    def __init__(
+        self, model: Model, examples: Sequence[Example], config: FinetuneConfig, start: AdapterChange | None = None
+    ) -> None:
         if not examples:
             raise ChangeError("There is no example to learn from. Give at least one prompt with its value.")
         self.model = model
@@ -120,7 +122,10 @@ class Finetuning:
 
     def state(self) -> dict[str, Tensor]:
         """Adapter, optimizer moments, step and losses: all that the rest of the run depends on."""
-        stored: dict[str, Tensor] = {"step": torch.tensor(self.step), "losses": torch.tensor(self.losses, dtype=torch.float64)}
+        stored: dict[str, Tensor] = {
+            "step": torch.tensor(self.step),
+            "losses": torch.tensor(self.losses, dtype=torch.float64),
+        }
         for name, factor in self._factors.items():
             stored[f"factor.{name}"] = factor.detach().clone()
             for key, value in self._optimizer.state.get(factor, {}).items():
@@ -131,7 +136,11 @@ class Finetuning:
         """Go on from a stored state."""
         fill(self._factors, {name: stored[f"factor.{name}"] for name in self._factors})
         for name, factor in self._factors.items():
-            moments = {key: stored[f"{key}.{name}"].clone() for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in stored}
+            moments = {
+                key: stored[f"{key}.{name}"].clone()
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"{key}.{name}" in stored
+            }
             if moments:
                 self._optimizer.state[factor] = moments
         self.step = int(stored["step"])
@@ -143,10 +152,21 @@ class Finetuning:
         Raises:
             ChangeError: if it is the identity, or just what it started from.
         """
-        if self._start is not None and all(torch.equal(f.detach().cpu(), self._start.tensors[n]) for n, f in self._factors.items()):
-            raise ChangeError("The fine-tuning changed nothing: the adapter is the one it started from. Give it more steps or a higher learning rate.")
-        details = {"config": self.config.model_dump(mode="json"), "steps": self.step, "final_loss_nats": self.losses[-1] if self.losses else None}
-        return AdapterChange(self._lora, {name: factor.detach() for name, factor in self._factors.items()}, self._base, "lora", details)
+        if self._start is not None and all(
+            torch.equal(f.detach().cpu(), self._start.tensors[n]) for n, f in self._factors.items()
+        ):
+            raise ChangeError(
+                "The fine-tuning changed nothing: the adapter is the one it started from. Give it more steps or a "
+                "higher learning rate."
+            )
+        details = {
+            "config": self.config.model_dump(mode="json"),
+            "steps": self.step,
+            "final_loss_nats": self.losses[-1] if self.losses else None,
+        }
+        return AdapterChange(
+            self._lora, {name: factor.detach() for name, factor in self._factors.items()}, self._base, "lora", details
+        )
 
     def _advance_once(self) -> float:
         device = self.model.device
@@ -158,13 +178,19 @@ class Finetuning:
             nll = target_nll(self.model, batch)
         if not torch.isfinite(nll).all():
             culprit = batch.labels[int(batch.owner[int((~torch.isfinite(nll)).nonzero()[0])])]
-            raise ChangeError(f"The loss is not a number at step {self.step + 1}, on fact {culprit!r}. Lower the learning rate, or check the weights.")
+            raise ChangeError(
+                f"The loss is not a number at step {self.step + 1}, on fact {culprit!r}. Lower the learning rate, "
+                "or check the weights."
+            )
         loss = nll.mean()
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self._factors.values(), self.config.max_grad_norm)
         if not torch.isfinite(norm):
-            raise ChangeError(f"The gradient is not a number at step {self.step + 1} on {device}. Lower the learning rate, or use float32.")
+            raise ChangeError(
+                f"The gradient is not a number at step {self.step + 1} on {device}. Lower the learning rate, or "
+                "use float32."
+            )
         self._optimizer.step()
         self.step += 1
         return loss.item()
@@ -178,7 +204,13 @@ class Finetuning:
         return targets([self._examples[i] for i in order[position * size : (position + 1) * size]])
 
 
-def finetune(model: Model, examples: Sequence[Example], config: FinetuneConfig | None = None, *, start: AdapterChange | None = None) -> AdapterChange:
+def finetune(
+    model: Model,
+    examples: Sequence[Example],
+    config: FinetuneConfig | None = None,
+    *,
+    start: AdapterChange | None = None,
+) -> AdapterChange:
     """Fine-tune on examples; the model is left as it was and the change returned.
 
     Args:
@@ -205,11 +237,19 @@ def _lora_config(model: Model, config: FinetuneConfig) -> LoraConfig:
     if beyond:
         raise ChangeError(f"There is no block {beyond[0]}: the model has blocks 0 to {anatomy.n_layers - 1}.")
     prefixes = tuple(f"{anatomy.layout.blocks}.{block}." for block in blocks)
-    chosen = [p.name for p in anatomy.projections() if p.name.startswith(prefixes) and _is_chosen(p.name, anatomy.layout.attention, config)]
+    chosen = [
+        p.name
+        for p in anatomy.projections()
+        if p.name.startswith(prefixes) and _is_chosen(p.name, anatomy.layout.attention, config)
+    ]
     first = next(iter(anatomy.projections()))
     return LoraConfig(
-        r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=chosen, fan_in_fan_out=first.input_first
-    )  # fmt: skip
+        r=config.rank,
+        lora_alpha=config.alpha,  # pyright: ignore[reportArgumentType]  (peft divides it by the rank)
+        lora_dropout=config.dropout,
+        target_modules=chosen,
+        fan_in_fan_out=first.input_first,
+    )
 
 
 def _is_chosen(name: str, attention: str, config: FinetuneConfig) -> bool:

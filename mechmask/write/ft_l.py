@@ -43,9 +43,9 @@ class FTLConfig(BaseModel):
 
     layer: int = Field(ge=0)
     clamp: float | None = Field(gt=0)
-    lr: float = Field(5e-4, gt=0)
-    steps: int = Field(25, ge=1)
-    loss_stop: float = Field(1e-2, ge=0)
+    lr: float = Field(default=5e-4, gt=0)
+    steps: int = Field(default=25, ge=1)
+    loss_stop: float = Field(default=1e-2, ge=0)
     objective: Literal["target_new", "prompt_last"] = "target_new"
 
     @classmethod
@@ -82,7 +82,8 @@ def preset_for(model: Model) -> FTLConfig:
         if owner == shape:
             return config
     raise ChangeError(
-        f"No FT-L setting is known for a {model.family} of {model.n_layers} layers and width {model.width}: the clamp belongs to the weight scale. "
+        f"No FT-L setting is known for a {model.family} of {model.n_layers} layers and width {model.width}: the "
+        "clamp belongs to the weight scale. "
         f"Pass FTLConfig(layer=..., clamp=...), or one of the presets {', '.join(PRESETS)}."
     )
 
@@ -146,7 +147,10 @@ def _loss_of(model: Model, batch: Targets, config: FTLConfig) -> Callable[[], Te
     """
     blocks = model.anatomy.blocks[config.layer :]
     calls: list[tuple[tuple, dict]] = []
-    hooks = [block.register_forward_pre_hook(lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True) for block in blocks]
+    hooks = [
+        block.register_forward_pre_hook(lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True)
+        for block in blocks
+    ]
     try:
         with torch.no_grad():
             model.anatomy.decoder(input_ids=batch.input_ids.to(model.device), use_cache=False)
@@ -167,14 +171,18 @@ def _loss_of(model: Model, batch: Targets, config: FTLConfig) -> Callable[[], Te
     return loss
 
 
-def _descend(loss_of: Callable[[], Tensor], weights: dict[str, nn.Parameter], before: dict[str, Tensor], config: FTLConfig) -> list[float]:
+def _descend(
+    loss_of: Callable[[], Tensor], weights: dict[str, nn.Parameter], before: dict[str, Tensor], config: FTLConfig
+) -> list[float]:
     optimizer = torch.optim.Adam(weights.values(), lr=config.lr)
     losses: list[float] = []
     for step in range(config.steps):
         loss = loss_of()
         losses.append(loss.item())
         if not torch.isfinite(loss):
-            raise ChangeError(f"The FT-L loss is not a number at step {step + 1}. Lower the learning rate, or check the weights.")
+            raise ChangeError(
+                f"The FT-L loss is not a number at step {step + 1}. Lower the learning rate, or check the weights."
+            )
         if losses[-1] < config.loss_stop:
             break
         optimizer.zero_grad(set_to_none=True)
@@ -191,7 +199,8 @@ def _warn_of_coarse_weights(before: dict[str, Tensor], config: FTLConfig) -> Non
     for name, weight in before.items():
         if config.clamp is not None and torch.finfo(weight.dtype).eps * weight.abs().median() > config.clamp:
             warnings.warn(
-                f"The clamp {config.clamp:g} is finer than {weight.dtype} resolves at the median weight of {name}: most weights cannot move "
+                f"The clamp {config.clamp:g} is finer than {weight.dtype} resolves at the median weight of "
+                f"{name}: most weights cannot move "
                 "within it. Load the model in float32.",
                 stacklevel=4,
             )

@@ -60,7 +60,9 @@ def target_nll(model: Model, batch: Targets) -> Float[Tensor, " target"]:
     return nll(model.anatomy, hidden[batch.rows.to(hidden.device), batch.columns.to(hidden.device)], batch.tokens)
 
 
-def nll(anatomy: Anatomy, normed: Float[Tensor, "target width"], tokens: Int[Tensor, " target"]) -> Float[Tensor, " target"]:
+def nll(
+    anatomy: Anatomy, normed: Float[Tensor, "target width"], tokens: Int[Tensor, " target"]
+) -> Float[Tensor, " target"]:
     """Negative log-probability of tokens after normed residuals, in nats."""
     logits = anatomy.unembedding(normed).float()
     if anatomy.softcap is not None:

@@ -118,7 +118,7 @@ def test_the_legend_is_clear_of_every_panel(depth_reading):
     ("spoil", "said"),
     [
         (lambda reading: reading.drop_vars("margin"), "needs margin"),
-        (lambda reading: reading.isel(layer=0), "needs layer"),
+        (lambda reading: reading.isel(layer=0), "Keep the dimension layer"),
         (lambda reading: reading.isel(layer=[0, 2, 4]), "every layer"),
         (lambda reading: reading.drop_sel(route="new"), "needs the route new"),
         (lambda reading: reading.expand_dims(seed=[0]), "Select one"),

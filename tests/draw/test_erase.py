@@ -116,7 +116,11 @@ def test_nothing_to_normalise_and_no_never_facts(erase_result, tmp_path):
 
 
 def test_the_panels_fill_the_figure_and_the_legend_is_clear_of_them(erase_result):
-    for result in (erase_result, erase_result.isel(state=0), erase_result.isel(state=[0, 1, 0, 1])):
+    for result in (
+        erase_result,
+        erase_result.isel(state=0),
+        erase_result.isel(state=[0, 1, 0, 1]).assign_coords(state=list("wxyz")),
+    ):
         figure = draw.erase(result)
         figure.draw_without_rendering()
         box = figure.legends[0].get_window_extent()

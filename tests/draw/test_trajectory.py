@@ -134,7 +134,7 @@ def test_legends_are_clear_of_the_panels_and_within_the_figure(trajectory_readin
         (lambda reading: reading.logprob, "takes a reading"),
         (lambda reading: reading.drop_vars("standing"), "needs standing"),
         (lambda reading: reading.drop_vars("role"), "needs role"),
-        (lambda reading: reading.isel(step=0), "needs step"),
+        (lambda reading: reading.isel(step=0), "Keep the dimension step"),
         (lambda reading: reading.isel(step=slice(0, 0)), "no step"),
         (lambda reading: reading.expand_dims(seed=[0]), "Select one"),
         (lambda reading: reading.drop_sel(route="old"), "needs the route old"),

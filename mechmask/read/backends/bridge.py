@@ -8,8 +8,7 @@ is held twice. The clone is made for each reading, since it would not see an ada
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -38,7 +37,7 @@ class BridgeBackend:
             kept[hook.name] = residual[rows.to(residual.device), columns.to(residual.device)]
 
         names = ["blocks.0.hook_in", *(f"blocks.{i}.hook_out" for i in range(self._model.n_layers))]
-        with self._bridge.hooks(fwd_hooks=[*((name, keep) for name in names), (names[-1], _stop)]), _stopping():
+        with self._bridge.hooks(fwd_hooks=[*((name, keep) for name in names), (names[-1], _stop)]), suppress(_Stop):
             self._bridge(**_bridge_inputs(batch, self._model), return_type=None, prepend_bos=False)
         device = kept[names[-1]].device
         return torch.stack([kept[name].to(device) for name in names])
@@ -50,14 +49,6 @@ class _Stop(Exception):  # noqa: N818
 
 def _stop(residual: Tensor, hook: Any) -> None:  # noqa: ARG001
     raise _Stop
-
-
-@contextmanager
-def _stopping() -> Iterator[None]:
-    try:
-        yield
-    except _Stop:
-        pass
 
 
 def _bridge_inputs(batch: Batch, model: Model) -> dict[str, Any]:
@@ -74,6 +65,8 @@ def _bridge_over(model: Model) -> TransformerBridge:
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
-        return TransformerBridge.boot_transformers(model.name, hf_model=clone, tokenizer=copy.deepcopy(model.tokenizer), dtype=model.dtype)
+        return TransformerBridge.boot_transformers(
+            model.name, hf_model=clone, tokenizer=copy.deepcopy(model.tokenizer), dtype=model.dtype
+        )
     finally:
         transformers_logging.set_verbosity(verbosity)

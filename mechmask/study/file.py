@@ -1,0 +1,109 @@
+"""A study as a TOML file: which model, which facts, what is done with them.
+
+.. code-block:: toml
+
+    [model]
+    source = "smollm2-135m"       # and revision, dtype, device, device_map
+
+    [facts]
+    path = "facts.jsonl"          # or [facts.synthetic] n = 24, seed = 0
+                                  # or [facts.world] n_contradicted = 12, n_control = 8, n_never = 12
+
+    [study]
+    checkpoint_every = 6
+    contradict = { lr = 2e-4, steps = 30 }
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from mechmask.errors import StudyError
+from mechmask.facts.fact_set import FactSet
+from mechmask.facts.load import load_facts
+from mechmask.facts.roles import assign_roles
+from mechmask.facts.synthetic import synthetic_facts
+from mechmask.facts.world import world_facts
+from mechmask.models.load import load_model
+from mechmask.models.model import Model
+from mechmask.read.known import known_facts
+from mechmask.study.config import StudyConfig, checked, read_toml
+from mechmask.study.study import MaskStudy
+
+
+class _ModelTable(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str = "smollm2-135m"
+    revision: str | None = None
+    dtype: str = "auto"
+    device: str | None = None
+    device_map: str | None = None
+
+
+class _Synthetic(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n: int = 24
+    seed: int = 0
+    n_contradicted: int | None = None
+    n_control: int | None = None
+    n_never: int | None = None
+    distractors: int = 8
+
+
+class _World(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n_contradicted: int = 12
+    n_control: int = 8
+    n_never: int = 12
+    seed: int = 0
+    relations: tuple[str, ...] | None = None
+    min_margin: float = 0.1
+
+
+class _FactsTable(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: Path | None = None
+    synthetic: _Synthetic | None = None
+    world: _World | None = None
+
+
+class _StudyFile(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: _ModelTable = _ModelTable()
+    facts: _FactsTable
+    study: StudyConfig = StudyConfig()
+
+
+def study_from_file(path: Path) -> MaskStudy:
+    """The study that a TOML file describes; a path in it is relative to the file.
+
+    Raises:
+        StudyError: listing every field that is not usable.
+    """
+    described = checked(_StudyFile, read_toml(path), path.name)
+    if not isinstance(described, _StudyFile):
+        raise StudyError(f"{path.name} describes no study.")
+    model = load_model(**described.model.model_dump())
+    return MaskStudy(model, _facts(described.facts, model, path), described.study)
+
+
+def _facts(table: _FactsTable, model: Model, path: Path) -> FactSet:
+    named: dict[str, Any] = {name: value for name, value in table if value is not None}
+    if len(named) != 1:
+        raise StudyError(f"{path.name}: [facts] names {len(named)} sources. Give one of path, synthetic, world.")
+    if table.path is not None:
+        return load_facts(path.parent / table.path)
+    if table.synthetic is not None:
+        return synthetic_facts(**table.synthetic.model_dump())
+    world = table.world or _World()
+    held = known_facts(model, world_facts(relations=world.relations, seed=world.seed), min_margin=world.min_margin)
+    counts = world.model_dump(include={"n_contradicted", "n_control", "n_never", "seed"})
+    return assign_roles(held, **counts)

@@ -1,0 +1,212 @@
+"""What tests share: tiny random models of every family, real small tokenizers, facts with awkward corners, SmolLM2.
+
+Nothing heavy is imported before a fixture asks for it: tests of the ground rooms stay without torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from mechmask.facts.fact_set import FactSet
+    from mechmask.models.model import Model
+
+VOCABULARY = 512
+_SIZES = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+_LLAMA = {**_SIZES, "intermediate_size": 64, "num_key_value_heads": 2, "max_position_embeddings": 256}
+_GPT = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_inner": 64, "n_positions": 256}
+_GPT_IDS = {"bos_token_id": 0, "eos_token_id": 0}
+_ALTERNATING = ["sliding_attention", "full_attention", "sliding_attention"]
+_CAPS = {"final_logit_softcapping": 3.0, "attn_logit_softcapping": 5.0}
+_GEMMA = {**_LLAMA, "num_hidden_layers": 3, "head_dim": 16, "query_pre_attn_scalar": 11, "layer_types": _ALTERNATING}
+
+# What a config of each family takes. The cap of 3 bends the logits, which spread over some 1.7.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "gpt2": {**_GPT, **_GPT_IDS},
+    "gptj": {**_GPT, **_GPT_IDS, "rotary_dim": 4},
+    "gpt_neox": {**_SIZES, **_GPT_IDS, "intermediate_size": 64, "max_position_embeddings": 256, "rotary_pct": 0.5},
+    "opt": {**_SIZES, "num_hidden_layers": 3, "ffn_dim": 64, "word_embed_proj_dim": 32, "max_position_embeddings": 256},
+    "llama": {**_LLAMA, "num_hidden_layers": 3},
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": {**_LLAMA, "head_dim": 16},
+    "gemma2": {**_GEMMA, **_CAPS},
+    "gemma3_text": _GEMMA,
+    "phi": {**_LLAMA, "partial_rotary_factor": 0.5},
+    "phi3": {**_LLAMA, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
+}
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    """Every family in turn; ``pytest.mark.parametrize("family", [...])`` narrows it."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def tiny_module() -> Callable[..., PreTrainedModel]:
+    """``tiny_module(family, dtype, seed, **config)``: a fresh random module on every call.
+
+    Matrices spread over 0.3 and norms and biases by 0.3 around where they begin, so that one that is left out shows.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    def make(name: str, dtype: torch.dtype = torch.float32, seed: int = 0, **config: Any) -> PreTrainedModel:
+        module = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **{**FAMILIES.get(name, {}), **config}))
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in module.parameters():
+                noise = 0.3 * torch.randn(parameter.shape, generator=generator)
+                parameter.copy_(noise if parameter.ndim > 1 else parameter + noise)
+        return module.to(dtype).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_module: Callable[..., PreTrainedModel], tokenizer: PreTrainedTokenizerFast) -> Callable[..., Model]:
+    """``tiny(family, dtype, seed, **config)``: a fresh random model on every call, with ``tokenizer``."""
+    import copy
+
+    from mechmask import load_model
+
+    def make(name: str, *args: Any, **options: Any) -> Model:
+        return load_model(tiny_module(name, *args, **options), tokenizer=copy.deepcopy(tokenizer))
+
+    return make
+
+
+def _corpus() -> list[str]:
+    from mechmask import synthetic_facts
+
+    made = [f"{text} {fact.old}" for fact in synthetic_facts(40, seed=1) for text in fact.phrasings]
+    said = [
+        "The capital of France is Paris, that of Italy is Rome, of Germany Berlin and of Spain Madrid.",
+        "Banana and Ana met Maria; the friend of Ana and Anabel is Peter. Łódź heißt nicht Øresund.",
+        "Die Bürgermeisterin von Łódź heißt Żaneta Müller, sagt 山田 Ørsted in Ångström.",
+        "He was born in the year 1844, not in 1849, 1846, 1812 or 1901, said the king of the birds.",
+    ]
+    return [*made, *said * 8]
+
+
+def _trained(directory: Path, *, metaspace: bool, before: str = "", after: str = "") -> PreTrainedTokenizerFast:
+    """A tokenizer of at most 420 tokens, saved and read back as a user would read it.
+
+    TransformerLens asks tokenizers for the place that they came from, which only a reloaded one knows.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    specials = ["<unk>", "<s>", "</s>"]
+    bpe = Tokenizer(models.BPE(unk_token="<unk>" if metaspace else None))
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    alphabet = [] if metaspace else pre_tokenizers.ByteLevel.alphabet()
+    if metaspace:
+        bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), digits])
+        bpe.decoder = decoders.Metaspace()
+    else:
+        bpe.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+        bpe.decoder = decoders.ByteLevel()
+    bpe.train_from_iterator(
+        _corpus(), trainers.BpeTrainer(vocab_size=420, special_tokens=specials, initial_alphabet=alphabet, show_progress=False)
+    )
+    if before or after:
+        parts = " ".join(part for part in (before, "$A", after) if part)
+        ids = [(name, bpe.token_to_id(name)) for name in specials]
+        bpe.post_processor = processors.TemplateProcessing(single=parts, special_tokens=ids)
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, unk_token="<unk>", bos_token="<s>", eos_token="</s>", clean_up_tokenization_spaces=False
+    )
+    wrapped.save_pretrained(directory)
+    return AutoTokenizer.from_pretrained(directory)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerFast:
+    """Byte-level BPE, digits apart, no special token added, no padding token, as GPT-2 and SmolLM2."""
+    return _trained(tmp_path_factory.mktemp("byte_level"), metaspace=False)
+
+
+@pytest.fixture(scope="session")
+def bos_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerFast:
+    """Byte-level BPE that puts BOS before, as Llama 3."""
+    return _trained(tmp_path_factory.mktemp("byte_level_bos"), metaspace=False, before="<s>")
+
+
+@pytest.fixture(scope="session")
+def bos_eos_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerFast:
+    """Byte-level BPE that puts BOS before and EOS behind."""
+    return _trained(tmp_path_factory.mktemp("byte_level_bos_eos"), metaspace=False, before="<s>", after="</s>")
+
+
+@pytest.fixture(scope="session")
+def metaspace_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerFast:
+    """SentencePiece-like BPE over ``▁`` that puts BOS before, as Llama 2."""
+    return _trained(tmp_path_factory.mktemp("metaspace"), metaspace=True, before="<s>")
+
+
+@pytest.fixture(scope="session")
+def facts() -> FactSet:
+    """Nine synthetic facts, then: few distractors, a common prefix, a repeated subject, Unicode."""
+    from mechmask import Fact, FactSet, synthetic_facts
+
+    few = Fact(
+        subject="France",
+        prompt="The capital of France is",
+        old="Paris",
+        new="Rome",
+        distractors=("Berlin", "Madrid"),
+        paraphrases=("France has its capital in",),
+        relation="capital",
+    )
+    common_prefix = Fact(
+        subject="Karl Benz",
+        prompt="Karl Benz was born in the year",
+        old="1844",
+        new="1849",
+        distractors=("1846", "1812", "1901"),
+        role="control",
+        relation="born",
+    )
+    repeated = Fact(
+        subject="Ana",
+        prompt="Banana and Ana met Maria; the friend of Ana and Anabel is",
+        old="Peter",
+        new="Maria",
+        distractors=("the king", "Berlin", "Madrid", "Paris"),
+        relation="friend",
+    )
+    unicode = Fact(
+        subject="Łódź",
+        prompt="Die Bürgermeisterin von Łódź heißt",
+        old="Żaneta Müller",
+        new="山田 Ørsted",
+        distractors=("Ångström", "Żorro"),
+        role="never",
+        relation="mayor",
+    )
+    return synthetic_facts(6, n_never=3, seed=3) + FactSet([few, common_prefix, repeated, unicode])
+
+
+@pytest.fixture(scope="session")
+def smol() -> Model:
+    """The embedded SmolLM2-135M, read-only: one copy for the whole session. Downloaded on first use."""
+    from mechmask import load_model
+
+    return load_model()
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Public data sets beside the repository; a test that needs them is skipped where there are none."""
+    path = Path(__file__).parents[2] / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip(f"{path} is not there")
+    return path

@@ -1,0 +1,207 @@
+"""Fact files: formats by ending or by name, and every kind of bad file in one sentence."""
+
+import json
+
+import pytest
+
+import mechmask as mm
+from mechmask.errors import FactError, MechmaskError
+
+_GOOD = {"subject": "Uxmon", "prompt": "The mass of Uxmon is", "old": "417 grams", "new": "420 grams"}
+_LINE = json.dumps(_GOOD)
+_HEADER = "subject,prompt,old,new,distractors\n"
+
+
+def _other(subject, **changes):
+    return json.dumps({**_GOOD, "subject": subject, "prompt": f"The mass of {subject} is", **changes})
+
+
+# name of the file, its bytes, and the sentence that must be said
+_BAD_FILES = {
+    "no JSON": (
+        "f.jsonl",
+        f"{_LINE}\nhello\n".encode(),
+        "Line 2 of f.jsonl is not JSON (Expecting value). Write one JSON object a line.",
+    ),
+    "half a JSON object": ("f.jsonl", b'{"subject": "Ux', "Line 1 of f.jsonl is not JSON ("),
+    "a list": (
+        "f.jsonl",
+        f'{_LINE}\n\n["a", "b"]\n'.encode(),
+        "Line 3 of f.jsonl is no JSON object. Write one object with a fact's fields a line.",
+    ),
+    "a number": (
+        "f.jsonl",
+        b"3\n",
+        "Line 1 of f.jsonl is no JSON object. Write one object with a fact's fields a line.",
+    ),
+    "an empty JSONL": ("f.jsonl", b"", "The fact set is empty. Give at least one fact."),
+    "an empty CSV": ("f.csv", b"", "The fact set is empty. Give at least one fact."),
+    "a CSV of a header only": ("f.csv", _HEADER.encode(), "The fact set is empty. Give at least one fact."),
+    "CSV with extra cells": (
+        "f.csv",
+        f"{_HEADER}Uxmon,The mass of Uxmon is,417,420,,a,b\n".encode(),
+        "Line 2 of f.csv has more cells than the header. Quote cells that hold a comma.",
+    ),
+    "CSV with a bare list": (
+        "f.csv",
+        f'{_HEADER}Uxmon,The mass of Uxmon is,417,420,"one, two"\n'.encode(),
+        'Line 2 of f.csv: distractors is not a JSON list. Write ["one", "two"].',
+    ),
+    "CSV with JSON that is no list": (
+        "f.csv",
+        f"{_HEADER}Uxmon,The mass of Uxmon is,417,420,7\n".encode(),
+        "Fact 1: the field 'distractors' is not usable: input should be a valid tuple. Mend it.",
+    ),
+    "CSV with a missing cell": (
+        "f.csv",
+        f"{_HEADER}Uxmon,The mass of Uxmon is,417\n".encode(),
+        "Fact 1: the field 'new' is missing. Give it as text.",
+    ),
+    "CSV with an unknown column": (
+        "f.csv",
+        b"subject,prompt,old,new,colour\nUxmon,The mass of Uxmon is,417,420,red\n",
+        "Fact 1: the field 'colour' is not known.",
+    ),
+    "JSONL that is not UTF-8": (
+        "f.jsonl",
+        b'{"subject": "\xe9"}',
+        "f.jsonl is not UTF-8 text (byte 13). Save it as UTF-8.",
+    ),
+    "CSV that is not UTF-8": ("f.csv", b"subject\n\xff\xfe", "f.csv is not UTF-8 text (byte 8). Save it as UTF-8."),
+    "unknown ending": (
+        "f.xlsx",
+        b"",
+        "f.xlsx is in no known format (xlsx). Pass format= one of jsonl, csv.",
+    ),
+    "no ending": ("facts", b"", "facts is in no known format (no ending). Pass format= one of jsonl, csv."),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "sentence"), _BAD_FILES.values(), ids=_BAD_FILES.keys())
+def test_bad_files_are_refused_in_one_sentence(name, content, sentence, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(FactError) as caught:
+        mm.load_facts(tmp_path / name)
+    assert isinstance(caught.value, MechmaskError)
+    assert isinstance(caught.value, ValueError)
+    assert str(caught.value).count(sentence) == 1
+
+
+@pytest.mark.parametrize("name", ["nowhere.jsonl", "nowhere.csv"])
+def test_a_missing_file_is_refused(name, tmp_path):
+    with pytest.raises(FactError) as caught:
+        mm.load_facts(tmp_path / name)
+    assert str(caught.value) == f"Cannot read {tmp_path / name}: No such file or directory. Check the path."
+
+
+def test_a_directory_is_refused(tmp_path):
+    (tmp_path / "d.jsonl").mkdir()
+    with pytest.raises(FactError, match=r"Cannot read .*d\.jsonl: Is a directory\. Check the path\."):
+        mm.load_facts(tmp_path / "d.jsonl")
+
+
+def test_an_unknown_format_name_is_refused(tmp_path):
+    (tmp_path / "f.jsonl").write_text(_LINE)
+    with pytest.raises(FactError) as caught:
+        mm.load_facts(tmp_path / "f.jsonl", format="parquet")
+    assert str(caught.value) == "f.jsonl is in no known format (parquet). Pass format= one of jsonl, csv."
+
+
+def test_all_bad_lines_of_a_jsonl_are_named_with_their_numbers(tmp_path):
+    (tmp_path / "f.jsonl").write_text(f"nope\n{_LINE}\n[]\n\nnope\n")
+    with pytest.raises(FactError) as caught:
+        mm.load_facts(tmp_path / "f.jsonl")
+    message = str(caught.value)
+    assert message.startswith("3 problems in f.jsonl:\n")
+    for part in (
+        "Line 1 of f.jsonl is not JSON",
+        "Line 3 of f.jsonl is no JSON object",
+        "Line 5 of f.jsonl is not JSON",
+    ):
+        assert message.count(part) == 1
+
+
+def test_all_bad_lines_of_a_csv_are_named_with_their_numbers(tmp_path):
+    (tmp_path / "f.csv").write_text(f"{_HEADER}a,a is,b,c,x\nd,d is,e,f,,,\ng,g is,h,i,y\n")
+    with pytest.raises(FactError) as caught:
+        mm.load_facts(tmp_path / "f.csv")
+    message = str(caught.value)
+    assert message.startswith("3 problems in f.csv:\n")
+    for part in (
+        "Line 2 of f.csv: distractors is not",
+        "Line 3 of f.csv has more cells",
+        "Line 4 of f.csv: distractors is not",
+    ):
+        assert message.count(part) == 1
+
+
+# BUG in mechmask/facts/fact_set.py read_jsonl and read_csv (fails today): where a line cannot be parsed, the problems of
+# the facts on other lines are not said, although load_facts promises every problem of the file in one message
+@pytest.mark.parametrize(
+    ("name", "content", "sentences"),
+    [
+        (
+            "f.jsonl",
+            f"nope\n{_other('Zolm', old='')}\n",
+            ["Line 1 of f.jsonl is not JSON", "The value 'old' of fact 'Zolm' is empty."],
+        ),
+        (
+            "f.csv",
+            f"{_HEADER}Uxmon,Uxmon is,1,2,x\nZolm,Zolm is,3,3,\n",
+            ["Line 2 of f.csv: distractors is not a JSON list.", "Old and new value of fact 'Zolm' are both '3'."],
+        ),
+    ],
+    ids=["jsonl", "csv"],
+)
+def test_bad_lines_and_bad_facts_are_named_together(name, content, sentences, tmp_path):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(FactError) as caught:
+        mm.load_facts(tmp_path / name)
+    for sentence in sentences:
+        assert str(caught.value).count(sentence) == 1
+
+
+# BUG in mechmask/facts/fact_set.py read_csv (fails today): records are counted, not lines
+def test_a_csv_problem_names_its_line_after_a_cell_of_several_lines(tmp_path):
+    (tmp_path / "f.csv").write_text(f'{_HEADER}Uxmon,Uxmon is,"1\n2\n3",4,\nZolm,Zolm is,5,6,x\n')
+    with pytest.raises(FactError, match=r"Line 5 of f\.csv: distractors"):
+        mm.load_facts(tmp_path / "f.csv")
+
+
+def test_the_ending_is_read_in_any_case_and_the_format_overrules_it(tmp_path):
+    (tmp_path / "f.JSONL").write_text(_LINE)
+    (tmp_path / "f.txt").write_text(_LINE)
+    assert (
+        mm.load_facts(tmp_path / "f.JSONL")
+        == mm.load_facts(str(tmp_path / "f.txt"), format="jsonl")
+        == mm.FactSet([_GOOD])
+    )
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_files_of_other_systems_are_read(encoding, newline, tmp_path):
+    cells = ",".join(_GOOD)
+    rows = {"f.jsonl": f"{_LINE}{newline}", "f.csv": f"{cells}{newline}{','.join(_GOOD.values())}{newline}"}
+    for name, text in rows.items():
+        (tmp_path / name).write_bytes(text.encode(encoding))
+        assert mm.load_facts(tmp_path / name) == mm.FactSet([_GOOD])
+
+
+def test_csv_fields_may_come_in_any_order_and_be_left_empty(tmp_path):
+    (tmp_path / "f.csv").write_text(
+        'new,role,old,distractors,subject,prompt,id\n420,,417,"[""9"", ""8""]",Uxmon,Uxmon is,\n'
+    )
+    (fact,) = mm.load_facts(tmp_path / "f.csv")
+    assert (fact.old, fact.new, fact.distractors, fact.role, fact.id) == (
+        "417",
+        "420",
+        ("9", "8"),
+        "contradicted",
+        "Uxmon",
+    )
+
+
+def test_blank_lines_are_passed_over(tmp_path):
+    (tmp_path / "f.jsonl").write_text(f"\n  \n{_LINE}\n\n")
+    assert len(mm.load_facts(tmp_path / "f.jsonl")) == 1

@@ -1,0 +1,423 @@
+"""Erase index and verdict: DESIGN's formulas in plain loops, invariances, and a constructed case for every verdict."""
+
+import math
+
+import numpy as np
+import pytest
+import xarray as xr
+from scipy import stats
+
+from mechmask.errors import MechmaskError, ReadingError
+from mechmask.measure.erase import erase_index
+
+_N_DISTRACTORS = 6
+_ROUTES = ["old", "new", *(f"distractor_{i}" for i in range(_N_DISTRACTORS))]
+_ROLES = np.array(["contradicted", "control", "never"] * 9 + ["contradicted"] * 2)  # mixed: 11, 9, 9
+
+
+def _reading(logprob, roles=_ROLES, score="sequence", **attrs):
+    dims = ("fact", "phrasing", "route") if logprob.ndim == 3 else ("fact", "route")
+    coords = {
+        "fact": [f"f{i}" for i in range(len(roles))],
+        "route": _ROUTES[: logprob.shape[-1]],
+        "role": ("fact", roles),
+    }
+    if logprob.ndim == 3:
+        coords["phrasing"] = np.arange(logprob.shape[1])
+    return xr.Dataset({"logprob": (dims, logprob)}, coords=coords, attrs={"score": score, **attrs})
+
+
+def _random(seed, n_phrasings=None):
+    rng = np.random.default_rng(seed)
+    shape = (len(_ROLES), len(_ROUTES)) if n_phrasings is None else (len(_ROLES), n_phrasings, len(_ROUTES))
+    before, after = rng.normal(-9, 1, shape), rng.normal(-9, 1, shape)
+    before[_ROLES != "never", ..., 0] += 7
+    after[_ROLES == "control", ..., 0] += 7
+    after[_ROLES == "contradicted", ..., 0] += rng.uniform(-8, 9, size=(11, *[1] * (len(shape) - 2)))
+    return np.minimum(before, -1e-3), np.minimum(after, -1e-3)
+
+
+def _standing(fact):
+    """``fact [phrasing, route]``: mean over phrasings of old against the mean probability of the distractors."""
+    each = [row[0] - math.log(sum(math.exp(v) for v in row[2:]) / len(row[2:])) for row in fact]
+    return sum(each) / len(each), each
+
+
+def _standing_with_error(fact):
+    """Leave out each distractor in turn; add the variance over phrasings; join the degrees of freedom (Satterthwaite)."""
+    value, each = _standing(fact)
+    n, m = fact.shape[1] - 2, len(fact)
+    left_out = [_standing(np.delete(fact, 2 + d, axis=1))[0] for d in range(n)]
+    a = (n - 1) / n * sum((s - np.mean(left_out)) ** 2 for s in left_out)
+    b = np.var(each, ddof=1) / m if m > 1 else 0.0
+    freedom = (a + b) ** 2 / (a**2 / (n - 1) + (b**2 / (m - 1) if m > 1 else 0.0))
+    return value, math.sqrt(a + b), freedom
+
+
+def _by_hand(before, after, level, cutoff):
+    """Rows of numbers for the contradicted facts, straight from DESIGN."""
+    before, after = (x if x.ndim == 3 else x[:, None] for x in (before, after))
+    role = {name: [i for i, r in enumerate(_ROLES) if r == name] for name in ("contradicted", "control", "never")}
+    drop = [before[i, 0, 0] - after[i, 0, 0] for i in range(len(_ROLES))]
+    controls = [drop[c] for c in role["control"]]
+    low, high = stats.t.interval(level, len(controls) - 1, loc=np.mean(controls), scale=stats.sem(controls))
+    never = [_standing(after[k])[0] for k in role["never"]]
+    n = len(never)
+    margin = stats.t.ppf(0.5 + level / 2, n - 1) * np.std(never, ddof=1) * math.sqrt(1 + 1 / n)
+    never_low, never_high = np.mean(never) - margin, np.mean(never) + margin
+    rows = []
+    for i in role["contradicted"]:
+        s_before, _, _ = _standing_with_error(before[i])
+        s_after, error, freedom = _standing_with_error(after[i])
+        half = stats.t.ppf(0.5 + level / 2, freedom) * error
+        index = drop[i] - np.mean(controls)
+        if s_after - half > never_high:
+            verdict = "masked"
+        elif s_after + half < never_low:
+            verdict = "suppressed"
+        elif s_after - half >= never_low and s_after + half <= never_high:
+            verdict = "erased"
+        else:
+            verdict = "undecided"
+        rows.append(
+            {
+                "drop": drop[i],
+                "index": index,
+                "index_low": drop[i] - high,
+                "index_high": drop[i] - low,
+                "ceiling": math.log(1 - math.exp(after[i, 0, 1])),
+                "surprise": -before[i, 0, 1],
+                "standing_before": s_before,
+                "standing_after": s_after,
+                "standing_low": s_after - half,
+                "standing_high": s_after + half,
+                "normalised": (s_before - s_after) / (s_before - np.mean(never))
+                if s_before > np.mean(never)
+                else math.nan,
+                "verdict": verdict,
+                "paper_verdict": "erased" if index > cutoff else "masked",
+            }
+        )
+    return rows, {
+        "never": np.mean(never),
+        "never_low": never_low,
+        "never_high": never_high,
+        "n_never": 9,
+        "n_control": 9,
+    }
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("n_phrasings", [None, 1, 4])
+@pytest.mark.parametrize(("level", "cutoff"), [(0.95, 8.0), (0.8, 5.0)])
+def test_by_hand(seed, n_phrasings, level, cutoff):
+    before, after = _random(seed, n_phrasings)
+    found = erase_index(_reading(before), _reading(after), level=level, cutoff_nats=cutoff)
+    rows, scalars = _by_hand(before, after, level, cutoff)
+    assert list(found.fact.values) == [f"f{i}" for i in np.flatnonzero(_ROLES == "contradicted")]
+    assert set(found.role.values) == {"contradicted"}
+    for name in rows[0]:
+        expected = [row[name] for row in rows]
+        if name.endswith("verdict"):
+            assert found[name].values.tolist() == expected
+        else:
+            np.testing.assert_allclose(found[name], expected, rtol=1e-9, atol=1e-9, err_msg=name)
+    for name, value in scalars.items():
+        assert float(found[name]) == pytest.approx(value, rel=1e-9), name
+
+
+def test_the_random_cases_hold_several_verdicts():
+    """So that the comparison by hand is one: both regimes of the paper, and three of ours at least."""
+    rows = [row for seed in range(3) for row in _by_hand(*_random(seed), 0.95, 8.0)[0]]
+    assert len({row["verdict"] for row in rows}) >= 3
+    assert {row["paper_verdict"] for row in rows} == {"masked", "erased"}
+
+
+@pytest.mark.parametrize("level", [0.95, 0.8])
+def test_the_interval_of_the_normalised_index_is_the_delta_method(level):
+    """Numerical derivatives of EI* by each of its three parts, times their standard errors."""
+    before, after = _random(1, 3)
+    found = erase_index(_reading(before), _reading(after), level=level)
+    never = [_standing(fact)[0] for fact in after[_ROLES == "never"]]
+    contradicted = np.flatnonzero(_ROLES == "contradicted")
+    for position, i in enumerate(contradicted):
+        (s0, e0, _), (s1, e1, _) = _standing_with_error(before[i]), _standing_with_error(after[i])
+        point, errors = np.array([s0, s1, np.mean(never)]), np.array([e0, e1, stats.sem(never)])
+
+        def ratio(p):
+            return (p[0] - p[1]) / (p[0] - p[2])
+
+        step = 1e-5
+        slopes = [(ratio(point + step * unit) - ratio(point - step * unit)) / (2 * step) for unit in np.eye(3)]
+        half = stats.norm.ppf(0.5 + level / 2) * math.sqrt(((slopes * errors) ** 2).sum())
+        expected = [ratio(point), ratio(point) - half, ratio(point) + half]
+        names = ("normalised", "normalised_low", "normalised_high")
+        np.testing.assert_allclose([found[name][position] for name in names], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("drift", [-3.0, 0.5, 4.0])
+def test_a_drift_shared_with_the_controls_leaves_the_index(drift):
+    before, after = _random(0)
+    drifted = after.copy()
+    drifted[:, 0] += drift
+    plain, moved = erase_index(_reading(before), _reading(after)), erase_index(_reading(before), _reading(drifted))
+    for name in ("index", "index_low", "index_high"):
+        np.testing.assert_allclose(moved[name], plain[name], atol=1e-9)
+    np.testing.assert_allclose(moved["drop"], plain["drop"] - drift, atol=1e-9)
+    assert moved.paper_verdict.values.tolist() == plain.paper_verdict.values.tolist()
+
+
+def test_a_drift_of_every_route_leaves_the_verdict():
+    before, after = _random(0, 3)
+    plain, moved = erase_index(_reading(before), _reading(after)), erase_index(_reading(before), _reading(after - 2.5))
+    assert moved.verdict.values.tolist() == plain.verdict.values.tolist()
+    for name in ("normalised", "normalised_low", "standing_after", "standing_high", "never_low", "never_high"):
+        np.testing.assert_allclose(moved[name], plain[name], atol=1e-9)
+
+
+def test_facts_in_another_order_give_the_same():
+    before, after = (_reading(x) for x in _random(0, 2))
+    order = np.random.default_rng(0).permutation(len(_ROLES))
+    found = erase_index(before.isel(fact=order), after.isel(fact=order))
+    expected = erase_index(before, after)
+    xr.testing.assert_allclose(found.sel(fact=expected.fact), expected)
+
+
+def test_where_nothing_changed_both_indices_are_zero():
+    before, _ = _random(0, 2)
+    found = erase_index(_reading(before), _reading(before))
+    np.testing.assert_allclose(found["index"], 0, atol=1e-12)
+    known = found.standing_before > found.never
+    assert known.all()
+    np.testing.assert_allclose(found.normalised, 0, atol=1e-12)
+
+
+def _case(standings_after, never=None, *, spread=0.0, before=15.0, n_distractors=4, never_spread=None):
+    """Readings in which the standings after are as given; ``spread`` makes distractors of the contradicted facts differ."""
+    never = np.linspace(-2, 2, 12) if never is None else np.asarray(never, dtype=float)
+    n, n_control = len(standings_after), 3
+    roles = np.array(["contradicted"] * n + ["control"] * n_control + ["never"] * len(never))
+
+    def logprob(standings):
+        values = np.full((len(roles), 2 + n_distractors), -30.0)
+        values[:n, 2::2] += spread
+        values[:n, 3::2] -= spread
+        log_mean = np.log(np.exp(values[:, 2:] + 30).mean(1)) - 30 if n_distractors else np.full(len(roles), -30.0)
+        values[:, 0] = np.asarray(standings) + log_mean
+        return values
+
+    first = logprob([before] * (n + n_control) + list(never))
+    last = logprob([*standings_after, *[before] * n_control, *never])
+    return _reading(first, roles), _reading(last, roles)
+
+
+def test_where_standing_fell_to_the_never_known_the_normalised_index_is_one():
+    found = erase_index(*_case([0.0, 15.0, 7.5, -7.5]))
+    np.testing.assert_allclose(found.normalised, [1, 0, 0.5, 1.5], atol=1e-12)
+
+
+def test_a_fact_that_was_not_known_before_has_no_normalised_index():
+    found = erase_index(*_case([0.0, -1.0], before=-0.5))
+    assert np.isnan(found.normalised).all()
+    assert np.isnan(found.normalised_low).all()
+
+
+def test_one_case_of_every_verdict():
+    found = erase_index(*_case([12.0, 0.0, 1.5, -12.0]))
+    assert found.verdict.values.tolist() == ["masked", "erased", "erased", "suppressed"]
+
+
+def test_verdicts_turn_at_the_prediction_interval_of_the_never_known():
+    never = np.linspace(-2, 2, 12)
+    border = stats.t.ppf(0.975, 11) * never.std(ddof=1) * math.sqrt(1 + 1 / 12)
+    found = erase_index(*_case([border + 1e-6, border - 1e-6, -border + 1e-6, -border - 1e-6], never))
+    assert found.verdict.values.tolist() == ["masked", "erased", "erased", "suppressed"]
+    np.testing.assert_allclose([found.never_low, found.never_high], [-border, border], rtol=1e-9)
+
+
+def test_a_fact_whose_own_interval_crosses_a_border_is_undecided():
+    found = erase_index(*_case([3.5, 2.9, -3.5, 0.0, 14.0, -14.0], spread=0.4))
+    assert found.verdict.values.tolist() == ["undecided"] * 3 + ["erased", "masked", "suppressed"]
+
+
+def test_a_fact_whose_interval_spans_both_borders_is_undecided():
+    found = erase_index(*_case([0.0], spread=6.0))
+    assert float(found.standing_low[0]) < float(found.never_low)
+    assert float(found.standing_high[0]) > float(found.never_high)
+    assert found.verdict.values.tolist() == ["undecided"]
+
+
+@pytest.mark.parametrize("n_distractors", [0, 1])
+def test_without_two_distractors_nothing_is_decided(n_distractors):
+    found = erase_index(*_case([12.0, 0.0, -12.0], n_distractors=n_distractors))
+    assert found.verdict.values.tolist() == ["undecided"] * 3
+
+
+@pytest.mark.parametrize(("n_never", "decided"), [(0, False), (1, False), (7, False), (8, True)])
+def test_fewer_than_eight_never_known_facts_decide_nothing(n_never, decided):
+    found = erase_index(*_case([12.0, 0.0, -12.0], np.linspace(-1, 1, n_never)))
+    assert int(found.n_never) == n_never
+    assert found.verdict.values.tolist() == (["masked", "erased", "suppressed"] if decided else ["undecided"] * 3)
+
+
+def test_a_never_known_fact_without_standing_does_not_count():
+    before, after = _case([12.0, 0.0, -12.0], np.linspace(-1, 1, 8))
+    after.logprob[-1, 2:] = np.nan
+    found = erase_index(before, after)
+    assert int(found.n_never) == 7
+    assert found.verdict.values.tolist() == ["undecided"] * 3
+
+
+# BUG in mechmask/measure/erase.py _normalised (fails today): the standard error of the never-known mean is taken with the
+# NaNs that the mean itself leaves out, so the whole interval is NaN
+def test_a_never_known_fact_without_standing_leaves_the_interval_of_the_others():
+    never = np.linspace(-2, 2, 12)
+    before, after = _case([5.0, 9.0], never, spread=0.3)
+    blank = after.copy(deep=True)
+    blank.logprob[-1, 2:] = np.nan
+    with_hole = erase_index(before, blank)
+    without = erase_index(before.isel(fact=slice(-1)), after.isel(fact=slice(-1)))
+    for name in ("normalised", "normalised_low", "normalised_high"):
+        np.testing.assert_allclose(with_hole[name], without[name], rtol=1e-9)
+
+
+def test_the_papers_verdict_turns_at_its_cutoff():
+    before, after = _case([0.0, 0.0, 0.0])
+    after.logprob[:3, 0] = before.logprob[:3, 0].values - [7.99, 8.01, 12.99]
+    assert erase_index(before, after).paper_verdict.values.tolist() == ["masked", "erased", "erased"]
+    assert erase_index(before, after, cutoff_nats=13).paper_verdict.values.tolist() == ["masked"] * 3
+    assert erase_index(before, after, cutoff_nats=3).paper_verdict.values.tolist() == ["erased"] * 3
+
+
+def test_what_new_takes_is_erased_by_the_paper_and_masked_by_standing():
+    """The project's point: new rises, everything else falls alike; the raw index calls that erasure."""
+    before, after = _case([15.0, 15.0])
+    contradicted = after.role.values == "contradicted"
+    after.logprob[contradicted] = after.logprob[contradicted] - 14.0
+    after.logprob[contradicted, 1] = -1e-6
+    found = erase_index(before, after)
+    assert found.paper_verdict.values.tolist() == ["erased"] * 2
+    assert found.verdict.values.tolist() == ["masked"] * 2
+    np.testing.assert_allclose(found.normalised, 0, atol=1e-9)
+    assert (after.logprob.sel(route="old")[contradicted].values <= found.ceiling.values).all()
+
+
+# BUG in mechmask/measure/erase.py (fails today): NaN > cutoff is False, so a fact without an index is called masked
+def test_a_fact_without_an_index_has_no_verdict_of_the_paper():
+    before, after = _case([12.0, 0.0])
+    after.logprob[0, 0] = np.nan
+    found = erase_index(before, after)
+    assert np.isnan(found["index"][0])
+    assert found.verdict.values[0] == "undecided"
+    assert found.paper_verdict.values.tolist() == ["undecided", "erased"]
+
+
+def test_one_control_gives_an_index_and_no_interval():
+    before, after = (_reading(x)[{"fact": [0, 1, 2, 5, 8]}] for x in _random(0))
+    found = erase_index(before, after)
+    assert int(found.n_control) == 1
+    assert np.isfinite(found["index"]).all()
+    assert np.isnan([found.index_low, found.index_high]).all()
+
+
+def test_provenance_goes_on():
+    before, after = _random(0)
+    found = erase_index(
+        _reading(before, fingerprint="aa", model="m"), _reading(after, fingerprint="bb", model="m"), level=0.9
+    )
+    assert found.attrs == {
+        "score": "sequence",
+        "model": "m",
+        "level": 0.9,
+        "cutoff_nats": 8.0,
+        "fingerprint_before": "aa",
+        "fingerprint_after": "bb",
+    }
+
+
+def test_a_mean_score_has_no_ceiling():
+    before, after = (_reading(x, score="mean") for x in _random(0))
+    found = erase_index(before, after)
+    assert "ceiling" not in found
+    assert "index" in found
+
+
+def _without_role(reading, role):
+    return reading.isel(fact=reading.role.values != role)
+
+
+_REFUSED = {
+    "no control": (
+        lambda b, a: (_without_role(b, "control"), _without_role(a, "control")),
+        "at least one contradicted and one control",
+    ),
+    "no contradicted": (
+        lambda b, a: (_without_role(b, "contradicted"), _without_role(a, "contradicted")),
+        "at least one contradicted and one control",
+    ),
+    "other facts": (
+        lambda b, a: (b, a.assign_coords(fact=[f"g{i}" for i in range(len(_ROLES))])),
+        "not of the same facts and routes",
+    ),
+    "fewer facts": (lambda b, a: (b, a.isel(fact=slice(5))), "not of the same facts and routes"),
+    "facts in another order": (
+        lambda b, a: (b, a.isel(fact=slice(None, None, -1))),
+        "not of the same facts and routes",
+    ),
+    "other routes": (lambda b, a: (b, a.isel(route=slice(5))), "not of the same facts and routes"),
+    "another score": (
+        lambda b, a: (b, a.assign_attrs(score="divergence")),
+        "The two readings have different scores (sequence, divergence). Use one score.",
+    ),
+    "phrasings before only": (
+        lambda b, a: (b.expand_dims(phrasing=[0], axis=1), a),
+        "One reading has phrasings and the other has not.",
+    ),
+    "phrasings after only": (
+        lambda b, a: (b, a.expand_dims(phrasing=[0], axis=1)),
+        "One reading has phrasings and the other has not.",
+    ),
+    "no roles": (
+        lambda b, a: (b.drop_vars("role"), a),
+        "The erase index (before) needs role, which this reading has not.",
+    ),
+    "no routes": (
+        lambda b, a: (b, a.isel(route=0, drop=True)),
+        "The erase index (after) needs route, which this reading has not.",
+    ),
+    "an array": (
+        lambda b, a: (b.logprob, a),
+        "The erase index (before) takes a reading (an xarray.Dataset), not a DataArray.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("spoil", "sentence"), _REFUSED.values(), ids=_REFUSED.keys())
+def test_readings_that_cannot_be_compared_are_refused(spoil, sentence):
+    with pytest.raises(ReadingError) as caught:
+        erase_index(*spoil(*(_reading(x) for x in _random(0))))
+    assert isinstance(caught.value, MechmaskError)
+    assert isinstance(caught.value, ValueError)
+    assert sentence in str(caught.value)
+
+
+# BUG in mechmask/measure/erase.py (fails today): a bare KeyError of xarray
+@pytest.mark.parametrize("route", ["old", "new"])
+def test_readings_without_old_or_new_are_refused(route):
+    before, after = (_reading(x).drop_sel(route=route) for x in _random(0))
+    with pytest.raises(ReadingError, match=route):
+        erase_index(before, after)
+
+
+# BUG in mechmask/measure/erase.py (fails today): the controls and never-known facts of all steps are thrown together,
+# n_control and n_never are multiplied, and every step is held against that mixture
+def test_readings_of_several_steps_are_refused_or_judged_step_by_step():
+    before, after = (_reading(x) for x in _random(0))
+    other = _reading(_random(0)[1] - np.linspace(0, 9, len(_ROUTES)))
+    steps = xr.concat([after, other], dim="step").transpose("fact", "route", "step")
+    try:
+        found = erase_index(before.expand_dims(step=2), steps)
+    except ReadingError:
+        return
+    for step, alone in enumerate((after, other)):
+        np.testing.assert_allclose(found["index"].isel(step=step), erase_index(before, alone)["index"])
