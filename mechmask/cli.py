@@ -75,6 +75,8 @@ def read(
     json: Json = False,
 ) -> None:
     """Log-probabilities of old, new and distractors of every fact."""
+    import pandas as pd
+
     from mechmask.facts.load import load_facts
     from mechmask.measure.reading import save_reading
     from mechmask.models.load import load_model
@@ -86,7 +88,7 @@ def read(
     if out is not None:
         save_reading(reading, out)
     columns = [name for name in ("margin", "standing", "ceiling", "entropy") if name in reading]
-    table = reading[columns].to_dataframe().loc[:, columns]
+    table = pd.DataFrame(reading[columns].to_dataframe()[columns])
     for route in ("old", "new"):
         table.insert(0 if route == "old" else 1, f"logp({route})", reading.logprob.sel(route=route).to_series())
     _show(table, f"{loaded.name}, {score}, nats", json)

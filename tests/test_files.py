@@ -124,7 +124,7 @@ def test_an_error_beside_a_rival_leaves_the_rival(tmp_path):
 
 def test_a_file_in_the_place_of_a_directory_is_an_error_and_stays(tmp_path):
     (tmp_path / "d").write_text("a file")
-    with pytest.raises(OSError), new_directory(tmp_path / "d"):  # noqa: PT011
+    with pytest.raises(OSError), new_directory(tmp_path / "d"):
         pass
     assert (tmp_path / "d").read_text() == "a file"
     assert _names(tmp_path) == ["d"]

@@ -41,7 +41,7 @@ def test_import_loads_nothing_heavy():
 @pytest.mark.parametrize(
     "code",
     [
-        "import mechmask; mechmask.synthetic_facts(4); mechmask.world_facts(); mechmask.assign_roles; mechmask.load_facts",
+        "import mechmask as mm; mm.synthetic_facts(4); mm.world_facts(); mm.assign_roles; mm.load_facts",
         "import mechmask; mechmask.erase_index; mechmask.commit_layer; mechmask.summary; mechmask.load_reading",
         "import mechmask; mechmask.draw",
     ],

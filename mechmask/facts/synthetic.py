@@ -114,7 +114,7 @@ def synthetic_facts(
         raise FactError(f"{distractors} distractors a fact cannot be drawn. Give a number from 0 to 100.")
     rng = random.Random(seed)
     counts: dict[Role, int] = {"contradicted": n_contradicted, "control": n_control, "never": n_never}
-    roles = [role for role, count in counts.items() for _ in range(count)]
+    roles: list[Role] = [role for role, count in counts.items() for _ in range(count)]
     order = list(_PROPERTIES)
     rng.shuffle(order)
     drafts = [

@@ -37,8 +37,9 @@ def erase_index(
         ``index_high`` (uncertainty of the control mean), ``ceiling`` after the change, ``standing_before``,
         ``standing_after`` with interval (over distractors and phrasings), ``normalised`` with interval (EI*, a ratio;
         NaN where old did not stand above the never-known facts before), ``surprise`` (``-logp(new)`` before),
-        ``verdict`` and ``paper_verdict``; and over nothing: ``never``, ``never_low``, ``never_high``, ``n_never``, ``n_control``.
-        ``index``, ``ceiling`` and ``surprise`` are of the prompt itself, the standing is averaged over phrasings.
+        ``verdict`` and ``paper_verdict``; and over nothing: ``never``, ``never_low``, ``never_high``, ``n_never``,
+        ``n_control``. ``index``, ``ceiling`` and ``surprise`` are of the prompt itself, the standing is averaged over
+        phrasings.
 
     Raises:
         ReadingError: if the readings are not of the same facts by the same score, or there is no contradicted or no

@@ -102,9 +102,9 @@ def _pretrained(
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(
-            f"No model can be loaded from {source!r} ({_first_line(error)}). Give the embedded {smollm2.NAME!r}, a local "
-            "directory with config.json, tokenizer and safetensors weights (pickled ones are refused), or a Hub id that "
-            "can be reached."
+            f"No model can be loaded from {source!r} ({_first_line(error)}). Give the embedded {smollm2.NAME!r}, a "
+            "local directory with config.json, tokenizer and safetensors weights (pickled ones are refused), or a Hub "
+            "id that can be reached."
         ) from error
     return module, tokenizer
 

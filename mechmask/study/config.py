@@ -16,7 +16,7 @@ from mechmask.write.ft_l import FTLConfig
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib
+    import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 
 class StudyConfig(BaseModel):

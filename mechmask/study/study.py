@@ -16,6 +16,10 @@ from typing import Any
 import pandas as pd
 import xarray as xr
 
+from mechmask.draw import depth as draw_depth
+from mechmask.draw import erase as draw_erase
+from mechmask.draw import save_figure
+from mechmask.draw import trajectory as draw_trajectory
 from mechmask.errors import StudyError
 from mechmask.facts.fact import Example, Fact
 from mechmask.facts.fact_set import FactSet
@@ -220,12 +224,15 @@ class MaskStudy:
                 bar.tick()
 
     def _conclude(self) -> None:
-        """Tables that need no model."""
+        """Tables and figures, which need no model."""
         for name in ("before", "after", "trajectory", "depth", "erase"):
             self.__dict__.pop(name, None)
         self._kept.reading("results/trajectory", self._trajectory)
         self._kept.reading("results/depth", self._depth)
         self._kept.reading("results/erase", self._erase)
+        for name, draw in (("trajectory", draw_trajectory), ("depth", draw_depth), ("erase", draw_erase)):
+            for suffix in ("pdf", "png"):
+                save_figure(draw(getattr(self, name)), self._kept.root / "figures" / f"{name}.{suffix}")
         self._kept.write("summary.csv", self.summary().to_csv())
         self._kept.write("overview.csv", self.overview().to_csv())
         self._kept.write("provenance.json", json.dumps(provenance(self.model), indent=2, sort_keys=True))

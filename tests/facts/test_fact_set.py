@@ -43,7 +43,8 @@ _BAD = {
     ),
     "subject in other case": (
         [_entry(prompt="The mass of uxmon is")],
-        "The subject 'Uxmon' does not stand in the prompt 'The mass of uxmon is'. Write the subject as the prompt does.",
+        "The subject 'Uxmon' does not stand in the prompt 'The mass of uxmon is'. "
+        "Write the subject as the prompt does.",
     ),
     "prompt with trailing space": (
         [_entry(prompt="The mass of Uxmon is ")],
@@ -183,7 +184,7 @@ def test_an_empty_set_is_refused():
         mm.FactSet([])
 
 
-# BUG in mechmask/facts/fact.py (fails today): neighbors are checked for emptiness only, though they are joined by one space too
+# BUG in mechmask/facts/fact.py (fails today): neighbors are checked for emptiness only, though one space joins them too
 @pytest.mark.parametrize(
     "neighbor",
     [{"prompt": "The mass of Zolm is ", "value": "9 grams"}, {"prompt": "The mass of Zolm is", "value": " 9 grams"}],

@@ -135,8 +135,8 @@ def test_all_bad_lines_of_a_csv_are_named_with_their_numbers(tmp_path):
         assert message.count(part) == 1
 
 
-# BUG in mechmask/facts/fact_set.py read_jsonl and read_csv (fails today): where a line cannot be parsed, the problems of
-# the facts on other lines are not said, although load_facts promises every problem of the file in one message
+# BUG in mechmask/facts/fact_set.py read_jsonl and read_csv (fails today): where a line cannot be parsed, the problems
+# of the facts on other lines are not said, although load_facts promises every problem of the file in one message
 @pytest.mark.parametrize(
     ("name", "content", "sentences"),
     [

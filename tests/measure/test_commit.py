@@ -105,8 +105,8 @@ def test_missing_layers_are_refused(layers):
         commit_layer(_depth(np.zeros((2, 4, 4)), layers=layers))
 
 
-# BUG in mechmask/measure/commit.py (fails today): a reading of layers 2..5 is said to be committed at 2 at the earliest,
-# though the route may have led before
+# BUG in mechmask/measure/commit.py (fails today): a route that leads from layer 2 of a reading of 2..5 is said
+# to be committed at 2, though it may have led before
 def test_a_reading_that_does_not_begin_at_the_embedding_is_refused():
     with pytest.raises(ReadingError, match="needs every layer"):
         commit_layer(_depth(np.zeros((2, 4, 4)), layers=[2, 3, 4, 5]))

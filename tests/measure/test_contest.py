@@ -12,14 +12,13 @@ from mechmask.measure.contest import ceiling, distractors_of, margin, rank, stan
 _ROUTES = ["old", "new", *(f"distractor_{i}" for i in range(5))]
 
 
-def _logprob(seed, holes=True):
-    """``[step, fact, route, layer]`` with ties; where ``holes``, facts with fewer distractors than five and one with none."""
+def _logprob(seed):
+    """``[step, fact, route, layer]`` with ties, facts with fewer distractors than five, and one with none."""
     rng = np.random.default_rng(seed)
     values = np.round(rng.normal(-8, 3, size=(2, 4, len(_ROUTES), 3)), 0 if seed % 2 else 6)
-    if holes:
-        values[:, 1, 5:] = np.nan
-        values[:, 2, 3] = np.nan
-        values[:, 3, 2:] = np.nan
+    values[:, 1, 5:] = np.nan
+    values[:, 2, 3] = np.nan
+    values[:, 3, 2:] = np.nan
     return xr.DataArray(
         values,
         dims=("step", "fact", "route", "layer"),

@@ -44,7 +44,7 @@ def _standing(fact):
 
 
 def _standing_with_error(fact):
-    """Leave out each distractor in turn; add the variance over phrasings; join the degrees of freedom (Satterthwaite)."""
+    """Leave out each distractor in turn, add the variance over phrasings, join the degrees of freedom."""
     value, each = _standing(fact)
     n, m = fact.shape[1] - 2, len(fact)
     left_out = [_standing(np.delete(fact, 2 + d, axis=1))[0] for d in range(n)]
@@ -192,8 +192,8 @@ def test_where_nothing_changed_both_indices_are_zero():
     np.testing.assert_allclose(found.normalised, 0, atol=1e-12)
 
 
-def _case(standings_after, never=None, *, spread=0.0, before=15.0, n_distractors=4, never_spread=None):
-    """Readings in which the standings after are as given; ``spread`` makes distractors of the contradicted facts differ."""
+def _case(standings_after, never=None, *, spread=0.0, before=15.0, n_distractors=4):
+    """Readings with these standings after; ``spread`` makes distractors of the contradicted facts differ."""
     never = np.linspace(-2, 2, 12) if never is None else np.asarray(never, dtype=float)
     n, n_control = len(standings_after), 3
     roles = np.array(["contradicted"] * n + ["control"] * n_control + ["never"] * len(never))
@@ -241,7 +241,7 @@ def test_a_fact_whose_own_interval_crosses_a_border_is_undecided():
 
 
 def test_a_fact_whose_interval_spans_both_borders_is_undecided():
-    found = erase_index(*_case([0.0], spread=6.0))
+    found = erase_index(*_case([0.0], np.linspace(-0.1, 0.1, 12), spread=0.4))
     assert float(found.standing_low[0]) < float(found.never_low)
     assert float(found.standing_high[0]) > float(found.never_high)
     assert found.verdict.values.tolist() == ["undecided"]
@@ -268,8 +268,8 @@ def test_a_never_known_fact_without_standing_does_not_count():
     assert found.verdict.values.tolist() == ["undecided"] * 3
 
 
-# BUG in mechmask/measure/erase.py _normalised (fails today): the standard error of the never-known mean is taken with the
-# NaNs that the mean itself leaves out, so the whole interval is NaN
+# BUG in mechmask/measure/erase.py _normalised (fails today): the standard error of the never-known mean is taken with
+# the NaNs that the mean itself leaves out, so the whole interval is NaN
 def test_a_never_known_fact_without_standing_leaves_the_interval_of_the_others():
     never = np.linspace(-2, 2, 12)
     before, after = _case([5.0, 9.0], never, spread=0.3)
@@ -413,10 +413,10 @@ def test_readings_without_old_or_new_are_refused(route):
 # n_control and n_never are multiplied, and every step is held against that mixture
 def test_readings_of_several_steps_are_refused_or_judged_step_by_step():
     before, after = (_reading(x) for x in _random(0))
-    other = _reading(_random(0)[1] - np.linspace(0, 9, len(_ROUTES)))
+    other = _reading(_random(0)[1] - np.linspace(9, 0, len(_ROUTES)))
     steps = xr.concat([after, other], dim="step").transpose("fact", "route", "step")
     try:
-        found = erase_index(before.expand_dims(step=2), steps)
+        found = erase_index(before.assign(logprob=before.logprob.expand_dims(step=2, axis=-1)), steps)
     except ReadingError:
         return
     for step, alone in enumerate((after, other)):
