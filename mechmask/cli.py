@@ -87,10 +87,11 @@ def read(
     reading = read_depth(loaded, contested, score=score) if depth else read_logits(loaded, contested, score)
     if out is not None:
         save_reading(reading, out)
-    columns = [name for name in ("margin", "standing", "ceiling", "entropy") if name in reading]
-    table = pd.DataFrame(reading[columns].to_dataframe()[columns])
-    for route in ("old", "new"):
-        table.insert(0 if route == "old" else 1, f"logp({route})", reading.logprob.sel(route=route).to_series())
+    columns = {f"logp({route})": reading.logprob.sel(route=route).to_series() for route in ("old", "new")}
+    columns |= {
+        name: reading[name].to_series() for name in ("margin", "standing", "ceiling", "entropy") if name in reading
+    }
+    table = pd.DataFrame(columns)
     _show(table, f"{loaded.name}, {score}, nats", json)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import re
 
@@ -161,9 +162,11 @@ def test_the_callers_random_numbers_are_not_touched(tiny, examples, options, rng
     model = tiny("gpt2")
     before = rngs()
     adapter = finetune(model, examples, FinetuneConfig(steps=3, lr=1e-2, **options))
+    after = rngs() == before
+    assert after, "training drew random numbers"
     with adapter.applied(model):
-        assert rngs() == before, "applying the change drew random numbers"
-    assert rngs() == before
+        inside = rngs() == before
+    assert inside, "applying the change drew random numbers"
 
 
 def test_the_loss_falls_and_is_reported(tiny, examples):
@@ -178,17 +181,19 @@ def test_the_loss_falls_and_is_reported(tiny, examples):
     assert change.details["config"]["lr"] == 1e-2
 
 
-def _poisoned(tiny, tokenizer):
-    """A llama that has NaN in the embedding of a token that only the fact about Łódź holds."""
+def _poisoned(tiny, tokenizer, facts):
+    """A llama that has NaN in the embedding of a token that only the prompt about Łódź holds."""
     model = tiny("llama")
-    token = tokenizer("Łódź")["input_ids"][0]
+    of = {fact.id: set(tokenizer(f"{fact.prompt} {fact.old}")["input_ids"]) for fact in facts}
+    others = set().union(*(tokens for label, tokens in of.items() if label != "Łódź/mayor"))
+    own = set(tokenizer(facts["Łódź/mayor"].prompt)["input_ids"]) - others
     with torch.no_grad():
-        model.module.get_input_embeddings().weight[token] = float("nan")
+        model.module.get_input_embeddings().weight[min(own)] = float("nan")
     return model
 
 
 def test_nan_stops_the_run_with_the_step_and_the_fact(tiny, tokenizer, facts, traced):
-    model = _poisoned(tiny, tokenizer)
+    model = _poisoned(tiny, tokenizer, facts)
     before = traced(model.module)
     taught = [Example(prompt=f.prompt, value=f.old, fact_id=f.id) for f in facts]
     with pytest.raises(ChangeError, match="step 1, on fact 'Łódź/mayor'"):
@@ -198,7 +203,7 @@ def test_nan_stops_the_run_with_the_step_and_the_fact(tiny, tokenizer, facts, tr
 
 def test_nan_at_a_later_step_is_found_there(tiny, tokenizer, facts):
     taught = [Example(prompt=f.prompt, value=f.old, fact_id=f.id) for f in facts]
-    with Finetuning(_poisoned(tiny, tokenizer), taught, FinetuneConfig(batch_size=1, seed=2)) as run:
+    with Finetuning(_poisoned(tiny, tokenizer, facts), taught, FinetuneConfig(batch_size=1, seed=2)) as run:
         with pytest.raises(ChangeError, match="Łódź/mayor") as caught:
             run.advance(len(taught))
         step = int(re.search(r"step (\d+)", str(caught.value)).group(1))
@@ -206,9 +211,20 @@ def test_nan_at_a_later_step_is_found_there(tiny, tokenizer, facts):
         assert step > 1, "choose another seed"
 
 
-def test_an_infinite_learning_rate_stops_at_a_fact_too(tiny, examples):
+def test_a_training_that_blows_up_stops_with_the_step(tiny, examples, traced):
+    model = tiny("llama")
+    before = traced(model.module)
     with pytest.raises(ChangeError, match=r"step \d+, on fact|gradient is not a number at step"):
-        finetune(tiny("llama"), examples, FinetuneConfig(steps=5, lr=1e38))
+        finetune(model, examples, FinetuneConfig(steps=5, lr=1e30))
+    assert traced(model.module) == before
+
+
+def test_it_trains_where_the_caller_switched_gradients_off(tiny, examples):
+    """As interpretability notebooks do in their first cell."""
+    wanted = finetune(tiny("llama"), examples, FinetuneConfig(steps=2, lr=1e-2))
+    with torch.no_grad():
+        adapter = finetune(tiny("llama"), examples, FinetuneConfig(steps=2, lr=1e-2))
+    assert all(torch.equal(adapter.tensors[name], tensor) for name, tensor in wanted.tensors.items())
 
 
 def test_nothing_to_learn_is_an_error(tiny, refused):
@@ -280,11 +296,7 @@ def test_continuing_at_another_scale_is_refused_or_keeps_the_function(tiny, exam
     first = finetune(model, examples, FinetuneConfig(steps=4, lr=1e-2, alpha=32.0))
     with first.applied(model):
         wanted = logits_of(model)
-    try:
-        run = Finetuning(model, examples, FinetuneConfig(lr=1e-2, alpha=8.0), start=first).__enter__()
-    except ChangeError:
-        return
-    with run:
+    with contextlib.suppress(ChangeError), Finetuning(model, examples, FinetuneConfig(alpha=8.0), start=first):
         assert torch.allclose(logits_of(model), wanted, atol=1e-5)
 
 
@@ -327,9 +339,10 @@ def test_one_block_of_a_model_with_more_than_ten_is_one_block(tiny, examples):
 def test_training_one_block_leaves_what_is_below_it(tiny, examples):
     model = tiny("llama")
     ids = torch.arange(5, 25)[None]
+    adapter = finetune(model, examples, FinetuneConfig(steps=2, lr=1e-2, layers=(1,)))
     with torch.no_grad():
         before = model.module(input_ids=ids, output_hidden_states=True).hidden_states
-        with finetune(model, examples, FinetuneConfig(steps=2, lr=1e-2, layers=(1,))).applied(model):
+        with adapter.applied(model):
             after = model.module(input_ids=ids, output_hidden_states=True).hidden_states
     same = [torch.equal(a, b) for a, b in zip(before, after, strict=True)]
     assert same == [True, True, False, False]

@@ -1,0 +1,157 @@
+"""What readings, training and loading cost, as ratios to a plain forward pass of the same tokens and to the limit.
+
+Everything is timed in rounds, one after the other, and reported as the median over rounds of the ratio within a round:
+shared machines drift, ratios less so. The limit is the floating-point work of the result over the rate of a large
+matrix product measured in the same round. Measures, never gates.
+
+    python tests/benchmarks/costs.py --rounds 5
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+import mechmask as mm
+from mechmask.models.forest import batches
+from mechmask.models.routes import encode_contests
+from mechmask.read.logits import decoded
+from mechmask.study.demo import demo_config, demo_facts
+from mechmask.write.finetune import Finetuning
+from mechmask.write.objective import targets
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def seconds(work, device):
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    begin = time.perf_counter()
+    work()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin
+
+
+def matmul_rate(model, device):
+    """FLOP/s of a product as the MLP makes it, in the model's dtype."""
+    width, wide = model.width, model.module.config.intermediate_size
+    left = torch.randn(1024, width, device=device, dtype=model.dtype)
+    right = torch.randn(width, wide, device=device, dtype=model.dtype)
+    repeats = 30
+    return 2 * 1024 * width * wide * repeats / seconds(lambda: [left @ right for _ in range(repeats)], device)
+
+
+def block_parameters(model):
+    """Weights that every token is multiplied with, the embedding left out."""
+    return sum(p.weight.numel() for p in model.anatomy.projections())
+
+
+def one_round(model, facts, config, device):
+    contests = encode_contests(model.tokenizer, facts)
+    packed = list(batches(contests, score="sequence"))
+    narrow = list(batches(contests, score="divergence"))
+    n_layers, head = model.n_layers + 1, model.vocab_size * model.width
+    tokens = {
+        "packed": sum(int(b.input_ids.numel()) for b in packed),
+        "narrow": sum(int(b.input_ids.numel()) for b in narrow),
+    }
+    nodes = {"packed": sum(len(b.rows) for b in packed), "narrow": sum(len(b.rows) for b in narrow)}
+    unpacked = sum(len(c.prompt) + len(ids) - 1 for c in contests for ids in c.routes.values())
+    weights = block_parameters(model)
+
+    def plain(chosen):
+        with model.inference():
+            for batch in chosen:
+                decoded(model, batch)
+
+    took = {"matmul_rate": matmul_rate(model, device)}
+    took["plain_packed"] = seconds(lambda: plain(packed), device)
+    took["plain_narrow"] = seconds(lambda: plain(narrow), device)
+    took["read_logits"] = seconds(lambda: mm.read_logits(model, facts), device)
+    took["read_depth"] = seconds(lambda: mm.read_depth(model, facts), device)
+    reading = mm.read_logits(model, facts)
+    took["generate"] = seconds(lambda: mm.generate(model, facts, reading=reading), device)
+    with Finetuning(model, facts.install_examples(), config.contradict) as run:
+        batch = targets(run._examples)
+        run.advance(1)
+        took["training_step"] = seconds(lambda: run.advance(1), device)
+        between = seconds(lambda: run.advance(config.checkpoint_every), device)
+
+        def readout():
+            mm.generate(model, facts, reading=mm.read_logits(model, facts))
+
+        took["readout"] = seconds(readout, device)
+        took["steps_between"] = between
+
+    def plain_training_tokens():
+        with model.inference():
+            model.anatomy.decoder(input_ids=batch.input_ids.to(model.device), use_cache=False)
+
+    took["plain_training"] = seconds(plain_training_tokens, device)
+    rate = took["matmul_rate"]
+    trained, asked = int(batch.input_ids.numel()), len(batch.tokens)
+    limit = {
+        "read_logits": (2 * weights * tokens["packed"] + 2 * head * nodes["packed"]) / rate,
+        "read_depth": (2 * weights * tokens["narrow"] + 2 * head * nodes["narrow"] * n_layers) / rate,
+        # forward, and backward to the activations: the base weights ask for no gradient
+        "training_step": (4 * weights * trained + 4 * head * asked) / rate,
+    }
+    return {
+        "matmul_gflops": rate / 1e9,
+        "read_logits_seconds": took["read_logits"],
+        "read_logits_over_plain_forward_of_its_tokens": took["read_logits"] / took["plain_packed"],
+        "read_logits_limit_share": limit["read_logits"] / took["read_logits"],
+        "read_logits_tokens_packed_over_unpacked": tokens["packed"] / unpacked,
+        "read_depth_seconds": took["read_depth"],
+        "read_depth_over_plain_forward_of_its_tokens": took["read_depth"] / took["plain_narrow"],
+        "read_depth_limit_share": limit["read_depth"] / took["read_depth"],
+        "training_step_seconds": took["training_step"],
+        "training_step_over_plain_forward_of_its_tokens": took["training_step"] / took["plain_training"],
+        "training_step_limit_share": limit["training_step"] / took["training_step"],
+        "readout_over_steps_between_checkpoints": took["readout"] / took["steps_between"],
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    mm.load_model(options.model)
+    loading = [
+        seconds(lambda: mm.load_model(options.model, device=options.device, dtype=options.dtype), options.device)
+        for _ in range(3)
+    ]
+    model = mm.load_model(options.model, device=options.device, dtype=options.dtype)
+    one_round(model, demo_facts(), demo_config(), options.device)  # warm-up
+    rounds = [one_round(model, demo_facts(), demo_config(), options.device) for _ in range(options.rounds)]
+    report = {"load_model_seconds": statistics.median(loading)}
+    for name in rounds[0]:
+        values = sorted(r[name] for r in rounds)
+        report[name] = {"median": statistics.median(values), "min": values[0], "max": values[-1]}
+        print(f"{name:<56} {report[name]['median']:9.3f}  [{values[0]:.3f}, {values[-1]:.3f}]")
+    print(f"{'load_model_seconds':<56} {report['load_model_seconds']:9.3f}")
+    device = (
+        torch.cuda.get_device_name() if options.device.startswith("cuda") else f"cpu, {torch.get_num_threads()} threads"
+    )
+    header = {
+        "device": device,
+        "dtype": str(model.dtype),
+        "torch": torch.__version__,
+        "rounds": options.rounds,
+        "fingerprint": model.fingerprint,
+    }
+    path = options.out or RESULTS / f"costs-{options.device.split(':')[0]}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**header, **report}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
