@@ -13,7 +13,7 @@ from mechmask.models.forest import batches
 from mechmask.models.model import Model
 from mechmask.models.routes import encode_contests
 from mechmask.read.logits import decoded
-from mechmask.read.unembed import score_tokens
+from mechmask.read.unembed import lead
 
 
 def known_facts(
@@ -32,18 +32,17 @@ def known_facts(
         ReadingError: if the model holds none of them.
     """
     alone = [fact.model_copy(update={"distractors": ()}) for fact in facts]
-    lead = torch.full((len(alone),), torch.inf)
+    smallest = torch.full((len(alone),), torch.inf)
     with model.inference():
         for batch in batches(
             encode_contests(model.tokenizer, alone), score="sequence", batch_size=batch_size, pack=False
         ):
             nodes, tokens = batch.asked(model.device)
-            scores = score_tokens(model.anatomy, decoded(model, batch), nodes, tokens)
-            ahead = scores.logprob - scores.best_other_than(nodes, tokens)
+            ahead = lead(model.anatomy, decoded(model, batch)[nodes], tokens)
             for query, value in zip(batch.queries, ahead.tolist(), strict=True):
                 if query.route == "old":
-                    lead[query.contest] = min(lead[query.contest].item(), value)
-    held = [fact for fact, value in zip(facts, lead.tolist(), strict=True) if value >= min_margin]
+                    smallest[query.contest] = min(smallest[query.contest].item(), value)
+    held = [fact for fact, value in zip(facts, smallest.tolist(), strict=True) if value >= min_margin]
     if not held:
         raise ReadingError(
             f"{model.name} holds none of these {len(alone)} facts by {min_margin:g} nats. Install them first, or "

@@ -85,7 +85,7 @@ def _read(model: Model, facts: list[Fact], contests: list[Contest | None], score
             nodes, tokens = batch.asked(normed.device)
             scores = score_tokens(model.anatomy, normed, nodes, tokens)
             table.add(batch, scores.logprob.double().cpu().numpy())
-            for query, miss in zip(batch.queries, (~scores.hits(nodes, tokens)).tolist(), strict=True):
+            for query, miss in zip(batch.queries, (scores.best[nodes] != tokens).tolist(), strict=True):
                 missed[table.cell(query.contest, query.route)] += miss
             diverging = torch.tensor(list(batch.divergence.values()), device=normed.device)
             uncertainty[list(batch.divergence)] = entropy(model.anatomy, normed[diverging]).cpu().numpy()

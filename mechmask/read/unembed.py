@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mechmask.models.anatomy import Anatomy
@@ -24,21 +24,11 @@ class TokenScores:
 
     Attributes:
         logprob: log-probability of each query's token in nats ``[query]``.
-        best: the two most probable tokens at each residual ``[node, 2]``.
-        best_logprob: their log-probabilities in nats ``[node, 2]``.
+        best: the most probable token at each residual ``[node]``.
     """
 
     logprob: Float[Tensor, " query"]
-    best: Int[Tensor, "node 2"]
-    best_logprob: Float[Tensor, "node 2"]
-
-    def hits(self, nodes: Int[Tensor, " query"], tokens: Int[Tensor, " query"]) -> Bool[Tensor, " query"]:
-        """Whether each query's token is the most probable one."""
-        return self.best[nodes, 0] == tokens
-
-    def best_other_than(self, nodes: Int[Tensor, " query"], tokens: Int[Tensor, " query"]) -> Float[Tensor, " query"]:
-        """Log-probability of the most probable token other than the query's own, in nats."""
-        return torch.where(self.hits(nodes, tokens), self.best_logprob[nodes, 1], self.best_logprob[nodes, 0])
+    best: Int[Tensor, " node"]
 
 
 def score_tokens(
@@ -58,9 +48,7 @@ def score_tokens(
     ]
     logits = torch.stack([part.logits for part in parts]).sum(0)
     normaliser = torch.cat([part.normaliser for part in parts])
-    best_logit = torch.cat([part.best_logit for part in parts])
-    best = torch.cat([part.best for part in parts])
-    return TokenScores(logits - normaliser[nodes], best, best_logit - normaliser[:, None])
+    return TokenScores(logits - normaliser[nodes], torch.cat([part.best for part in parts]))
 
 
 def entropy(anatomy: Anatomy, normed: Float[Tensor, "node width"]) -> Float[Tensor, " node"]:
@@ -72,12 +60,25 @@ def entropy(anatomy: Anatomy, normed: Float[Tensor, "node width"]) -> Float[Tens
     return torch.cat(values)
 
 
+def lead(
+    anatomy: Anatomy, normed: Float[Tensor, "query width"], tokens: Int[Tensor, " query"]
+) -> Float[Tensor, " query"]:
+    """By how many nats each token leads the best other one of the vocabulary; negative where it does not."""
+    own = torch.full((len(tokens),), -torch.inf, device=normed.device)
+    rival = own.clone()
+    for start, chunk in _logit_chunks(anatomy, normed):
+        inside = ((tokens >= start) & (tokens < start + chunk.shape[1])).nonzero()[:, 0]
+        own[inside] = chunk[inside, tokens[inside] - start]
+        chunk[inside, tokens[inside] - start] = -torch.inf
+        rival = torch.maximum(rival, chunk.max(1).values)
+    return own - rival
+
+
 @dataclass(frozen=True)
 class _Part:
     logits: Tensor
     normaliser: Tensor
     best: Tensor
-    best_logit: Tensor
 
 
 def _score_rows(anatomy: Anatomy, rows: Tensor, nodes: Tensor, tokens: Tensor, first: int) -> _Part:
@@ -85,16 +86,16 @@ def _score_rows(anatomy: Anatomy, rows: Tensor, nodes: Tensor, tokens: Tensor, f
     asked_here = (nodes >= first) & (nodes < first + n)
     logits = rows.new_zeros(len(nodes), dtype=torch.float32)
     normaliser = rows.new_full((n,), -torch.inf, dtype=torch.float32)
-    best_logit = normaliser[:, None].expand(n, 2)
-    best = torch.zeros(n, 2, dtype=torch.long, device=rows.device)
+    best_logit = normaliser.clone()
+    best = torch.zeros(n, dtype=torch.long, device=rows.device)
     for start, chunk in _logit_chunks(anatomy, rows):
         inside = asked_here & (tokens >= start) & (tokens < start + chunk.shape[1])
         logits[inside] = chunk[nodes[inside] - first, tokens[inside] - start]
         normaliser = torch.logaddexp(normaliser, chunk.logsumexp(1))
-        top, where = chunk.topk(2, dim=1)
-        best_logit, order = torch.cat([best_logit, top], dim=1).topk(2, dim=1)
-        best = torch.cat([best, where + start], dim=1).gather(1, order)
-    return _Part(logits, normaliser, best, best_logit)
+        top, where = chunk.max(1)
+        best = torch.where(top > best_logit, where + start, best)
+        best_logit = torch.maximum(best_logit, top)
+    return _Part(logits, normaliser, best)
 
 
 def _logit_chunks(anatomy: Anatomy, rows: Tensor):

@@ -34,9 +34,12 @@ def score(model, fact, config):
     n = 1 + len(paraphrases)
     recalled = bool(reading.recalled.sel(route="new").values[0])
     return {
-        "efficacy": wins[:1].mean(), "recalled": recalled, "generality": wins[1:n].mean(), "specificity": 1 - wins[n:].mean(),
+        "efficacy": wins[:1].mean(),
+        "recalled": recalled,
+        "generality": wins[1:n].mean(),
+        "specificity": 1 - wins[n:].mean(),
         "steps": len(change.details["losses_nats"]),
-    }  # fmt: skip
+    }
 
 
 def main():

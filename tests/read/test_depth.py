@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 import mechmask as mm
@@ -135,13 +136,12 @@ def test_all_phrasings(tiny, awkward):
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
 def test_bfloat16(tiny, family, corners, plain):
-    """Within what bfloat16 itself loses: measured 0.05 nats a token against residuals of the same type, unembedded in float32."""
+    """Within what bfloat16 itself loses: measured 0.04 nats a token at most, 0.008 on average."""
     model = tiny(family, torch.bfloat16)
     hooked = Hooked(model, plain)
     reading = mm.read_depth(model, corners, score="mean")
     naive = [[hooked.score(fact, str(route), "mean") for route in reading.route.values] for fact in corners]
     error = abs(reading.logprob.values - naive)
-    print(family, np.nanmax(error), np.nanmean(error))
     assert np.nanmax(error) < 0.15
     assert np.nanmean(error) < 0.015
 
@@ -192,13 +192,19 @@ def test_the_module_is_left_exactly_as_it_was(tiny, family, awkward, tmp_path, s
 
 
 def test_no_weight_is_held_twice(tiny, family):
-    """Every parameter under the bridge lies in the storage of one of the module's own."""
+    """Every parameter under the bridge lies in the storage of one of the module's own.
+
+    But for the fused attention of GPT-NeoX, whose heads are interleaved: TransformerLens lays it out anew for the time
+    of a reading.
+    """
     model = tiny(family)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.module.parameters()}
     bridge = BridgeBackend(model)._bridge
     found = {name: p for name, p in bridge.original_model.named_parameters()}
     assert found
-    copied = {name: p.numel() for name, p in found.items() if p.untyped_storage().data_ptr() not in own}
+    copied = [name for name, p in found.items() if p.untyped_storage().data_ptr() not in own]
+    if family == "gpt_neox":
+        copied = [name for name in copied if name.split(".attention.")[-1][:2] not in ("q.", "k.", "v.")]
     assert not copied
 
 
@@ -220,28 +226,44 @@ def test_a_weight_changed_in_place_is_seen(tiny, family, awkward):
     xr.testing.assert_identical(mm.read_depth(model, awkward), before)
 
 
-class Doubling:
-    """A lens that doubles what is left to go; the identity at L."""
+def test_an_adapter_is_seen_at_every_layer(tiny, family, corners, plain):
+    """LoRA on every linear map of every block, fused ones included."""
+    model = tiny(family)
+    before = mm.read_depth(model, corners)
+    torch.manual_seed(0)
+    wrapped = get_peft_model(model.module, LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
+    adapted = mm.load_model(wrapped.eval(), tokenizer=model.tokenizer)
+    hooked = Hooked(adapted, plain)
+    reading = mm.read_depth(adapted, corners)
+    naive = [[hooked.score(fact, str(route), "divergence") for route in reading.route.values] for fact in corners]
+    np.testing.assert_allclose(reading.logprob, naive, atol=1e-4, rtol=0)
+    assert abs(reading.logprob - before.logprob).sel(layer=1).max() > 0.01
+    with adapted.without_adapter():
+        xr.testing.assert_equal(mm.read_depth(adapted, corners).logprob, before.logprob)
+    xr.testing.assert_equal(mm.read_depth(adapted, corners).logprob, reading.logprob)
 
-    name = "doubling"
 
-    def __init__(self, n_layers, at_end=1.0):
-        self.scale = [*[2.0] * n_layers, at_end]
+class Shifting:
+    """A lens that adds a ramp to every residual, but for the last one."""
+
+    name = "shifting"
+
+    def __init__(self, n_layers, at_end=0.0):
+        self.shift = [*[1.0] * n_layers, at_end]
         self.seen = []
 
     def transport(self, residual, layer):
         self.seen.append((layer, tuple(residual.shape)))
-        offset = torch.linspace(-1, 1, residual.shape[-1])
-        return residual + (self.scale[layer] - 1) * offset
+        return residual + self.shift[layer] * torch.linspace(-1, 1, residual.shape[-1])
 
 
 def test_a_lens_of_ones_own(tiny, corners, plain):
     model = tiny("llama")
-    lens = Doubling(model.n_layers)
+    lens = Shifting(model.n_layers)
     reading = mm.read_depth(model, corners, lens=lens)
     assert {layer for layer, _ in lens.seen} == {0, 1, 2, 3}
     assert all(shape[-1] == model.width for _, shape in lens.seen)
-    assert reading.attrs["lens"] == "doubling"
+    assert reading.attrs["lens"] == "shifting"
     hooked = Hooked(model, plain)
     own_norm = hooked.normed
     offset = torch.linspace(-1, 1, model.width) * torch.tensor([1.0, 1, 1, 0])[:, None, None]
@@ -253,7 +275,7 @@ def test_a_lens_of_ones_own(tiny, corners, plain):
 def test_a_lens_that_is_not_the_identity_at_the_end_is_refused(tiny, corners):
     model = tiny("llama")
     with pytest.raises(ReadingError, match="does not agree with the model's own output"):
-        mm.read_depth(model, corners, lens=Doubling(model.n_layers, at_end=1.5))
+        mm.read_depth(model, corners, lens=Shifting(model.n_layers, at_end=0.5))
 
 
 def test_names_that_are_not_known(tiny, corners):

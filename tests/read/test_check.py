@@ -1,0 +1,159 @@
+"""The self-check: readings that are broken on purpose are refused, by errors far from those of a sound one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import mechmask as mm
+from mechmask.errors import ReadingError
+from mechmask.models.anatomy import Anatomy
+from mechmask.models.forest import Batch
+from mechmask.read.check import TOLERANCE_NATS
+
+REFUSED = "does not agree with the model's own output"
+
+
+def measured(monkeypatch, read):
+    """The error of a reading in nats a token, with the check's border out of the way."""
+    with monkeypatch.context() as patch:
+        for dtype in TOLERANCE_NATS:
+            patch.setitem(TOLERANCE_NATS, dtype, float("inf"))
+        return read().attrs["check_error_nats"]
+
+
+def refuses(monkeypatch, read, times=50):
+    """Refused, and by ``times`` the tolerance: the border lies in the gap and not near a broken reading."""
+    with pytest.raises(ReadingError, match=REFUSED):
+        read()
+    error = measured(monkeypatch, read)
+    assert error > times * TOLERANCE_NATS[torch.float32], error
+
+
+@pytest.mark.parametrize("score", ["sequence", "divergence", "mean"])
+def test_a_sound_reading_is_far_below_the_tolerance(tiny, family, facts, score):
+    model = tiny(family)
+    assert mm.read_logits(model, facts, score).attrs["check_error_nats"] < 1e-4 < TOLERANCE_NATS[torch.float32] / 10
+    assert mm.read_depth(model, facts, score=score).attrs["check_error_nats"] < 1e-4
+
+
+def test_a_softcap_left_out(tiny, facts, monkeypatch):
+    model = tiny("gemma2")
+    monkeypatch.setattr(Anatomy, "softcap", None)
+    refuses(monkeypatch, lambda: mm.read_logits(model, facts))
+    refuses(monkeypatch, lambda: mm.read_depth(model, facts))
+
+
+def test_a_softcap_that_is_not_there(tiny, facts, monkeypatch):
+    model = tiny("llama")
+    monkeypatch.setattr(Anatomy, "softcap", 3.0)
+    refuses(monkeypatch, lambda: mm.read_logits(model, facts))
+
+
+def test_a_final_norm_left_out(tiny, family, facts, monkeypatch):
+    model = tiny(family)
+    monkeypatch.setattr(Anatomy, "final_norm", torch.nn.Identity())
+    refuses(monkeypatch, lambda: mm.read_depth(model, facts, score="sequence"))
+
+
+def test_a_final_norm_applied_twice(tiny, family, facts, monkeypatch):
+    model = tiny(family)
+    norm = model.anatomy.final_norm
+    monkeypatch.setattr(Anatomy, "final_norm", torch.nn.Sequential(norm, norm))
+    refuses(monkeypatch, lambda: mm.read_depth(model, facts, score="sequence"))
+
+
+def test_a_mask_that_lets_routes_see_each_other(tiny, family, facts, monkeypatch):
+    model = tiny(family)
+    monkeypatch.setattr("mechmask.models.forest.additive", lambda mask, dtype: torch.zeros(mask.shape, dtype=dtype))
+    refuses(monkeypatch, lambda: mm.read_logits(model, facts))
+    refuses(monkeypatch, lambda: mm.read_depth(model, facts, score="sequence"))
+
+
+def test_a_mask_that_is_causal_over_the_row_but_not_over_the_tree(tiny, family, facts, monkeypatch):
+    """The quiet leak: each route sees those that were packed before it."""
+    model = tiny(family)
+
+    def causal(mask, dtype):
+        n = mask.shape[-1]
+        below = torch.ones(n, n, dtype=torch.bool).tril().expand_as(mask)
+        return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~below, torch.finfo(dtype).min)
+
+    monkeypatch.setattr("mechmask.models.forest.additive", causal)
+    refuses(monkeypatch, lambda: mm.read_logits(model, facts))
+
+
+def test_positions_counted_along_the_row(tiny, family, facts, monkeypatch):
+    model = tiny(family)
+    inputs = Batch.inputs
+
+    def counted(self, device, dtype):
+        made = inputs(self, device, dtype)
+        return made | {"position_ids": torch.arange(made["input_ids"].shape[1]).expand_as(made["input_ids"])}
+
+    monkeypatch.setattr(Batch, "inputs", counted)
+    refuses(monkeypatch, lambda: mm.read_logits(model, facts), times=10)
+
+
+def test_the_wrong_blocks_end(tiny, facts):
+    """A lens that hands the last layer what an earlier one held."""
+    model = tiny("llama")
+
+    class Late:
+        name = "late"
+
+        def transport(self, residual, layer):
+            self.first = residual if layer == 0 else self.first
+            return self.first if layer == model.n_layers else residual
+
+    with pytest.raises(ReadingError, match=REFUSED):
+        mm.read_depth(model, facts, lens=Late())
+
+
+@pytest.mark.parametrize("read", [mm.read_logits, mm.read_depth])
+@pytest.mark.parametrize("where", ["first", "norm"])
+def test_nan_weights_are_named_with_the_fact(tiny, facts, read, where):
+    model = tiny("llama")
+    weight = model.module.model.norm.weight if where == "norm" else model.module.model.layers[0].mlp.down_proj.weight
+    with torch.no_grad():
+        weight[..., 0] = torch.nan
+    with pytest.raises(ReadingError, match=r"fact '.*' are NaN"):
+        read(model, facts)
+
+
+def test_nan_of_one_fact_alone_is_found(tiny, facts):
+    """Only the Unicode fact's own tokens are poisoned: the check looks at every number read, not at its probe."""
+    model = tiny("opt")  # the input embedding is all that is poisoned, the unembedding is another matrix
+    module = tiny_untied(model)
+    odd = set(model.tokenizer("Łódź").input_ids) - {i for f in list(facts)[:-1] for p in f.phrasings for v in f.values.values() for i in model.tokenizer(f"{p} {v}").input_ids}
+    assert odd
+    with torch.no_grad():
+        module.get_input_embeddings().weight[sorted(odd)] = torch.nan
+    with pytest.raises(ReadingError, match="Łódź/mayor"):
+        mm.read_logits(model, facts)
+    mm.read_logits(model, facts[:-1])
+
+
+def tiny_untied(model):
+    module = model.module
+    head = module.get_output_embeddings()
+    head.weight = torch.nn.Parameter(head.weight.detach().clone())
+    return module
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "gpt_neox"])
+def test_half_precision_stays_within_its_own_tolerance(tiny, family, facts, dtype):
+    model = tiny(family, dtype)
+    assert mm.read_logits(model, facts).attrs["check_error_nats"] < TOLERANCE_NATS[dtype] / 2
+    assert mm.read_depth(model, facts).attrs["check_error_nats"] < TOLERANCE_NATS[dtype] / 2
+
+
+def test_what_broken_means_in_half_precision(tiny, facts, monkeypatch):
+    """The wider border still stands between a sound reading and a norm or softcap that is left out."""
+    for family, part, instead in [("llama", "final_norm", torch.nn.Identity()), ("gemma2", "softcap", None)]:
+        model = tiny(family, torch.bfloat16)
+        with monkeypatch.context() as patch:
+            patch.setattr(Anatomy, part, instead)
+            with pytest.raises(ReadingError, match=REFUSED):
+                mm.read_depth(model, facts, score="sequence")

@@ -1,0 +1,107 @@
+"""``generate`` against an argmax loop over plain forward passes, without a cache and without padding."""
+
+from __future__ import annotations
+
+import pytest
+
+import mechmask as mm
+from mechmask.errors import RouteError
+
+
+def naive(oracle, fact, n):
+    return oracle.tokenizer.decode(oracle.greedy(fact.prompt, n)).strip()
+
+
+def longer(oracle, fact):
+    return max(len(oracle.value_ids(fact, route)) for route in ("old", "new"))
+
+
+def test_greedy_of_every_family(tiny, family, facts, plain):
+    """Prompts of different length share a batch, so padding and positions are on trial."""
+    model = tiny(family)
+    oracle = plain(model)
+    said = mm.generate(model, facts, n_tokens=6)
+    assert said.dims == ("fact",)
+    assert said.name == "generation"
+    assert [str(text) for text in said.values] == [naive(oracle, fact, 6) for fact in facts]
+    assert len(set(said.values.tolist())) > 3, "prompts that all continue alike would test little"
+
+
+@pytest.mark.parametrize("family", ["mistral", "gemma2", "gemma3_text"])
+def test_a_window_shorter_than_the_prompt(tiny, family, facts, plain):
+    model = tiny(family, sliding_window=8)
+    oracle = plain(model)
+    said = mm.generate(model, facts, n_tokens=6)
+    assert [str(text) for text in said.values] == [naive(oracle, fact, 6) for fact in facts]
+
+
+def test_as_many_tokens_as_the_longer_value(taught, facts, plain):
+    oracle = plain(taught)
+    said = mm.generate(taught, facts)
+    for fact in facts:
+        assert said.sel(fact=fact.id).item() == naive(oracle, fact, longer(oracle, fact))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_batch_size_changes_nothing(taught, facts, batch_size):
+    assert mm.generate(taught, facts, batch_size=batch_size).equals(mm.generate(taught, facts))
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_side_plays_no_part(tiny, facts, side):
+    model = tiny("llama")
+    before = mm.generate(model, facts)
+    model.tokenizer.padding_side = side
+    assert mm.generate(model, facts).equals(before)
+
+
+@pytest.mark.parametrize("phrasings", ["prompt", "all"])
+@pytest.mark.parametrize("score", ["sequence", "mean"])
+def test_a_reading_spares_the_work_and_not_the_answer(taught, facts, plain, score, phrasings):
+    """A recalled value is what is said: its own tokens; what would follow them is left out."""
+    oracle = plain(taught)
+    reading = mm.read_logits(taught, facts, score, phrasings=phrasings)
+    said, alone = mm.generate(taught, facts, reading=reading), mm.generate(taught, facts)
+    recalled = 0
+    for fact in facts:
+        found = said.sel(fact=fact.id).item()
+        if naive(oracle, fact, len(oracle.value_ids(fact, "old"))) == fact.old:
+            recalled += 1
+            assert found == fact.old
+            assert alone.sel(fact=fact.id).item().startswith(fact.old)
+        else:
+            assert found == alone.sel(fact=fact.id).item()
+    assert recalled == sum(fact.role != "never" for fact in facts)
+
+
+def test_a_reading_plays_no_part_where_a_length_is_asked(taught, facts):
+    reading = mm.read_logits(taught, facts)
+    assert mm.generate(taught, facts, n_tokens=2, reading=reading).equals(mm.generate(taught, facts, n_tokens=2))
+
+
+def test_with_a_reading_the_answer_is_the_same(taught, facts):
+    """The answer does not depend on whether a reading is at hand."""
+    reading = mm.read_logits(taught, facts)
+    assert mm.generate(taught, facts, reading=reading).equals(mm.generate(taught, facts))
+
+
+def test_a_reading_by_divergence_does_not_make_up_an_answer(taught, facts, plain):
+    """``recalled`` of that score speaks of one token only: nothing may be concluded for the whole value."""
+    reading = mm.read_logits(taught, facts, "divergence")
+    try:
+        said = mm.generate(taught, facts, reading=reading)
+    except mm.MechmaskError:
+        return
+    assert said.equals(mm.generate(taught, facts))
+
+
+def test_values_that_have_no_tokens_of_their_own_are_refused(tiny):
+    with pytest.raises(RouteError, match="prefix"):
+        mm.generate(tiny("llama"), [mm.Fact(subject="Uxmon", prompt="The mass of Uxmon is", old="417", new="4170")])
+
+
+def test_the_embedded_model_says_paris(smol, plain):
+    fact = mm.Fact(subject="France", prompt="The capital of France is", old="Paris", new="Rome")
+    said = mm.generate(smol, [fact], n_tokens=5).item()
+    assert said == naive(plain(smol), fact, 5)
+    assert said.startswith("Paris")

@@ -1,0 +1,158 @@
+"""A study as a TOML file: what it says is what is built, and what it gets wrong is said before work starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mechmask import FinetuneConfig, FTLConfig, StudyConfig, load_facts, synthetic_facts
+from mechmask.errors import MechmaskError, StudyError
+from mechmask.study.file import study_from_file
+
+
+@pytest.fixture(scope="session")
+def model_directory(tiny, tmp_path_factory) -> Path:
+    """A tiny llama with its tokenizer, as ``save_pretrained`` writes it."""
+    model, directory = tiny("llama"), tmp_path_factory.mktemp("saved") / "llama"
+    model.module.save_pretrained(directory)
+    model.tokenizer.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture
+def written(tmp_path, model_directory):
+    """``written(text)``: a TOML file with the model's table before ``text``."""
+
+    def write(text: str, model: str | None = None) -> Path:
+        path = tmp_path / "study.toml"
+        path.write_text((f'[model]\nsource = "{model_directory}"\n' if model is None else model) + text, encoding="utf-8")
+        return path
+
+    return write
+
+
+EDIT = "\n[study]\nedit = { layer = 1, clamp = 0.05 }\n"
+
+
+def test_every_table_becomes_the_study(written, tiny):
+    study = study_from_file(
+        written(
+            """
+            [facts.synthetic]
+            n = 6
+            seed = 4
+            n_never = 9
+            distractors = 3
+            [study]
+            checkpoint_every = 3
+            score = "mean"
+            install = { steps = 7, layers = [0, 2] }
+            contradict = { lr = 1e-3, batch_size = 2 }
+            edit = { layer = 2, clamp = 1e-2, steps = 4 }
+            """
+        )
+    )
+    assert study.model.fingerprint == tiny("llama").fingerprint
+    assert study.facts == synthetic_facts(6, seed=4, n_never=9, distractors=3)
+    assert study.config == StudyConfig(
+        checkpoint_every=3,
+        score="mean",
+        install=FinetuneConfig(steps=7, layers=(0, 2)),
+        contradict=FinetuneConfig(lr=1e-3, batch_size=2),
+        edit=FTLConfig(layer=2, clamp=1e-2, steps=4),
+    )
+
+
+@pytest.mark.parametrize("name", ["facts.jsonl", "facts.csv", "deep/facts.jsonl"])
+def test_facts_are_looked_for_beside_the_file(written, tmp_path, facts, name, monkeypatch):
+    (tmp_path / "deep").mkdir()
+    (facts.to_csv if name.endswith("csv") else facts.to_jsonl)(tmp_path / name)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert study_from_file(written(f'[facts]\npath = "{name}"' + EDIT)).facts == facts == load_facts(tmp_path / name)
+
+
+def test_an_absolute_path_of_facts_stays(written, tmp_path_factory, facts):
+    path = tmp_path_factory.mktemp("elsewhere") / "facts.jsonl"
+    facts.to_jsonl(path)
+    assert study_from_file(written(f'[facts]\npath = "{path}"' + EDIT)).facts == facts
+
+
+def test_a_model_directory_is_looked_for_beside_the_file_too(written, tmp_path, model_directory, tmp_path_factory, monkeypatch):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "llama").symlink_to(model_directory)
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    path = written('[facts.synthetic]\nn = 4' + EDIT, model='[model]\nsource = "models/llama"\n')
+    assert study_from_file(path).model.n_layers == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "n"),
+    [
+        ("[facts]\n", 0),
+        ('[facts]\npath = "facts.jsonl"\n[facts.synthetic]\nn = 4\n', 2),
+        ("[facts.world]\n[facts.synthetic]\n", 2),
+        ('[facts]\npath = "facts.jsonl"\n[facts.synthetic]\n[facts.world]\n', 3),
+    ],
+)
+def test_facts_come_from_one_source(written, text, n):
+    with pytest.raises(StudyError, match=f"names {n} sources. Give one of path, synthetic, world") as caught:
+        study_from_file(written(text))
+    assert "study.toml" in str(caught.value)
+
+
+def test_the_number_of_sources_is_checked_before_a_model_is_loaded(written):
+    with pytest.raises(StudyError, match="names 0 sources"):
+        study_from_file(written("[facts]\n", model='[model]\nsource = "no/such/model"\n'))
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ("[facts.synthetic]\nnumber = 3\n", ["facts.synthetic.number"]),
+        ('[facts.synthetic]\nn = "many"\n', ["facts.synthetic.n"]),
+        ("[facts.world]\nn_controls = 3\n", ["facts.world.n_controls"]),
+        ("[facts]\nfile = 'x'\n", ["facts.file"]),
+        ("", ["facts"]),
+        ("[facts.synthetic]\n[studies]\n", ["studies"]),
+        ("[facts.synthetic]\n[study]\nsteps = 3\n", ["study.steps"]),
+        ("[facts.synthetic]\n[study]\nlevel = 7\ninstall = { rank = 0, rang = 1 }\n", ["study.level", "study.install.rank", "study.install.rang"]),
+        ("[facts.synthetic]\nn = true\nm = 1\n[study]\nbatch_size = 0\n[more]\n", ["facts.synthetic.m", "study.batch_size", "more"]),
+    ],
+)
+def test_every_bad_field_is_named_in_one_error(written, text, fields):
+    with pytest.raises(StudyError) as caught:
+        study_from_file(written(text))
+    for field in fields:
+        assert f"study.toml: {field}: " in str(caught.value)
+
+
+@pytest.mark.parametrize("table", ["source = 3", 'sauce = "x"', 'source = "smollm2-135m"\nquantize = true'])
+def test_a_bad_model_table_is_refused(written, table):
+    with pytest.raises(StudyError, match=r"study\.toml: model\."):
+        study_from_file(written("[facts.synthetic]\n", model=f"[model]\n{table}\n"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[facts]\npath = "missing.jsonl"\n',
+        '[facts]\npath = "study.toml"\n',
+        "[facts.synthetic]\nn = -1\n",
+        "[facts.synthetic]\nn = 4\nn_contradicted = 9\n",
+        "[facts.synthetic]\ndistractors = -2\n",
+        "[facts.world]\nrelations = ['spin']\n",
+        "[facts.world]\n",  # which a random model does not hold
+        "[facts.synthetic]\nn = 4\nn_control = 0\n",
+    ],
+)
+def test_facts_that_cannot_be_had_are_an_error_of_ours(written, text):
+    with pytest.raises(MechmaskError):
+        study_from_file(written(text + EDIT))
+
+
+def test_ft_l_without_a_known_setting_is_said_at_once(written):
+    with pytest.raises(MechmaskError, match="No FT-L setting is known"):
+        study_from_file(written("[facts.synthetic]\nn = 4\n"))

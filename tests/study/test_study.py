@@ -1,0 +1,269 @@
+"""A whole study on a tiny llama: what it says equals what its parts say when they are called by hand."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+from mechmask import FinetuneConfig, FTLConfig, MaskStudy, StudyConfig, commit_layer, erase_index, load_change, read_depth, read_logits
+from mechmask.errors import MechmaskError, StudyError
+from mechmask.write.edit import edit
+from mechmask.write.finetune import Finetuning
+
+EXACT = ("logprob", "margin", "standing", "rank", "ceiling", "entropy", "recalled")
+
+
+def _same(left, right, names):
+    for name in names:
+        np.testing.assert_array_equal(left[name].values, right[name].values, err_msg=name)
+
+
+def test_the_model_is_left_as_it_was(llama, small_facts, small_config, tmp_path):
+    module = llama.module
+    fingerprint = llama.fingerprint
+    classes = [type(child) for child in module.modules()]
+    asked = [p.requires_grad for p in module.parameters()]
+    keys = [sorted(vars(child)) for child in module.modules()]
+    MaskStudy(llama, small_facts, small_config).run(tmp_path / "run")
+    assert llama.fingerprint == fingerprint
+    assert [type(child) for child in module.modules()] == classes
+    assert [p.requires_grad for p in module.parameters()] == asked
+    assert [sorted(vars(child)) for child in module.modules()] == keys
+    assert not any(p.grad is not None for p in module.parameters())
+
+
+def test_every_result_is_there(done, small_facts):
+    study, directory = done
+    contradicted = [fact.id for fact in small_facts.contradicted]
+    assert list(study.before.fact.values) == list(study.after.fact.values) == list(small_facts.ids)
+    assert study.before.sizes["phrasing"] == 4
+    assert list(study.depth.state.values) == ["before", "finetune", "ft_l"]
+    assert list(study.erase.state.values) == ["finetune", "ft_l"]
+    assert list(study.depth.fact.values) == list(study.erase.fact.values) == contradicted
+    assert list(study.depth.layer.values) == [0, 1, 2, 3]
+    assert list(study.commit.dims) == ["state", "fact"]
+    for name in ("summary.csv", "overview.csv", "provenance.json", "study.json", "facts.jsonl"):
+        assert (directory / name).stat().st_size
+    assert json.loads((directory / "provenance.json").read_text())["fingerprint"] == study.model.fingerprint
+
+
+def test_dimensions_are_those_of_the_design(done):
+    """margin[fact, layer], logprob[fact, route, layer]; a study adds state and phrasing, and nothing depends on more."""
+    study, _ = done
+    assert set(study.depth.logprob.dims) == {"state", "fact", "phrasing", "route", "layer"}
+    assert set(study.depth.margin.dims) == {"state", "fact", "phrasing", "layer"}
+    assert set(study.trajectory.logprob.dims) == {"step", "fact", "route"}
+    assert set(study.trajectory.margin.dims) == {"step", "fact"}
+    assert set(study.erase["index"].dims) == {"state", "fact"}
+
+
+def test_the_trajectory_runs_through_both_phases(done):
+    study, _ = done
+    trajectory = study.trajectory
+    assert list(trajectory.step.values) == [0, 2, 4, 6, 8]
+    assert list(trajectory.phase.values) == ["install"] * 3 + ["contradict"] * 2
+    assert int(trajectory.attrs["onset_step"]) == 4
+    assert set(trajectory.generation.dims) == {"step", "fact"}
+
+
+def test_the_trajectory_equals_a_fine_tuning_run_by_hand(done, tiny, small_facts, small_config):
+    study, _ = done
+    model = tiny("llama")
+    readings = {0: read_logits(model, small_facts)}
+    with Finetuning(model, small_facts.install_examples(), small_config.install) as run:
+        for step in (1, 2, 3, 4):
+            run.advance(1)
+            readings[step] = read_logits(model, small_facts)
+        install = run.change()
+    with Finetuning(model, small_facts.contradiction_examples(), small_config.contradict, install) as run:
+        for step in (5, 6, 7, 8):
+            run.advance(1)
+            readings[step] = read_logits(model, small_facts)
+    for step in (0, 2, 4, 6, 8):
+        _same(study.trajectory.sel(step=step), readings[step], EXACT)
+
+
+def test_before_and_after_equal_readings_under_the_changes_in_the_folder(done, tiny, small_facts):
+    study, directory = done
+    model = tiny("llama")
+    for name, reading, state in (("install", study.before, "before"), ("contradict", study.after, "finetune")):
+        with load_change(directory / "changes" / name).applied(model):
+            _same(reading, read_logits(model, small_facts, phrasings="all"), EXACT)
+            by_hand = read_depth(model, small_facts.contradicted, phrasings="all")
+        np.testing.assert_array_equal(study.depth.logprob.sel(state=state).values, by_hand.logprob.values)
+
+
+def test_the_erase_index_of_ft_l_equals_edits_made_by_hand(done, tiny, small_facts, small_config):
+    """Each fact alone, on the installed model, against controls and never facts under the same edit."""
+    study, directory = done
+    model = tiny("llama")
+    others = [*small_facts.control, *small_facts.never]
+    with load_change(directory / "changes" / "install").applied(model):
+        before = read_logits(model, small_facts, phrasings="all")
+        for fact in small_facts.contradicted:
+            with edit(model, [fact], "ft_l", small_config.edit).applied(model):
+                after = read_logits(model, [fact, *others], phrasings="all")
+                depth = read_depth(model, [fact], phrasings="all")
+            by_hand = erase_index(before.sel(fact=after.fact), after, cutoff_nats=small_config.cutoff_nats)
+            mine = study.erase.sel(state="ft_l", fact=fact.id)
+            for name in by_hand.data_vars:
+                value = by_hand[name].values.ravel()[0]
+                assert mine[name].item() == pytest.approx(value, nan_ok=True) if by_hand[name].dtype.kind in "fi" else mine[name].item() == value
+            commit = commit_layer(depth).sel(fact=fact.id).values
+            np.testing.assert_array_equal(mine.commit_layer.values, commit[0])
+            assert mine.recalled.item() == after.recalled.sel(fact=fact.id, route="new", phrasing=0).item()
+            if not np.isnan(commit).all():
+                assert (mine.commit_low.item(), mine.commit_high.item()) == (np.nanmin(commit), np.nanmax(commit))
+
+
+def test_the_erase_index_of_the_fine_tuning_is_the_paper_s_formula(done):
+    """EI_i = (ref_i - end_i) - mean over controls (ref_c - end_c), on the prompt itself (paper 2F)."""
+    study, _ = done
+    drop = (study.before.logprob - study.after.logprob).sel(route="old", phrasing=0)
+    roles = study.before.role.values
+    index = drop.values[roles == "contradicted"] - drop.values[roles == "control"].mean()
+    np.testing.assert_allclose(study.erase["index"].sel(state="finetune").values, index, rtol=1e-12)
+
+
+def test_summary_overview_and_conclusion_say_the_same(done):
+    study, directory = done
+    summary, overview, conclusion = study.summary(), study.overview(), study.conclusion()
+    assert summary.index.names == ["state", "fact"]
+    assert len(summary) == 4
+    for state in ("finetune", "ft_l"):
+        rows = summary.loc[state]
+        assert overview.loc[state, "index"] == pytest.approx(rows["index"].mean())
+        assert overview.loc[state, "n"] == 2
+        for verdict in ("masked", "erased", "suppressed", "undecided"):
+            assert overview.loc[state, verdict] == (rows.verdict == verdict).sum()
+        erased = (rows.paper_verdict == "erased").sum()
+        assert f"{'fine-tuning' if state == 'finetune' else 'FT-L'} erases {erased} of 2 old values" in conclusion
+        assert f"mean index {rows['index'].mean():.1f} nats" in conclusion
+    stored = pd.read_csv(directory / "summary.csv", index_col=["state", "fact"])
+    pd.testing.assert_frame_equal(stored, summary, check_dtype=False)
+    stored = pd.read_csv(directory / "overview.csv", index_col="state")
+    pd.testing.assert_frame_equal(stored, overview, check_dtype=False)
+
+
+def _times(root):
+    return {str(p.relative_to(root)): p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file() and p.name != ".lock"}
+
+
+def test_running_again_trains_nothing_and_gives_the_same_datasets(done, tiny, small_facts, small_config, contents):
+    study, directory = done
+    before, times = contents(directory), _times(directory)
+    again = MaskStudy(tiny("llama"), small_facts, small_config).run(directory)
+    for name in ("before", "after", "trajectory", "depth", "erase"):
+        xr.testing.assert_identical(getattr(again, name), getattr(study, name))
+    assert contents(directory) == before
+    made = {name: time for name, time in _times(directory).items() if name.endswith((".nc", ".safetensors", ".json", ".jsonl")) and "provenance" not in name}
+    assert made == {name: times[name] for name in made}
+
+
+def test_running_again_writes_no_file(done, tiny, small_facts, small_config):
+    """Not even the same text: provenance is of when the work was done."""
+    _, directory = done
+    times = _times(directory)
+    MaskStudy(tiny("llama"), small_facts, small_config).run(directory)
+    assert _times(directory) == times
+
+
+def test_the_same_study_elsewhere_gives_the_same_bytes(done, tiny, small_facts, small_config, tmp_path, contents):
+    _, directory = done
+    MaskStudy(tiny("llama"), small_facts, small_config).run(tmp_path / "run")
+    assert contents(tmp_path / "run") == contents(directory)
+
+
+def test_nothing_but_the_results_is_left(done):
+    _, directory = done
+    assert not [p for p in directory.rglob(".*") if p.name != ".lock"]
+    assert not list(directory.rglob("state.safetensors"))
+
+
+def test_facts_that_the_model_holds_need_no_installation(llama, small_facts, tmp_path):
+    config = StudyConfig(install=None, contradict=FinetuneConfig(steps=2, lr=1e-2, rank=2), checkpoint_every=1, edit=None)
+    study = MaskStudy(llama, small_facts, config).run(tmp_path / "run")
+    assert list(study.trajectory.step.values) == [0, 1, 2]
+    assert list(study.trajectory.phase.values) == ["contradict"] * 3
+    assert int(study.trajectory.attrs["onset_step"]) == 0
+    assert list(study.erase.state.values) == ["finetune"]
+    _same(study.before, read_logits(llama, small_facts, phrasings="all"), EXACT)
+    assert [p.name for p in (tmp_path / "run" / "changes").iterdir()] == ["contradict"]
+
+
+def test_installation_ends_when_the_values_are_recalled(llama, small_facts, tmp_path):
+    """Half of the taught facts: at the first checkpoint with that recall, before the last step."""
+    few = StudyConfig(
+        install=FinetuneConfig(steps=60, lr=1e-2),
+        install_recall=0.5,
+        contradict=FinetuneConfig(steps=1, lr=1e-3),
+        checkpoint_every=5,
+        edit=None,
+    )
+    study = MaskStudy(llama, small_facts, few).run(tmp_path / "run")
+    trajectory = study.trajectory
+    onset = int(trajectory.attrs["onset_step"])
+    taught = trajectory.recalled.sel(route="old", fact=trajectory.role != "never").mean("fact").sel(step=slice(None, onset)).values
+    assert onset < 60
+    assert taught[-1] >= 0.5
+    assert (taught[:-1] < 0.5).all()
+
+
+@pytest.mark.parametrize("score", ["sequence", "mean"])
+def test_the_score_is_that_of_the_configuration(llama, small_facts, tmp_path, score):
+    config = StudyConfig(install=None, contradict=FinetuneConfig(steps=1, lr=1e-2, rank=2), edit=None, score=score)
+    study = MaskStudy(llama, small_facts, config).run(tmp_path / "run")
+    _same(study.before, read_logits(llama, small_facts, score, phrasings="all"), ["logprob"])
+    assert study.before.attrs["score"] == study.erase.attrs["score"] == score
+
+
+def test_before_it_is_run_it_has_no_results(llama, small_facts, small_config):
+    study = MaskStudy(llama, small_facts, small_config)
+    for name in ("before", "after", "trajectory", "depth", "erase", "commit"):
+        with pytest.raises(StudyError, match="no results yet"):
+            getattr(study, name)
+    with pytest.raises(StudyError, match="no results yet"):
+        study.summary()
+
+
+@pytest.mark.parametrize("roles", [("contradicted",), ("control",), ("never",), ("contradicted", "never")])
+def test_facts_of_both_roles_are_needed(llama, small_facts, small_config, roles):
+    facts = small_facts.select([fact.id for fact in small_facts if fact.role in roles])
+    with pytest.raises(StudyError, match="needs contradicted and control facts"):
+        MaskStudy(llama, facts, small_config)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"lens": "crystal"},
+        {"backend": "hooks"},
+        {"edit": FTLConfig(layer=7, clamp=0.1)},
+        {"install": FinetuneConfig(steps=1, layers=(9,))},
+        {"contradict": FinetuneConfig(steps=1, layers=(9,))},
+        {"contradict": FinetuneConfig(steps=1, rank=1)},
+        {"contradict": FinetuneConfig(steps=1, rank=8)},
+        {"contradict": FinetuneConfig(steps=1, projections="mlp")},
+    ],
+    ids=str,
+)
+def test_what_cannot_be_done_is_refused_before_work_starts(llama, small_facts, small_config, tmp_path, field):
+    """What needs no training to be known is not found out after an hour of it."""
+    config = small_config.model_copy(update=field)
+    with pytest.raises(MechmaskError):
+        MaskStudy(llama, small_facts, config).run(tmp_path / "run")
+    assert not list(tmp_path.rglob("*.nc"))
+
+
+def test_a_nan_stops_it_and_names_the_fact(llama, small_facts, small_config, tmp_path):
+    import torch
+
+    with torch.no_grad():
+        llama.module.model.norm.weight[0] = float("nan")
+    with pytest.raises(MechmaskError, match="NaN|not a number") as caught:
+        MaskStudy(llama, small_facts, small_config).run(tmp_path / "run")
+    assert any(fact.id in str(caught.value) for fact in small_facts)
