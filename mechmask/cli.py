@@ -135,7 +135,7 @@ def _report(done: MaskStudy, out: Path, json: bool) -> None:
         "verdict",
         "commit_layer",
     ]
-    _show(done.summary()[columns], "Erase index (nats) beside commit layer, per fact", json)
+    _show(done.summary().loc[:, columns], "Erase index (nats) beside commit layer, per fact", json)
     typer.echo(done.conclusion())
     typer.echo(f"Figures in {out / 'figures'}, all results in {out}.")
 

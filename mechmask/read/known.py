@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from mechmask.errors import ReadingError
 from mechmask.facts.fact import Fact
 from mechmask.facts.fact_set import FactSet
@@ -32,7 +30,7 @@ def known_facts(
         ReadingError: if the model holds none of them.
     """
     alone = [fact.model_copy(update={"distractors": ()}) for fact in facts]
-    smallest = torch.full((len(alone),), torch.inf)
+    held = [True] * len(alone)
     with model.inference():
         for batch in batches(
             encode_contests(model.tokenizer, alone), score="sequence", batch_size=batch_size, pack=False
@@ -41,11 +39,11 @@ def known_facts(
             ahead = lead(model.anatomy, decoded(model, batch)[nodes], tokens)
             for query, value in zip(batch.queries, ahead.tolist(), strict=True):
                 if query.route == "old":
-                    smallest[query.contest] = min(smallest[query.contest].item(), value)
-    held = [fact for fact, value in zip(facts, smallest.tolist(), strict=True) if value >= min_margin]
-    if not held:
+                    held[query.contest] &= value >= min_margin
+    known = [fact for fact, holds in zip(facts, held, strict=True) if holds]
+    if not known:
         raise ReadingError(
             f"{model.name} holds none of these {len(alone)} facts by {min_margin:g} nats. Install them first, or "
             "take another model."
         )
-    return FactSet(held)
+    return FactSet(known)
