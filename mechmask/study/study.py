@@ -315,5 +315,7 @@ def _with_recall(result: xr.Dataset, after: xr.Dataset) -> xr.Dataset:
 
 def _by_state(parts: dict[str, xr.Dataset]) -> xr.Dataset:
     states = xr.DataArray(list(parts), dims="state", name="state")
-    spread = [part.assign({n: v.broadcast_like(part.fact) for n, v in part.data_vars.items()}) for part in parts.values()]
+    spread = [
+        part.assign({n: v.broadcast_like(part.fact) for n, v in part.data_vars.items()}) for part in parts.values()
+    ]
     return xr.concat(spread, states, combine_attrs="drop_conflicts")  # pyright: ignore[reportReturnType]
