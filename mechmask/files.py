@@ -50,7 +50,7 @@ def new_directory(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Put ``text`` into ``path`` atomically, as UTF-8."""
     with replaced_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(text.encode("utf-8"))
 
 
 def _umask() -> int:

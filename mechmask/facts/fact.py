@@ -106,9 +106,14 @@ class Fact(BaseModel):
             )
         if len(set(self.phrasings)) < len(self.phrasings):
             found.append(f"Fact {self.id!r} has the same phrasing twice. Keep one of them.")
-        for neighbor in self.neighbors:
-            if not neighbor.prompt.strip() or not neighbor.value.strip():
+        for text in (text for neighbor in self.neighbors for text in (neighbor.prompt, neighbor.value)):
+            if not text.strip():
                 found.append(f"A neighbor of fact {self.id!r} lacks its prompt or its value. Give both.")
+            elif text != text.strip():
+                found.append(
+                    f"{text!r} of a neighbor of fact {self.id!r} begins or ends with white space. "
+                    "Take it off: mechmask joins prompt and value by one space."
+                )
         return found
 
     def _value_problems(self) -> list[str]:

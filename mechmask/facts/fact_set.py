@@ -34,17 +34,7 @@ class FactSet(Sequence[Fact]):
     """
 
     def __init__(self, facts: Iterable[Fact | dict]) -> None:
-        problems: list[str] = []
-        parsed: list[Fact] = []
-        for position, entry in enumerate(facts, 1):
-            try:
-                parsed.append(entry if isinstance(entry, Fact) else Fact.model_validate(entry))
-            except ValidationError as error:
-                problems += [f"Fact {position}: {_field_problem(item)}" for item in error.errors()]
-        problems += [problem for fact in parsed for problem in fact.problems()]
-        problems += _clashes(parsed)
-        if not parsed and not problems:
-            problems.append("The fact set is empty. Give at least one fact.")
+        parsed, problems = _examined(facts)
         if problems:
             raise FactError(one_message("the fact set", problems))
         self._facts = tuple(parsed)
@@ -155,7 +145,7 @@ class FactSet(Sequence[Fact]):
 def read_jsonl(path: Path) -> FactSet:
     """Facts from a file with one JSON object a line."""
     entries, problems = [], []
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for number, line in enumerate(_text(path).split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -169,19 +159,17 @@ def read_jsonl(path: Path) -> FactSet:
             problems.append(
                 f"Line {number} of {path.name} is no JSON object. Write one object with a fact's fields a line."
             )
-    if problems:
-        raise FactError(one_message(path.name, problems))
-    return FactSet(entries)
+    return _fact_set(path, entries, problems)
 
 
 def read_csv(path: Path) -> FactSet:
     """Facts from a CSV with a header of field names; lists as JSON in their cells, empty cells left out."""
     entries, problems = [], []
-    for number, row in enumerate(csv.DictReader(io.StringIO(_text(path))), 2):
+    reader = csv.DictReader(io.StringIO(_text(path), newline=""))
+    for row in reader:
+        line = f"Line {reader.line_num} of {path.name}"
         if None in row:
-            problems.append(
-                f"Line {number} of {path.name} has more cells than the header. Quote cells that hold a comma."
-            )
+            problems.append(f"{line} has more cells than the header. Quote cells that hold a comma.")
             continue
         entry: dict[str, object] = {name: cell for name, cell in row.items() if cell}
         for name in _LISTS:
@@ -189,20 +177,42 @@ def read_csv(path: Path) -> FactSet:
             try:
                 entry |= {name: json.loads(cell)} if cell else {}
             except json.JSONDecodeError:
-                problems.append(f'Line {number} of {path.name}: {name} is not a JSON list. Write ["one", "two"].')
+                problems.append(f'{line}: {name} is not a JSON list. Write ["one", "two"].')
+                del entry[name]
         entries.append(entry)
-    if problems:
-        raise FactError(one_message(path.name, problems))
-    return FactSet(entries)
+    return _fact_set(path, entries, problems)
+
+
+def _fact_set(path: Path, entries: list[dict[str, Any]], problems: list[str]) -> FactSet:
+    """The facts of a file, or all that is wrong with its lines and its facts in one message."""
+    if not problems:
+        return FactSet(entries)
+    raise FactError(one_message(path.name, problems + (_examined(entries)[1] if entries else [])))
 
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise FactError(f"{path.name} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from error
     except OSError as error:
         raise FactError(f"Cannot read {path}: {error.strerror}. Check the path.") from error
+
+
+def _examined(facts: Iterable[Fact | dict]) -> tuple[list[Fact], list[str]]:
+    """The facts that can be read, and every problem of all of them."""
+    parsed: list[Fact] = []
+    problems: list[str] = []
+    for position, entry in enumerate(facts, 1):
+        try:
+            parsed.append(entry if isinstance(entry, Fact) else Fact.model_validate(entry))
+        except ValidationError as error:
+            problems += [f"Fact {position}: {_field_problem(item)}" for item in error.errors()]
+    problems += [problem for fact in parsed for problem in fact.problems()]
+    problems += _clashes(parsed)
+    if not parsed and not problems:
+        problems.append("The fact set is empty. Give at least one fact.")
+    return parsed, problems
 
 
 def _field_problem(details: Mapping[str, Any]) -> str:

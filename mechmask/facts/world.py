@@ -38,12 +38,14 @@ def world_facts(
         neighbors: prompts about other subjects of the relation, those that share the old value first.
 
     Raises:
-        FactError: if a relation is not in the table.
+        FactError: if a relation is not in the table, or a number is negative.
     """
     table = {relation.name: relation for relation in _table()}
     unknown = [name for name in relations or () if name not in table]
     if unknown:
         raise FactError(f"No relation is called {', '.join(map(repr, unknown))}. There are {', '.join(table)}.")
+    if min(distractors, neighbors) < 0:
+        raise FactError(f"{distractors} distractors and {neighbors} neighbors cannot be drawn. Give zero or more.")
     rng = random.Random(seed)
     chosen = [table[name] for name in relations or table]
     return FactSet(fact for relation in chosen for fact in _facts(relation, rng, distractors, neighbors))

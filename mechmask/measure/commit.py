@@ -29,7 +29,7 @@ def commit_layer(depth: xr.Dataset, route: str = "new") -> xr.DataArray:
         raise ReadingError(
             f"There is no route {route!r} in this reading. It has {', '.join(map(str, depth.route.values))}."
         )
-    if not (depth.layer.diff("layer") == 1).all():
+    if depth.layer[0] != 0 or not (depth.layer.diff("layer") == 1).all():
         raise ReadingError("The commit layer needs every layer up to the last, in order. Read all of them.")
     rivals = depth.logprob.drop_sel(route=route).max("route")
     leads = depth.logprob.sel(route=route, drop=True) > rivals

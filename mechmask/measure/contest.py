@@ -40,8 +40,7 @@ def ceiling(logprob: xr.DataArray) -> xr.DataArray:
 def rank(logprob: xr.DataArray) -> xr.DataArray:
     """For every route, how many distractors (itself not counted) have a higher log-probability; 0 is ahead of all."""
     rivals = distractors_of(logprob).rename(route="rival")
-    higher = (rivals > logprob) & (rivals.rival != logprob.route)
-    return higher.sum("rival").where(logprob.notnull() & rivals.notnull().any("rival")).rename("rank")
+    return (rivals > logprob).sum("rival").where(logprob.notnull() & rivals.notnull().any("rival")).rename("rank")
 
 
 def with_standing(reading: xr.Dataset) -> xr.Dataset:

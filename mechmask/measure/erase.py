@@ -65,7 +65,10 @@ def erase_index(
     result["standing_after"], result["standing_low"], result["standing_high"] = last.standing, last.low, last.high
     result = result.assign(_normalised(first, last, never_known, level))
     result["verdict"] = _verdict(last, never)
-    result["paper_verdict"] = xr.where(result["index"] > cutoff_nats, "erased", "masked")
+    paper = np.select(
+        [result["index"] > cutoff_nats, result["index"] <= cutoff_nats], ["erased", "masked"], "undecided"
+    )
+    result["paper_verdict"] = ("fact", paper)
     result = result[{"fact": np.flatnonzero(facts)}]
     scalars = {
         "never": never.estimate,
@@ -86,6 +89,12 @@ def erase_index(
 def _comparable(before: xr.Dataset, after: xr.Dataset) -> None:
     for name, reading in (("before", before), ("after", after)):
         require(reading, f"The erase index ({name})", variables=("logprob", "role"), dims=("fact", "route"))
+        others = set(reading.logprob.dims) - {"fact", "phrasing", "route"}
+        if others or not {"old", "new"} <= set(reading.route.values):
+            raise ReadingError(
+                "The erase index takes one reading of the routes old and new at the output, over fact, route and "
+                f"phrasing; this one has {', '.join(map(str, reading.logprob.dims))}. Select one layer, step or state."
+            )
     if list(before.fact.values) != list(after.fact.values) or list(before.route.values) != list(after.route.values):
         raise ReadingError("The two readings are not of the same facts and routes. Read one fact set before and after.")
     if before.attrs.get("score") != after.attrs.get("score"):
@@ -110,8 +119,9 @@ def _normalised(first: xr.Dataset, last: xr.Dataset, never_known: np.ndarray, le
 
     The errors of before and after are taken as independent, which is on the safe side: their distractors are shared.
     """
-    never = mean_interval(never_known).estimate
-    never_error = np.std(never_known, ddof=1) / np.sqrt(len(never_known)) if len(never_known) > 1 else np.nan
+    read = never_known[~np.isnan(never_known)]
+    never = read.mean() if len(read) else np.nan
+    never_error = np.std(read, ddof=1) / np.sqrt(len(read)) if len(read) > 1 else np.nan
     room = (first.standing - never).where(first.standing > never)
     ratio = (first.standing - last.standing) / room
     variance = ((1 - ratio) * first.error) ** 2 + last.error**2 + (ratio * never_error) ** 2

@@ -16,14 +16,14 @@ from mechmask.files import replaced_file
 
 SCHEMA_VERSION = 1
 
+_ENCODING = {"_FillValue": None, "fletcher32": True}  # no value stands for a missing one; damaged data are noticed
+
 
 def save_reading(reading: xr.Dataset, path: str | Path) -> None:
     """Write a reading to a netCDF-4 file, atomically."""
     with replaced_file(Path(path)) as temporary:
         stamped = reading.assign_attrs(schema_version=SCHEMA_VERSION)
-        stamped.to_netcdf(
-            temporary, engine="h5netcdf", encoding={name: {"_FillValue": None} for name in _numbers(stamped)}
-        )
+        stamped.to_netcdf(temporary, engine="h5netcdf", encoding={name: _ENCODING for name in _numbers(stamped)})
 
 
 def load_reading(path: str | Path) -> xr.Dataset:
@@ -36,11 +36,11 @@ def load_reading(path: str | Path) -> xr.Dataset:
     try:
         with xr.open_dataset(path, engine="h5netcdf") as opened:
             reading = opened.load()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ReadingError(
-            f"{path} cannot be read as netCDF-4 ({str(error).splitlines()[0]}). Give a file that save_reading wrote."
+            f"{path} cannot be read as netCDF-4 ({type(error).__name__}). Give a file that save_reading wrote."
         ) from error
-    found = int(reading.attrs.get("schema_version", 0))
+    found = reading.attrs.get("schema_version", 0)
     if found != SCHEMA_VERSION:
         raise ReadingError(
             f"{path} has schema version {found}; this mechmask reads version {SCHEMA_VERSION}. Make the reading again."

@@ -3,6 +3,11 @@
 ``S`` is averaged over phrasings. Its variance has two parts: which distractors were drawn (jackknife over distractors)
 and which phrasings were asked (variance over phrasings). Student's t with Satterthwaite's degrees of
 freedom joins them.
+
+Measured with eight distractors, a 95% interval covers the standing over all possible distractors in 94% of draws where
+their log-probabilities spread by 0.4 nats, in 84% at 1.5 nats and in 57% at 3 nats: the mean of so few exponentials is
+skewed. A verdict is on the safer side than that, because the same draw also widens the spread of never-known facts;
+more distractors mend it.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def summary(result: xr.Dataset) -> pd.DataFrame:
 
 def overview(result: xr.Dataset) -> pd.DataFrame:
     """One row a state: the mean index with interval and n, and the share of every verdict with its exact interval."""
-    require(result, "The overview", variables=("index", "verdict"), dims=("fact",))
+    require(result, "The overview", variables=("index", "normalised", "verdict"), dims=("fact",))
     states = result.state.values if "state" in result.dims else [None]
     rows = {}
     for state in states:
@@ -65,6 +65,7 @@ def overview(result: xr.Dataset) -> pd.DataFrame:
 
 def conclusion(result: xr.Dataset) -> str:
     """The outcome in two sentences: what the raw index says, and what the standing says."""
+    require(result, "The conclusion", variables=("index", "paper_verdict", "verdict"), dims=("fact",))
     raw, standing = [], []
     for state, row in overview(result).to_dict("index").items():
         one = result if state == "change" else result.sel(state=state)

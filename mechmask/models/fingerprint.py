@@ -31,9 +31,9 @@ def fingerprint(module: nn.Module) -> str:
 def digest(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
     """XXH3-128 of named tensors, whatever their order; a tensor met twice (tied weights) is read once."""
     lines: list[str] = []
-    seen: dict[tuple[int, torch.Size, torch.dtype], str] = {}
+    seen: dict[tuple[int, torch.Size, tuple[int, ...], torch.dtype], str] = {}
     for name, tensor in tensors:
-        key = (tensor.data_ptr(), tensor.shape, tensor.dtype)
+        key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         if key not in seen or tensor.numel() == 0:
             raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy()
             seen[key] = xxhash.xxh3_128_hexdigest(raw.data)

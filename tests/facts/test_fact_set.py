@@ -344,7 +344,7 @@ _TRICKY = mm.FactSet(
         _entry("O'Hara, Jr.", old="\\n", new='"', paraphrases=['"O\'Hara, Jr." is, they say,', "first\nsecond"]),
         _entry("=SUM(A1)", old="[1, 2]", new='{"a": null}', distractors=["null", "true", "0", "NaN"]),
         _entry(
-            "مرحبا", neighbors=[{"prompt": "the, mass\nof", "value": '"x",\n'}], relation="a/b,c", id="id, with\ncomma"
+            "مرحبا", neighbors=[{"prompt": "the, mass\nof", "value": '"x",\ny'}], relation="a/b,c", id="id, with\ncomma"
         ),
     ]
 )

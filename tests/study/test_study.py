@@ -22,18 +22,15 @@ def _same(left, right, names):
         np.testing.assert_array_equal(left[name].values, right[name].values, err_msg=name)
 
 
-def test_the_model_is_left_as_it_was(llama, small_facts, small_config, tmp_path):
-    module = llama.module
-    fingerprint = llama.fingerprint
-    classes = [type(child) for child in module.modules()]
-    asked = [p.requires_grad for p in module.parameters()]
-    keys = [sorted(vars(child)) for child in module.modules()]
-    MaskStudy(llama, small_facts, small_config).run(tmp_path / "run")
-    assert llama.fingerprint == fingerprint
-    assert [type(child) for child in module.modules()] == classes
-    assert [p.requires_grad for p in module.parameters()] == asked
-    assert [sorted(vars(child)) for child in module.modules()] == keys
-    assert not any(p.grad is not None for p in module.parameters())
+def test_the_model_is_left_as_it_was(done, tiny):
+    """``done`` is what a model looks like after a study; a fresh one is what it looked like before."""
+    module, fresh = done[0].model.module, tiny("llama").module
+    assert done[0].model.fingerprint == tiny("llama").fingerprint
+    assert [(name, type(child)) for name, child in module.named_modules()] == [(n, type(c)) for n, c in fresh.named_modules()]
+    assert [sorted(vars(child)) for child in module.modules()] == [sorted(vars(child)) for child in fresh.modules()]
+    assert [child.training for child in module.modules()] == [child.training for child in fresh.modules()]
+    assert [p.requires_grad for p in module.parameters()] == [p.requires_grad for p in fresh.parameters()]
+    assert not [name for name, p in module.named_parameters() if p.grad is not None]
 
 
 def test_every_result_is_there(done, small_facts):
@@ -153,29 +150,32 @@ def _times(root):
     return {str(p.relative_to(root)): p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file() and p.name != ".lock"}
 
 
-def test_running_again_trains_nothing_and_gives_the_same_datasets(done, tiny, small_facts, small_config, contents):
-    study, directory = done
+@pytest.fixture(scope="module")
+def again(done, tiny, small_facts, small_config, contents):
+    """The finished study run once more: itself, and contents and times before and after."""
+    directory = done[1]
     before, times = contents(directory), _times(directory)
-    again = MaskStudy(tiny("llama"), small_facts, small_config).run(directory)
+    study = MaskStudy(tiny("llama"), small_facts, small_config).run(directory)
+    return study, (before, contents(directory)), (times, _times(directory))
+
+
+def test_running_again_gives_the_same_datasets_and_files(done, again):
     for name in ("before", "after", "trajectory", "depth", "erase"):
-        xr.testing.assert_identical(getattr(again, name), getattr(study, name))
-    assert contents(directory) == before
-    made = {name: time for name, time in _times(directory).items() if name.endswith((".nc", ".safetensors", ".json", ".jsonl")) and "provenance" not in name}
-    assert made == {name: times[name] for name in made}
+        xr.testing.assert_identical(getattr(again[0], name), getattr(done[0], name))
+    before, after = again[1]
+    assert after == before
 
 
-def test_running_again_writes_no_file(done, tiny, small_facts, small_config):
-    """Not even the same text: provenance is of when the work was done."""
-    _, directory = done
-    times = _times(directory)
-    MaskStudy(tiny("llama"), small_facts, small_config).run(directory)
-    assert _times(directory) == times
+def test_running_again_makes_no_reading_and_no_change(again):
+    before, after = ({k: v for k, v in times.items() if k.startswith(("results", "changes", "checkpoints", "study", "facts"))} for times in again[2])
+    assert len(before) > 20
+    assert after == before
 
 
-def test_the_same_study_elsewhere_gives_the_same_bytes(done, tiny, small_facts, small_config, tmp_path, contents):
-    _, directory = done
-    MaskStudy(tiny("llama"), small_facts, small_config).run(tmp_path / "run")
-    assert contents(tmp_path / "run") == contents(directory)
+def test_running_again_writes_no_file(again):
+    """Not even the same text or figure: provenance is of when the work was done."""
+    before, after = again[2]
+    assert sorted(name for name in after if after[name] != before.get(name)) == []
 
 
 def test_nothing_but_the_results_is_left(done):
@@ -185,13 +185,15 @@ def test_nothing_but_the_results_is_left(done):
 
 
 def test_facts_that_the_model_holds_need_no_installation(llama, small_facts, tmp_path):
-    config = StudyConfig(install=None, contradict=FinetuneConfig(steps=2, lr=1e-2, rank=2), checkpoint_every=1, edit=None)
+    """Read by another score, which every reading at the output then has."""
+    config = StudyConfig(install=None, contradict=FinetuneConfig(steps=2, lr=1e-2, rank=2), checkpoint_every=1, edit=None, score="mean")
     study = MaskStudy(llama, small_facts, config).run(tmp_path / "run")
     assert list(study.trajectory.step.values) == [0, 1, 2]
     assert list(study.trajectory.phase.values) == ["contradict"] * 3
     assert int(study.trajectory.attrs["onset_step"]) == 0
     assert list(study.erase.state.values) == ["finetune"]
-    _same(study.before, read_logits(llama, small_facts, phrasings="all"), EXACT)
+    _same(study.before, read_logits(llama, small_facts, "mean", phrasings="all"), ["logprob", "standing"])
+    assert {r.attrs["score"] for r in (study.before, study.after, study.trajectory, study.erase)} == {"mean"}
     assert [p.name for p in (tmp_path / "run" / "changes").iterdir()] == ["contradict"]
 
 
@@ -211,14 +213,6 @@ def test_installation_ends_when_the_values_are_recalled(llama, small_facts, tmp_
     assert onset < 60
     assert taught[-1] >= 0.5
     assert (taught[:-1] < 0.5).all()
-
-
-@pytest.mark.parametrize("score", ["sequence", "mean"])
-def test_the_score_is_that_of_the_configuration(llama, small_facts, tmp_path, score):
-    config = StudyConfig(install=None, contradict=FinetuneConfig(steps=1, lr=1e-2, rank=2), edit=None, score=score)
-    study = MaskStudy(llama, small_facts, config).run(tmp_path / "run")
-    _same(study.before, read_logits(llama, small_facts, score, phrasings="all"), ["logprob"])
-    assert study.before.attrs["score"] == study.erase.attrs["score"] == score
 
 
 def test_before_it_is_run_it_has_no_results(llama, small_facts, small_config):
