@@ -106,12 +106,13 @@ class Fact(BaseModel):
             )
         if len(set(self.phrasings)) < len(self.phrasings):
             found.append(f"Fact {self.id!r} has the same phrasing twice. Keep one of them.")
-        for text in (text for neighbor in self.neighbors for text in (neighbor.prompt, neighbor.value)):
-            if not text.strip():
+        for neighbor in self.neighbors:
+            prompt, value = neighbor.prompt, neighbor.value
+            if not prompt.strip() or not value.strip():
                 found.append(f"A neighbor of fact {self.id!r} lacks its prompt or its value. Give both.")
-            elif text != text.strip():
+            elif prompt != prompt.rstrip() or value != value.strip():
                 found.append(
-                    f"{text!r} of a neighbor of fact {self.id!r} begins or ends with white space. "
+                    f"The neighbor {prompt!r} of fact {self.id!r} has white space before or after its value. "
                     "Take it off: mechmask joins prompt and value by one space."
                 )
         return found
