@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from mechmask.study.config import StudyConfig as StudyConfig
     from mechmask.study.study import MaskStudy as MaskStudy
     from mechmask.write.change import Change as Change
-    from mechmask.write.change import load_change as load_change
     from mechmask.write.edit import edit as edit
     from mechmask.write.finetune import FinetuneConfig as FinetuneConfig
     from mechmask.write.finetune import finetune as finetune
     from mechmask.write.ft_l import FTLConfig as FTLConfig
+    from mechmask.write.load import load_change as load_change
 
 _HOMES = {
     "MechmaskError": "errors",
@@ -67,7 +67,7 @@ _HOMES = {
     "StudyConfig": "study.config",
     "MaskStudy": "study.study",
     "Change": "write.change",
-    "load_change": "write.change",
+    "load_change": "write.load",
     "edit": "write.edit",
     "FinetuneConfig": "write.finetune",
     "finetune": "write.finetune",

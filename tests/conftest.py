@@ -115,7 +115,8 @@ def _trained(directory: Path, *, metaspace: bool, before: str = "", after: str =
         bpe.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
         bpe.decoder = decoders.ByteLevel()
     bpe.train_from_iterator(
-        _corpus(), trainers.BpeTrainer(vocab_size=420, special_tokens=specials, initial_alphabet=alphabet, show_progress=False)
+        _corpus(),
+        trainers.BpeTrainer(vocab_size=420, special_tokens=specials, initial_alphabet=alphabet, show_progress=False),
     )
     if before or after:
         parts = " ".join(part for part in (before, "$A", after) if part)

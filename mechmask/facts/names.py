@@ -9,73 +9,9 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 
-_ONSETS = [
-    "b",
-    "br",
-    "d",
-    "dr",
-    "f",
-    "fl",
-    "g",
-    "gl",
-    "gr",
-    "k",
-    "kl",
-    "kr",
-    "l",
-    "m",
-    "n",
-    "p",
-    "pl",
-    "pr",
-    "qu",
-    "r",
-    "s",
-    "sk",
-    "sl",
-    "st",
-    "t",
-    "tr",
-    "v",
-    "vr",
-    "w",
-    "x",
-    "z",
-    "zh",
-]
-_VOWELS = ["a", "e", "i", "o", "u", "ai", "au", "ei", "io", "ou", "ua"]
-_MIDDLES = [
-    "bd",
-    "ck",
-    "dr",
-    "gn",
-    "ks",
-    "lb",
-    "ld",
-    "lk",
-    "lm",
-    "lv",
-    "mb",
-    "mn",
-    "mp",
-    "nd",
-    "nk",
-    "nt",
-    "pt",
-    "rb",
-    "rd",
-    "rk",
-    "rl",
-    "rm",
-    "rn",
-    "rv",
-    "sk",
-    "sp",
-    "st",
-    "vl",
-    "xm",
-    "zd",
-]
+_ONSETS = "b br d dr f fl g gl gr k kl kr l m n p pl pr qu r s sk sl st t tr v vr w x z zh".split()
+_VOWELS = "a e i o u ai au ei io ou ua".split()
+_MIDDLES = "bd ck dr gn ks lb ld lk lm lv mb mn mp nd nk nt pt rb rd rk rl rm rn rv sk sp st vl xm zd".split()
 _ENDS = ["", "k", "l", "lt", "m", "n", "nd", "r", "rn", "s", "th", "v", "x"]
 
 _MIN_LENGTH = 6  # shorter ones meet real words and names too often

@@ -20,7 +20,8 @@ from mechmask.errors import StudyError
 from mechmask.facts.fact_set import FactSet
 from mechmask.files import replaced_file, write_text
 from mechmask.measure.reading import load_reading, save_reading
-from mechmask.write.change import Change, load_change
+from mechmask.write.change import Change
+from mechmask.write.load import load_change
 
 
 class StudyFolder:

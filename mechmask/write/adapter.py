@@ -74,7 +74,8 @@ class AdapterChange(Change):
         return {"base": self.base}
 
     @classmethod
-    def _load(cls, directory: Path, header: dict[str, Any]) -> AdapterChange:
+    def read(cls, directory: Path, header: dict[str, Any]) -> AdapterChange:
+        """The adapter that was saved in a directory."""
         stored = load_file(directory / "adapter_model.safetensors")
         tensors = {name.removeprefix(_PEFT_PREFIX): tensor for name, tensor in stored.items()}
         config = LoraConfig.from_pretrained(str(directory))

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -24,8 +23,6 @@ from mechmask.models.fingerprint import canonical_name, digest
 from mechmask.models.model import Model
 
 SCHEMA_VERSION = 1
-
-_KINDS: dict[str, Callable[[Path, dict[str, Any]], Change]] = {}
 
 
 class Change(ABC):
@@ -42,9 +39,6 @@ class Change(ABC):
         self.method = method
         self.details = dict(details)
 
-    def __init_subclass__(cls) -> None:
-        _KINDS[cls.kind] = cls._load
-
     @abstractmethod
     def applied(self, model: Model) -> Any:
         """A context in which ``model`` is changed; leaving it restores every bit, whatever happened inside.
@@ -59,7 +53,7 @@ class Change(ABC):
 
     @classmethod
     @abstractmethod
-    def _load(cls, directory: Path, header: dict[str, Any]) -> Change:
+    def read(cls, directory: Path, header: dict[str, Any]) -> Change:
         """The change that ``_write`` wrote."""
 
     def save(self, directory: str | Path) -> None:
@@ -105,7 +99,7 @@ class WeightChange(Change):
             raise ChangeError(
                 f"The {method} change changes nothing: every weight is as it was. Give it more steps or a wider clamp."
             )
-        self.after = {name: tensor.detach().cpu().contiguous() for name, tensor in after.items()}
+        self.after = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in after.items()}
         self.before = dict(before)
 
     @contextmanager
@@ -135,35 +129,9 @@ class WeightChange(Change):
         return {"before": self.before}
 
     @classmethod
-    def _load(cls, directory: Path, header: dict[str, Any]) -> WeightChange:
+    def read(cls, directory: Path, header: dict[str, Any]) -> WeightChange:
+        """The weights that were saved in a directory."""
         return cls(load_file(directory / "weights.safetensors"), header["before"], header["method"], header["details"])
-
-
-def load_change(directory: str | Path) -> Change:
-    """The change that ``Change.save`` wrote into a directory.
-
-    Raises:
-        ChangeError: if it holds none, or one of a schema that this version does not know.
-    """
-    import mechmask.write.adapter  # noqa: F401  (registers its kind)
-
-    path = Path(directory)
-    try:
-        header = json.loads((path / "change.json").read_text(encoding="utf-8"))
-        version, kind = header["schema_version"], header["kind"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ChangeError(
-            f"{path} holds no change ({type(error).__name__}: {error}). Give a directory that Change.save wrote."
-        ) from error
-    if version != SCHEMA_VERSION or kind not in _KINDS:
-        raise ChangeError(
-            f"{path} holds a change of schema {version}, kind {kind!r}; this mechmask reads schema "
-            f"{SCHEMA_VERSION}. Make it again."
-        )
-    try:
-        return _KINDS[kind](path, header)
-    except (OSError, KeyError, SafetensorError) as error:
-        raise ChangeError(f"The change in {path} is not whole ({error}). Make it again.") from error
 
 
 def named_weights(module: nn.Module) -> dict[str, nn.Parameter]:

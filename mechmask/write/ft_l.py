@@ -67,7 +67,7 @@ PRESETS: dict[str, tuple[tuple[str, int, int], FTLConfig]] = {
     "gpt2-large": (("gpt2", 36, 1280), FTLConfig(layer=0, clamp=1e-3)),
     "gpt2-xl": (("gpt2", 48, 1600), FTLConfig(layer=0, clamp=5e-4)),
     "gpt-j-6b": (("gptj", 28, 4096), FTLConfig(layer=0, clamp=5e-5)),
-    "smollm2-135m": (("llama", 30, 576), FTLConfig(layer=20, clamp=5e-3)),
+    "smollm2-135m": (("llama", 30, 576), FTLConfig(layer=0, clamp=5e-3)),
 }
 
 

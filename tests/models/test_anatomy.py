@@ -16,7 +16,9 @@ from mechmask.models.anatomy import LAYOUTS, anatomy_of
 def output_of(module, run):
     """Input and output of a module while ``run`` runs."""
     kept = []
-    hook = module.register_forward_hook(lambda m, args, kwargs, output: kept.append((args, kwargs, output)), with_kwargs=True)
+    hook = module.register_forward_hook(
+        lambda m, args, kwargs, output: kept.append((args, kwargs, output)), with_kwargs=True
+    )
     try:
         with torch.no_grad():
             run()
@@ -82,7 +84,15 @@ def test_mlp_output_by_its_orientation(tiny, family):
         assert model.module.get_parameter(f"{projection.name}.weight") is projection.weight
 
 
-@pytest.mark.parametrize(("family", "config"), [("gpt2", {"n_inner": 32}), ("llama", {"intermediate_size": 32}), ("gptj", {"n_inner": 32}), ("opt", {"ffn_dim": 32})])
+@pytest.mark.parametrize(
+    ("family", "config"),
+    [
+        ("gpt2", {"n_inner": 32}),
+        ("llama", {"intermediate_size": 32}),
+        ("gptj", {"n_inner": 32}),
+        ("opt", {"ffn_dim": 32}),
+    ],
+)
 def test_square_matrices_are_not_read_the_wrong_way_round(tiny, family, config):
     model = tiny(family, **config)
     projection = model.anatomy.mlp_output(1)
@@ -90,7 +100,9 @@ def test_square_matrices_are_not_read_the_wrong_way_round(tiny, family, config):
     assert projection.input_first == (family == "gpt2")
     (key,), _, output = output_of(projection.linear, lambda: model.module(torch.tensor([[5, 9, 300]])))
     bias = 0 if projection.bias is None else projection.bias
-    right, wrong = (projection.weight, projection.weight.T) if projection.input_first else (projection.weight.T, projection.weight)
+    right, wrong = (
+        (projection.weight, projection.weight.T) if projection.input_first else (projection.weight.T, projection.weight)
+    )
     torch.testing.assert_close(key @ right + bias, output)
     assert not torch.allclose(key @ wrong + bias, output, atol=0.1)
 
@@ -98,10 +110,14 @@ def test_square_matrices_are_not_read_the_wrong_way_round(tiny, family, config):
 def test_projections_are_every_linear_map_of_the_blocks(tiny, family):
     model = tiny(family)
     linear = {
-        name for name, child in model.module.named_modules() if isinstance(child, (nn.Linear, Conv1D)) and child is not model.anatomy.unembedding
+        name
+        for name, child in model.module.named_modules()
+        if isinstance(child, (nn.Linear, Conv1D)) and child is not model.anatomy.unembedding
     }
     found = list(model.anatomy.projections())
-    assert [p.name for p in found] == sorted((p.name for p in found), key=[n for n, _ in model.module.named_modules()].index)
+    assert [p.name for p in found] == sorted(
+        (p.name for p in found), key=[n for n, _ in model.module.named_modules()].index
+    )
     assert {p.name for p in found} == linear
     assert len(found) == len(linear)
     for projection in found:
@@ -122,14 +138,17 @@ def test_an_adapter_changes_no_name_and_no_weight(tiny, family):
 def test_a_block_that_is_not_there(tiny):
     anatomy = tiny("llama").anatomy
     for block in (-1, 3):
-        with pytest.raises(ModelError, match="no block .* blocks 0 to 2"):
+        with pytest.raises(ModelError, match=r"no block .* blocks 0 to 2"):
             anatomy.mlp_output(block)
 
 
 @pytest.mark.parametrize(
     ("config", "names"),
     [
-        (BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=4), ("transformer.h (2 x BloomBlock)", "transformer.ln_f", "lm_head")),
+        (
+            BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=4),
+            ("transformer.h (2 x BloomBlock)", "transformer.ln_f", "lm_head"),
+        ),
         (
             MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, state_size=4),
             ("backbone.layers (2 x MambaBlock)", "backbone.norm_f", "lm_head"),
@@ -163,7 +182,7 @@ def test_a_projection_of_another_kind_is_refused(tiny_module):
 
 
 def test_what_is_no_transformers_model_is_refused(tiny_module):
-    with pytest.raises(ModelError, match="Sequential is not a transformers model. Load it with AutoModelForCausalLM"):
+    with pytest.raises(ModelError, match=r"Sequential is not a transformers model. Load it with AutoModelForCausalLM"):
         anatomy_of(nn.Sequential(nn.Linear(2, 2)))
 
 

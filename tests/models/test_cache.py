@@ -35,7 +35,9 @@ def root(tmp_path, monkeypatch):
 
 
 def start(seconds):
-    return subprocess.Popen([sys.executable, "-c", MAKER, str(seconds)], stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+    return subprocess.Popen(
+        [sys.executable, "-c", MAKER, str(seconds)], stdout=subprocess.PIPE, text=True, env=dict(os.environ)
+    )
 
 
 def directories(root):

@@ -72,7 +72,10 @@ def test_the_mask_is_the_set_of_ancestors(contests, score):
             continue
         for row in range(len(batch.input_ids)):
             mask = batch.attention_mask[row, 0]
-            prefixes = [seen_from(batch, row, column) if mask[column].sum() > 1 or column == 0 else None for column in range(len(mask))]
+            prefixes = [
+                seen_from(batch, row, column) if mask[column].sum() > 1 or column == 0 else None
+                for column in range(len(mask))
+            ]
             for i, mine in enumerate(prefixes):
                 for j, other in enumerate(prefixes):
                     if mine is None or other is None:
@@ -83,7 +86,7 @@ def test_the_mask_is_the_set_of_ancestors(contests, score):
 
 @pytest.mark.parametrize("score", SCORES)
 def test_no_more_tokens_than_routes_alone_and_each_prefix_once(contests, score):
-    for i, contest in enumerate(contests):
+    for contest in contests:
         alone = paths(contest, asked_by(contest, score))
         prefixes = {path[:n] for path in alone.values() for n in range(1, len(path) + 1)}
         (batch,) = batches([contest], score=score, batch_size=1)
@@ -95,13 +98,19 @@ def test_routes_that_share_their_prompt_take_about_a_third(tokenizer):
     from mechmask import synthetic_facts
 
     contests = encode_contests(tokenizer, synthetic_facts(24))
-    tokens = {pack: sum(b.input_ids.numel() for b in batches(contests, score="sequence", pack=pack)) for pack in (True, False)}
+    tokens = {
+        pack: sum(b.input_ids.numel() for b in batches(contests, score="sequence", pack=pack)) for pack in (True, False)
+    }
     assert tokens[True] < tokens[False] / 2
 
 
 def test_packing_and_batches_do_not_change_what_is_asked(contests):
     def asked(**options):
-        return {(q.contest, q.route, q.index, q.token) for b in batches(contests, score="sequence", **options) for q in b.queries}
+        return {
+            (q.contest, q.route, q.index, q.token)
+            for b in batches(contests, score="sequence", **options)
+            for q in b.queries
+        }
 
     first = asked()
     assert all(asked(batch_size=n, pack=pack) == first for n in (1, 3, 100) for pack in (True, False))
@@ -131,7 +140,10 @@ def test_plain_rows_need_no_mask(contests):
     for batch in batches(contests, score="sequence", pack=False):
         assert batch.attention_mask is None
         for row, positions in enumerate(batch.position_ids.tolist()):
-            n = max(column for r, column in zip(batch.rows.tolist(), batch.columns.tolist(), strict=True) if r == row) + 1
+            n = (
+                max(column for r, column in zip(batch.rows.tolist(), batch.columns.tolist(), strict=True) if r == row)
+                + 1
+            )
             assert positions[:n] == list(range(n))
 
 

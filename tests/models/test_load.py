@@ -61,7 +61,9 @@ def test_a_local_directory(saved, tiny_module):
     assert repr(model).startswith("Model(") and "3 layers" in repr(model)
 
 
-@pytest.mark.parametrize(("dtype", "expected"), [("bfloat16", torch.bfloat16), ("float16", torch.float16), (torch.bfloat16, torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("dtype", "expected"), [("bfloat16", torch.bfloat16), ("float16", torch.float16), (torch.bfloat16, torch.bfloat16)]
+)
 def test_dtype(saved, dtype, expected):
     assert {p.dtype for p in mm.load_model(saved, dtype=dtype).module.parameters()} == {expected}
 
@@ -126,7 +128,7 @@ def test_the_adapter_comes_back_after_an_error(adapter, facts):
 
 def test_a_model_without_adapter_has_none_to_switch_off(saved):
     model = mm.load_model(saved)
-    with pytest.raises(ModelError, match="no adapter to switch off. Load"), model.without_adapter():
+    with pytest.raises(ModelError, match=r"no adapter to switch off. Load"), model.without_adapter():
         pass
 
 
@@ -173,7 +175,9 @@ def test_an_adapter_that_names_no_base(adapter):
 
 def test_an_adapter_whose_base_is_gone(adapter):
     config = json.loads((adapter / "adapter_config.json").read_text())
-    (adapter / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": str(adapter / "gone")}))
+    (adapter / "adapter_config.json").write_text(
+        json.dumps({**config, "base_model_name_or_path": str(adapter / "gone")})
+    )
     assert "No model can be loaded from" in refused(adapter)
 
 
@@ -229,7 +233,9 @@ def test_weights_that_are_missing_are_not_made_up(saved):
     from safetensors.torch import load_file, save_file
 
     path = saved / "model.safetensors"
-    save_file({name: t for name, t in load_file(path).items() if "layers.1.mlp.down_proj" not in name}, path, {"format": "pt"})
+    save_file(
+        {name: t for name, t in load_file(path).items() if "layers.1.mlp.down_proj" not in name}, path, {"format": "pt"}
+    )
     assert "down_proj" in refused(saved)
 
 

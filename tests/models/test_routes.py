@@ -27,7 +27,9 @@ def ids_of(tokenizer, text):
 
 
 def fact_of(**fields):
-    return Fact(**{"subject": "Uxmon", "prompt": "The mass of Uxmon is", "old": "417 grams", "new": "218 grams", **fields})
+    return Fact(
+        **{"subject": "Uxmon", "prompt": "The mass of Uxmon is", "old": "417 grams", "new": "218 grams", **fields}
+    )
 
 
 def contest_of(tokenizer, phrasing=0, **fields):
@@ -68,7 +70,9 @@ def test_paraphrases_are_routes_too(any_tokenizer, facts, phrasing):
             assert contest is None
             continue
         for route, value in fact.values.items():
-            assert contest.prompt + contest.routes[route] == ids_of(any_tokenizer, f"{fact.phrasings[phrasing]} {value}")
+            assert contest.prompt + contest.routes[route] == ids_of(
+                any_tokenizer, f"{fact.phrasings[phrasing]} {value}"
+            )
 
 
 def last_mention(subject, text):
@@ -85,7 +89,9 @@ def last_mention(subject, text):
 def covering(tokenizer, prompt, text, end):
     """The first token by which the prompt, cut off there, has been read as far as ``end``; by decoding prefixes."""
     return next(
-        n - 1 for n in range(1, len(prompt) + 1) if len(tokenizer.decode(prompt[:n], skip_special_tokens=True).rstrip("�")) >= end
+        n - 1
+        for n in range(1, len(prompt) + 1)
+        if len(tokenizer.decode(prompt[:n], skip_special_tokens=True).rstrip("�")) >= end
     )
 
 
@@ -180,7 +186,7 @@ def test_old_and_new_of_which_one_begins_with_the_other(any_tokenizer, old, new)
 @pytest.mark.parametrize("route", ["old", "new"])
 @pytest.mark.parametrize(("value", "distractor"), [("417", "4170"), ("4170", "417")])
 def test_a_distractor_that_begins_with_another_value_or_the_reverse(any_tokenizer, route, value, distractor):
-    with pytest.raises(RouteError, match="distractor_0.*is a prefix of|is a prefix of"):
+    with pytest.raises(RouteError, match=r"distractor_0.*'417' is a prefix of '4170'"):
         contest_of(any_tokenizer, **{route: value}, distractors=(distractor,))
 
 
@@ -192,7 +198,7 @@ def test_two_distractors_of_which_one_begins_with_the_other(tokenizer):
 def test_values_of_the_same_tokens(metaspace_tokenizer):
     """Letters that the tokenizer does not know all become the unknown token."""
     assert metaspace_tokenizer("क").input_ids == metaspace_tokenizer("ख").input_ids
-    with pytest.raises(RouteError, match="are the same tokens. Give values that differ"):
+    with pytest.raises(RouteError, match=r"are the same tokens. Give values that differ"):
         contest_of(metaspace_tokenizer, old="क", new="ख")
 
 

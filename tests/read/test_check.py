@@ -30,11 +30,11 @@ def refuses(monkeypatch, read, times=10):
     assert error > times * TOLERANCE_NATS[torch.float32], error
 
 
-@pytest.mark.parametrize("score", ["sequence", "divergence", "mean"])
-def test_a_sound_reading_is_far_below_the_tolerance(tiny, family, facts, score):
+@pytest.mark.parametrize("score", ["sequence", "divergence"])
+def test_a_sound_reading_is_far_below_the_tolerance(tiny, family, awkward, score):
     model = tiny(family)
-    assert mm.read_logits(model, facts, score).attrs["check_error_nats"] < 1e-4 < TOLERANCE_NATS[torch.float32] / 10
-    assert mm.read_depth(model, facts, score=score).attrs["check_error_nats"] < 1e-4
+    assert mm.read_logits(model, awkward, score).attrs["check_error_nats"] < 1e-4 < TOLERANCE_NATS[torch.float32] / 10
+    assert mm.read_depth(model, awkward, score=score).attrs["check_error_nats"] < 1e-4
 
 
 def test_a_softcap_left_out(tiny, facts, monkeypatch):
@@ -50,27 +50,27 @@ def test_a_softcap_that_is_not_there(tiny, facts, monkeypatch):
     refuses(monkeypatch, lambda: mm.read_logits(model, facts))
 
 
-def test_a_final_norm_left_out(tiny, family, facts, monkeypatch):
+def test_a_final_norm_left_out(tiny, family, awkward, monkeypatch):
     model = tiny(family)
     monkeypatch.setattr(Anatomy, "final_norm", torch.nn.Identity())
-    refuses(monkeypatch, lambda: mm.read_depth(model, facts, score="sequence"))
+    refuses(monkeypatch, lambda: mm.read_depth(model, awkward, score="sequence"))
 
 
-def test_a_final_norm_applied_twice(tiny, family, facts, monkeypatch):
+def test_a_final_norm_applied_twice(tiny, family, awkward, monkeypatch):
     model = tiny(family)
     norm = model.anatomy.final_norm
     monkeypatch.setattr(Anatomy, "final_norm", torch.nn.Sequential(norm, norm))
-    refuses(monkeypatch, lambda: mm.read_depth(model, facts, score="sequence"))
+    refuses(monkeypatch, lambda: mm.read_depth(model, awkward, score="sequence"))
 
 
-def test_a_mask_that_lets_routes_see_each_other(tiny, family, facts, monkeypatch):
+def test_a_mask_that_lets_routes_see_each_other(tiny, family, awkward, monkeypatch):
     model = tiny(family)
     monkeypatch.setattr("mechmask.models.forest.additive", lambda mask, dtype: torch.zeros(mask.shape, dtype=dtype))
-    refuses(monkeypatch, lambda: mm.read_logits(model, facts))
-    refuses(monkeypatch, lambda: mm.read_depth(model, facts, score="sequence"))
+    refuses(monkeypatch, lambda: mm.read_logits(model, awkward))
+    refuses(monkeypatch, lambda: mm.read_depth(model, awkward, score="sequence"))
 
 
-def test_a_mask_that_is_causal_over_the_row_but_not_over_the_tree(tiny, family, facts, monkeypatch):
+def test_a_mask_that_is_causal_over_the_row_but_not_over_the_tree(tiny, family, awkward, monkeypatch):
     """The quiet leak: each route sees those that were packed before it."""
     model = tiny(family)
 
@@ -80,10 +80,10 @@ def test_a_mask_that_is_causal_over_the_row_but_not_over_the_tree(tiny, family, 
         return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~below, torch.finfo(dtype).min)
 
     monkeypatch.setattr("mechmask.models.forest.additive", causal)
-    refuses(monkeypatch, lambda: mm.read_logits(model, facts), times=2)  # measured: 0.0056 nats a token and more
+    refuses(monkeypatch, lambda: mm.read_logits(model, awkward), times=2)  # measured: 0.0056 nats a token and more
 
 
-def test_positions_counted_along_the_row(tiny, family, facts, monkeypatch):
+def test_positions_counted_along_the_row(tiny, family, awkward, monkeypatch):
     model = tiny(family)
     inputs = Batch.inputs
 
@@ -92,7 +92,7 @@ def test_positions_counted_along_the_row(tiny, family, facts, monkeypatch):
         return made | {"position_ids": torch.arange(made["input_ids"].shape[1]).expand_as(made["input_ids"])}
 
     monkeypatch.setattr(Batch, "inputs", counted)
-    refuses(monkeypatch, lambda: mm.read_logits(model, facts))
+    refuses(monkeypatch, lambda: mm.read_logits(model, awkward))
 
 
 def test_the_wrong_blocks_end(tiny, facts):
@@ -124,7 +124,9 @@ def test_nan_weights_are_named_with_the_fact(tiny, facts, read, where):
 def test_nan_of_one_fact_alone_is_found(tiny, facts):
     """Tokens that only the Unicode fact has are poisoned: the check looks at every number read, not at its probe."""
     model = tiny("llama")  # embedding and unembedding are two matrices: only what reads those tokens is poisoned
-    ids = lambda fact: {i for value in fact.values.values() for i in model.tokenizer(f"{fact.prompt} {value}").input_ids}  # noqa: E731
+    ids = lambda fact: {
+        i for value in fact.values.values() for i in model.tokenizer(f"{fact.prompt} {value}").input_ids
+    }
     odd = set(model.tokenizer("Łódź").input_ids) - set().union(*map(ids, facts[:-1]))
     assert odd
     with torch.no_grad():

@@ -16,7 +16,13 @@ import mechmask as mm
 from mechmask.errors import ReadingError
 from mechmask.read.backends.bridge import BridgeBackend
 
-FINAL_NORMS = {"gpt2": "ln_f", "gptj": "ln_f", "gpt_neox": "final_layer_norm", "opt": "decoder.final_layer_norm", "phi": "final_layernorm"}
+FINAL_NORMS = {
+    "gpt2": "ln_f",
+    "gptj": "ln_f",
+    "gpt_neox": "final_layer_norm",
+    "opt": "decoder.final_layer_norm",
+    "phi": "final_layernorm",
+}
 
 
 class Hooked:
@@ -26,7 +32,9 @@ class Hooked:
         self.module, self.family, self.oracle = model.module, model.family, plain(model)
         config = self.module.config
         self.blocks = next(
-            m for m in self.module.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == config.num_hidden_layers
+            m
+            for m in self.module.modules()
+            if isinstance(m, torch.nn.ModuleList) and len(m) == config.num_hidden_layers
         )
         self.norm = self.module.base_model.get_submodule(FINAL_NORMS.get(self.family, "norm"))
         self.cap = getattr(config, "final_logit_softcapping", None)
@@ -36,8 +44,12 @@ class Hooked:
         """``[layer, position, width]``."""
         kept = []
         first = lambda value: value[0] if isinstance(value, tuple) else value  # noqa: E731
-        hooks = [self.blocks[0].register_forward_pre_hook(lambda m, args, kwargs: kept.append(first(args)), with_kwargs=True)]
-        hooks += [block.register_forward_hook(lambda m, args, output: kept.append(first(output))) for block in self.blocks]
+        hooks = [
+            self.blocks[0].register_forward_pre_hook(lambda m, args, kwargs: kept.append(first(args)), with_kwargs=True)
+        ]
+        hooks += [
+            block.register_forward_hook(lambda m, args, output: kept.append(first(output))) for block in self.blocks
+        ]
         try:
             self.module(torch.tensor([ids]))
         finally:
@@ -50,7 +62,10 @@ class Hooked:
         weight = norm.weight.detach().float()
         if isinstance(norm, torch.nn.LayerNorm):
             centred = x - x.mean(-1, keepdim=True)
-            return centred / (centred.pow(2).mean(-1, keepdim=True) + norm.eps).sqrt() * weight + norm.bias.detach().float()
+            return (
+                centred / (centred.pow(2).mean(-1, keepdim=True) + norm.eps).sqrt() * weight
+                + norm.bias.detach().float()
+            )
         eps = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon
         return x / (x.pow(2).mean(-1, keepdim=True) + eps).sqrt() * (1 + weight if "gemma" in self.family else weight)
 
@@ -94,9 +109,9 @@ def test_every_layer_of_every_family_is_what_hooks_see(tiny, family, corners, pl
 
 
 @pytest.mark.parametrize("score", ["divergence", "sequence", "mean"])
-def test_the_last_layer_is_the_output(tiny, family, facts, score):
+def test_the_last_layer_is_the_output(tiny, family, awkward, score):
     model = tiny(family)
-    depth, logits = mm.read_depth(model, facts, score=score), mm.read_logits(model, facts, score)
+    depth, logits = mm.read_depth(model, awkward, score=score), mm.read_logits(model, awkward, score)
     np.testing.assert_allclose(depth.logprob.isel(layer=-1), logits.logprob, atol=2e-5, rtol=0)
     assert depth.attrs["check_error_nats"] < 1e-4
 
@@ -157,22 +172,29 @@ def _what_it_is(model):
         "asks for gradients": [parameter.requires_grad for parameter in module.parameters()],
         "gradients": [parameter.grad for parameter in module.parameters()],
         "training": [child.training for child in module.modules()],
-        "hooks": [len(hooks) for child in module.modules() for name, hooks in vars(child).items() if name.endswith("_hooks")],
+        "hooks": [
+            len(hooks) for child in module.modules() for name, hooks in vars(child).items() if name.endswith("_hooks")
+        ],
         "attributes": [sorted(vars(child)) for child in module.modules()],
         "config": copy.deepcopy(module.config.to_dict()),
         "architectures": copy.copy(module.config.architectures),
         "attention": module.config._attn_implementation,
         "generation": module.generation_config.to_dict(),
         "forward": [("forward" in vars(child)) for child in module.modules()],
-        "tokenizer": (tokenizer.padding_side, tokenizer.pad_token, tokenizer.bos_token, len(tokenizer), tokenizer.name_or_path),
+        "tokenizer": (
+            tokenizer.padding_side,
+            tokenizer.pad_token,
+            tokenizer.bos_token,
+            len(tokenizer),
+            tokenizer.name_or_path,
+        ),
         "encoding": tokenizer("The capital of France is Paris").input_ids,
     }
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_the_module_is_left_exactly_as_it_was(tiny, family, awkward, tmp_path, side):
+def test_the_module_is_left_exactly_as_it_was(tiny, family, awkward, tmp_path):
     model = tiny(family)
-    model.tokenizer.padding_side = side
+    model.tokenizer.padding_side = "left"
     model.module.train()
     first, *_ = model.module.parameters()
     first.requires_grad_(False)
@@ -180,7 +202,7 @@ def test_the_module_is_left_exactly_as_it_was(tiny, family, awkward, tmp_path, s
     before, fingerprint = _what_it_is(model), model.fingerprint
     values = {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
     mm.read_depth(model, awkward)
-    mm.read_depth(model, awkward, score="sequence", phrasings="all")
+    mm.read_depth(model, awkward[-1:], score="sequence", phrasings="all")
     assert _what_it_is(model) == before
     assert all(torch.equal(tensor, values[name]) for name, tensor in model.module.state_dict().items())
     assert model.fingerprint == fingerprint
@@ -211,13 +233,17 @@ def test_no_weight_is_held_twice(tiny, family):
 def test_a_weight_changed_in_place_is_seen(tiny, family, awkward):
     model = tiny(family)
     before = mm.read_depth(model, awkward)
-    name, parameter = next((n, p) for n, p in reversed(list(model.module.named_parameters())) if p.ndim == 2 and ".1." in n)
+    name, parameter = next(
+        (n, p) for n, p in reversed(list(model.module.named_parameters())) if p.ndim == 2 and ".1." in n
+    )
     kept = parameter.detach().clone()
     with torch.no_grad():
         parameter.mul_(-1)
     changed = mm.read_depth(model, awkward)
     assert abs(changed.logprob - before.logprob).isel(layer=-1).max() > 0.05, name
-    xr.testing.assert_equal(changed.logprob.isel(layer=[0, 1]), before.logprob.isel(layer=[0, 1]))  # block 1 comes later
+    xr.testing.assert_equal(
+        changed.logprob.isel(layer=[0, 1]), before.logprob.isel(layer=[0, 1])
+    )  # block 1 comes later
     np.testing.assert_allclose(
         changed.logprob.isel(layer=-1), mm.read_logits(model, awkward, "divergence").logprob, atol=2e-5, rtol=0
     )

@@ -15,7 +15,8 @@ def leads(oracle, facts):
     for fact in facts:
         rows, tokens = oracle.logprobs(fact, "old"), oracle.value_ids(fact, "old")
         found[fact.id] = min(
-            (row[token] - torch.cat([row[:token], row[token + 1 :]]).max()).item() for row, token in zip(rows, tokens, strict=True)
+            (row[token] - torch.cat([row[:token], row[token + 1 :]]).max()).item()
+            for row, token in zip(rows, tokens, strict=True)
         )
     return found
 
@@ -56,11 +57,13 @@ def test_every_family_by_its_own_lead(tiny, family, facts, plain):
     model = tiny(family)
     lead = leads(plain(model), facts)
     border = sorted(lead.values())[len(lead) // 2] - 1e-3
-    assert set(mm.known_facts(model, facts, min_margin=border).ids) == {label for label, value in lead.items() if value > border}
+    assert set(mm.known_facts(model, facts, min_margin=border).ids) == {
+        label for label, value in lead.items() if value > border
+    }
 
 
 def test_none_is_an_error_with_a_remedy(tiny, facts):
-    with pytest.raises(ReadingError, match="holds none of these 13 facts by 0.1 nats. Install them first"):
+    with pytest.raises(ReadingError, match=r"holds none of these 13 facts by 0.1 nats. Install them first"):
         mm.known_facts(tiny("llama"), facts)
 
 

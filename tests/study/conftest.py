@@ -27,7 +27,9 @@ def small_config() -> StudyConfig:
     from mechmask import FinetuneConfig, FTLConfig, StudyConfig
 
     taught = FinetuneConfig(steps=4, lr=1e-2, rank=4)
-    return StudyConfig(install=taught, contradict=taught, checkpoint_every=2, edit=FTLConfig(layer=1, clamp=0.05, steps=3))
+    return StudyConfig(
+        install=taught, contradict=taught, checkpoint_every=2, edit=FTLConfig(layer=1, clamp=0.05, steps=3)
+    )
 
 
 @pytest.fixture
@@ -47,4 +49,6 @@ def done(tiny, small_facts, small_config, tmp_path_factory) -> tuple[MaskStudy, 
 @pytest.fixture(scope="session")
 def contents():
     """Path and bytes of every file under a directory but the lock."""
-    return lambda root: {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file() and p.name != ".lock"}
+    return lambda root: {
+        str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file() and p.name != ".lock"
+    }

@@ -70,7 +70,9 @@ def test_a_bad_value_is_refused_by_name(field, value):
 
 def test_every_bad_field_is_in_one_message():
     with pytest.raises(StudyError) as caught:
-        checked(StudyConfig, {"checkpoint_every": 0, "level": 2, "contradict": {"rank": 0, "stepz": 3}, "odd": 1}, "my.toml")
+        checked(
+            StudyConfig, {"checkpoint_every": 0, "level": 2, "contradict": {"rank": 0, "stepz": 3}, "odd": 1}, "my.toml"
+        )
     message = str(caught.value)
     for field in ("checkpoint_every", "level", "contradict.rank", "contradict.stepz", "odd"):
         assert f"my.toml: {field}: " in message

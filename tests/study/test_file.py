@@ -26,7 +26,9 @@ def written(tmp_path, model_directory):
 
     def write(text: str, model: str | None = None) -> Path:
         path = tmp_path / "study.toml"
-        path.write_text((f'[model]\nsource = "{model_directory}"\n' if model is None else model) + text, encoding="utf-8")
+        path.write_text(
+            (f'[model]\nsource = "{model_directory}"\n' if model is None else model) + text, encoding="utf-8"
+        )
         return path
 
     return write
@@ -80,11 +82,13 @@ def test_an_absolute_path_of_facts_stays(written, tmp_path_factory, facts):
     assert study_from_file(written(f'[facts]\npath = "{path}"' + EDIT)).facts == facts
 
 
-def test_a_model_directory_is_looked_for_beside_the_file_too(written, tmp_path, model_directory, tmp_path_factory, monkeypatch):
+def test_a_model_directory_is_looked_for_beside_the_file_too(
+    written, tmp_path, model_directory, tmp_path_factory, monkeypatch
+):
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "llama").symlink_to(model_directory)
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
-    path = written('[facts.synthetic]\nn = 4' + EDIT, model='[model]\nsource = "models/llama"\n')
+    path = written("[facts.synthetic]\nn = 4" + EDIT, model='[model]\nsource = "models/llama"\n')
     assert study_from_file(path).model.n_layers == 3
 
 
@@ -118,8 +122,14 @@ def test_the_number_of_sources_is_checked_before_a_model_is_loaded(written):
         ("", ["facts"]),
         ("[facts.synthetic]\n[studies]\n", ["studies"]),
         ("[facts.synthetic]\n[study]\nsteps = 3\n", ["study.steps"]),
-        ("[facts.synthetic]\n[study]\nlevel = 7\ninstall = { rank = 0, rang = 1 }\n", ["study.level", "study.install.rank", "study.install.rang"]),
-        ("[facts.synthetic]\nn = true\nm = 1\n[study]\nbatch_size = 0\n[more]\n", ["facts.synthetic.m", "study.batch_size", "more"]),
+        (
+            "[facts.synthetic]\n[study]\nlevel = 7\ninstall = { rank = 0, rang = 1 }\n",
+            ["study.level", "study.install.rank", "study.install.rang"],
+        ),
+        (
+            "[facts.synthetic]\nn = true\nm = 1\n[study]\nbatch_size = 0\n[more]\n",
+            ["facts.synthetic.m", "study.batch_size", "more"],
+        ),
     ],
 )
 def test_every_bad_field_is_named_in_one_error(written, text, fields):

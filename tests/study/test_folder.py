@@ -14,7 +14,11 @@ from mechmask import FinetuneConfig, FTLConfig, MaskStudy, synthetic_facts
 from mechmask.errors import StudyError
 from mechmask.study.folder import StudyFolder
 
-DESCRIPTION = {"schema_version": 1, "config": {"checkpoint_every": 2, "contradict": {"steps": 4}}, "model": {"fingerprint": "abc"}}
+DESCRIPTION = {
+    "schema_version": 1,
+    "config": {"checkpoint_every": 2, "contradict": {"steps": 4}},
+    "model": {"fingerprint": "abc"},
+}
 
 
 def _open(root, description, facts):
@@ -60,7 +64,11 @@ def test_a_finished_study_is_not_overwritten_by_another(done, tiny, small_facts,
         facts = synthetic_facts(4, n_never=8, distractors=3, seed=6)
     else:
         model = tiny("llama", seed=1)
-    wanted = {"config": r"config\.contradict\.lr is 0\.01 there and 0\.02 here", "facts": "facts is", "model": r"model\.fingerprint is"}
+    wanted = {
+        "config": r"config\.contradict\.lr is 0\.01 there and 0\.02 here",
+        "facts": "facts is",
+        "model": r"model\.fingerprint is",
+    }
     with pytest.raises(StudyError, match=wanted[part]):
         MaskStudy(model, facts, config).run(directory)
     assert contents(directory) == before
@@ -141,7 +149,11 @@ def test_the_lock_is_given_back_after_an_error(tmp_path, small_facts):
 
 
 def _reading(value):
-    return xr.Dataset({"logprob": (("fact", "route"), np.full((1, 2), value))}, {"fact": ["a"], "route": ["old", "new"]}, {"schema_version": 1})
+    return xr.Dataset(
+        {"logprob": (("fact", "route"), np.full((1, 2), value))},
+        {"fact": ["a"], "route": ["old", "new"]},
+        {"schema_version": 1},
+    )
 
 
 def test_a_reading_is_made_once(tmp_path):
@@ -161,7 +173,9 @@ def test_checkpoints_come_in_the_order_of_steps(tmp_path):
     for step in (10, 0, 100000, 2):
         folder.checkpoint("install", step, lambda step=step: _reading(float(step)))
     (tmp_path / "checkpoints" / "install" / ".000004.nc.k1ll3d.nc").write_text("half of one")
-    assert [(step, float(reading.logprob[0, 0])) for step, reading in folder.checkpoints("install")] == [(s, s) for s in (0, 2, 10, 100000)]
+    assert [(step, float(reading.logprob[0, 0])) for step, reading in folder.checkpoints("install")] == [
+        (s, s) for s in (0, 2, 10, 100000)
+    ]
     assert folder.checkpoints("contradict") == []
 
 

@@ -9,7 +9,17 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from mechmask import FinetuneConfig, FTLConfig, MaskStudy, StudyConfig, commit_layer, erase_index, load_change, read_depth, read_logits
+from mechmask import (
+    FinetuneConfig,
+    FTLConfig,
+    MaskStudy,
+    StudyConfig,
+    commit_layer,
+    erase_index,
+    load_change,
+    read_depth,
+    read_logits,
+)
 from mechmask.errors import MechmaskError, StudyError
 from mechmask.write.edit import edit
 from mechmask.write.finetune import Finetuning
@@ -26,7 +36,9 @@ def test_the_model_is_left_as_it_was(done, tiny):
     """``done`` is what a model looks like after a study; a fresh one is what it looked like before."""
     module, fresh = done[0].model.module, tiny("llama").module
     assert done[0].model.fingerprint == tiny("llama").fingerprint
-    assert [(name, type(child)) for name, child in module.named_modules()] == [(n, type(c)) for n, c in fresh.named_modules()]
+    assert [(name, type(child)) for name, child in module.named_modules()] == [
+        (n, type(c)) for n, c in fresh.named_modules()
+    ]
     assert [sorted(vars(child)) for child in module.modules()] == [sorted(vars(child)) for child in fresh.modules()]
     assert [child.training for child in module.modules()] == [child.training for child in fresh.modules()]
     assert [p.requires_grad for p in module.parameters()] == [p.requires_grad for p in fresh.parameters()]
@@ -109,7 +121,11 @@ def test_the_erase_index_of_ft_l_equals_edits_made_by_hand(done, tiny, small_fac
             mine = study.erase.sel(state="ft_l", fact=fact.id)
             for name in by_hand.data_vars:
                 value = by_hand[name].values.ravel()[0]
-                assert mine[name].item() == pytest.approx(value, nan_ok=True) if by_hand[name].dtype.kind in "fi" else mine[name].item() == value
+                assert (
+                    mine[name].item() == pytest.approx(value, nan_ok=True)
+                    if by_hand[name].dtype.kind in "fi"
+                    else mine[name].item() == value
+                )
             commit = commit_layer(depth).sel(fact=fact.id).values
             np.testing.assert_array_equal(mine.commit_layer.values, commit[0])
             assert mine.recalled.item() == after.recalled.sel(fact=fact.id, route="new", phrasing=0).item()
@@ -147,7 +163,9 @@ def test_summary_overview_and_conclusion_say_the_same(done):
 
 
 def _times(root):
-    return {str(p.relative_to(root)): p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file() and p.name != ".lock"}
+    return {
+        str(p.relative_to(root)): p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file() and p.name != ".lock"
+    }
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +185,10 @@ def test_running_again_gives_the_same_datasets_and_files(done, again):
 
 
 def test_running_again_makes_no_reading_and_no_change(again):
-    before, after = ({k: v for k, v in times.items() if k.startswith(("results", "changes", "checkpoints", "study", "facts"))} for times in again[2])
+    before, after = (
+        {k: v for k, v in times.items() if k.startswith(("results", "changes", "checkpoints", "study", "facts"))}
+        for times in again[2]
+    )
     assert len(before) > 20
     assert after == before
 
@@ -186,7 +207,9 @@ def test_nothing_but_the_results_is_left(done):
 
 def test_facts_that_the_model_holds_need_no_installation(llama, small_facts, tmp_path):
     """Read by another score, which every reading at the output then has."""
-    config = StudyConfig(install=None, contradict=FinetuneConfig(steps=2, lr=1e-2, rank=2), checkpoint_every=1, edit=None, score="mean")
+    config = StudyConfig(
+        install=None, contradict=FinetuneConfig(steps=2, lr=1e-2, rank=2), checkpoint_every=1, edit=None, score="mean"
+    )
     study = MaskStudy(llama, small_facts, config).run(tmp_path / "run")
     assert list(study.trajectory.step.values) == [0, 1, 2]
     assert list(study.trajectory.phase.values) == ["contradict"] * 3
@@ -209,7 +232,12 @@ def test_installation_ends_when_the_values_are_recalled(llama, small_facts, tmp_
     study = MaskStudy(llama, small_facts, few).run(tmp_path / "run")
     trajectory = study.trajectory
     onset = int(trajectory.attrs["onset_step"])
-    taught = trajectory.recalled.sel(route="old", fact=trajectory.role != "never").mean("fact").sel(step=slice(None, onset)).values
+    taught = (
+        trajectory.recalled.sel(route="old", fact=trajectory.role != "never")
+        .mean("fact")
+        .sel(step=slice(None, onset))
+        .values
+    )
     assert onset < 60
     assert taught[-1] >= 0.5
     assert (taught[:-1] < 0.5).all()

@@ -30,7 +30,10 @@ def trace(module: nn.Module) -> dict[str, Any]:
         "bits": {name: bits(tensor) for name, tensor in module.state_dict().items()},
         "classes": {name: type(child) for name, child in children.items()},
         "attributes": {name: sorted(vars(child)) for name, child in children.items()},
-        "hooks": {name: [len(v) for k, v in sorted(vars(child).items()) if k.endswith("_hooks")] for name, child in children.items()},
+        "hooks": {
+            name: [len(v) for k, v in sorted(vars(child).items()) if k.endswith("_hooks")]
+            for name, child in children.items()
+        },
         "training": {name: child.training for name, child in children.items()},
         "asked": {name: p.requires_grad for name, p in module.named_parameters()},
         "grads": {name: None if p.grad is None else bits(p.grad) for name, p in module.named_parameters()},

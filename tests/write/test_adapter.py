@@ -13,7 +13,15 @@ from peft.tuners.lora import LoraLayer
 from mechmask import FinetuneConfig, finetune, load_change
 
 # Written from the architectures, not from mechmask's layouts.
-_LLAMA = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+_LLAMA = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
 PROJECTIONS = {
     "gpt2": ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"),
     "gptj": ("attn.k_proj", "attn.v_proj", "attn.q_proj", "attn.out_proj", "mlp.fc_in", "mlp.fc_out"),
@@ -23,7 +31,12 @@ PROJECTIONS = {
     "phi": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.dense", "mlp.fc1", "mlp.fc2"),
     "phi3": ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj"),
 }
-BLOCKS = {"gpt2": "transformer.h", "gptj": "transformer.h", "gpt_neox": "gpt_neox.layers", "opt": "model.decoder.layers"}
+BLOCKS = {
+    "gpt2": "transformer.h",
+    "gptj": "transformer.h",
+    "gpt_neox": "gpt_neox.layers",
+    "opt": "model.decoder.layers",
+}
 
 FAST = FinetuneConfig(steps=2, lr=1e-2)
 
@@ -124,7 +137,11 @@ def test_the_base_weights_are_one_copy(tiny, family, examples):
     model = tiny(family)
     before = {name: parameter.data_ptr() for name, parameter in model.module.named_parameters()}
     with finetune(model, examples, FAST).applied(model):
-        inside = {name.replace(".base_layer", ""): p.data_ptr() for name, p in model.module.named_parameters() if "lora_" not in name}
+        inside = {
+            name.replace(".base_layer", ""): p.data_ptr()
+            for name, p in model.module.named_parameters()
+            if "lora_" not in name
+        }
         assert inside == before
 
 

@@ -35,7 +35,11 @@ def _padded(tokenizer, examples):
     """Right-padded rows, the mask, and labels that ask for the value's tokens alone."""
     rows = [(tokenizer(e.prompt)["input_ids"], tokenizer(f"{e.prompt} {e.value}")["input_ids"]) for e in examples]
     width = max(len(whole) for _, whole in rows)
-    ids, mask, labels = torch.full((len(rows), width), 7), torch.zeros(len(rows), width, dtype=torch.long), torch.full((len(rows), width), -100)
+    ids, mask, labels = (
+        torch.full((len(rows), width), 7),
+        torch.zeros(len(rows), width, dtype=torch.long),
+        torch.full((len(rows), width), -100),
+    )
     for i, (prompt, whole) in enumerate(rows):
         ids[i, : len(whole)] = torch.tensor(whole)
         mask[i, : len(whole)] = 1
@@ -53,8 +57,14 @@ def test_it_equals_peft_with_adamw_and_cross_entropy(tiny, tokenizer, examples, 
         run.advance(5)
         losses, factors = run.losses, _factors(run)
 
-    peft = get_peft_model(plain, LoraConfig(r=4, lora_alpha=8.0, target_modules=TARGETS[family], fan_in_fan_out=family == "gpt2")).eval()
-    ours = {name.removeprefix("base_model.model.").replace(".default", ""): p for name, p in peft.named_parameters() if "lora_" in name}
+    peft = get_peft_model(
+        plain, LoraConfig(r=4, lora_alpha=8.0, target_modules=TARGETS[family], fan_in_fan_out=family == "gpt2")
+    ).eval()
+    ours = {
+        name.removeprefix("base_model.model.").replace(".default", ""): p
+        for name, p in peft.named_parameters()
+        if "lora_" in name
+    }
     assert set(ours) == set(initial)
     with torch.no_grad():
         for name, parameter in ours.items():
@@ -78,7 +88,9 @@ def test_it_equals_peft_with_adamw_and_cross_entropy(tiny, tokenizer, examples, 
         assert moved > 1e-3, name
 
 
-@pytest.mark.parametrize(("options"), [{}, {"batch_size": 3}, {"dropout": 0.3}, {"batch_size": 2, "dropout": 0.3, "weight_decay": 0.01}])
+@pytest.mark.parametrize(
+    ("options"), [{}, {"batch_size": 3}, {"dropout": 0.3}, {"batch_size": 2, "dropout": 0.3, "weight_decay": 0.01}]
+)
 def test_it_goes_on_with_the_same_bits(tiny, examples, options):
     config = FinetuneConfig(steps=7, lr=1e-2, rank=3, seed=5, **options)
     with Finetuning(tiny("llama"), examples, config) as run:
@@ -140,7 +152,9 @@ def test_the_seed_decides_everything(tiny, examples, options, bits_of):
 @pytest.mark.parametrize("name", ["dropout", "batch_size"])
 def test_dropout_and_batches_do_something(tiny, examples, name):
     plain = finetune(tiny("llama"), examples, FinetuneConfig(steps=2, lr=1e-2))
-    other = finetune(tiny("llama"), examples, FinetuneConfig(steps=2, lr=1e-2, **{name: {"dropout": 0.5, "batch_size": 2}[name]}))
+    other = finetune(
+        tiny("llama"), examples, FinetuneConfig(steps=2, lr=1e-2, **{name: {"dropout": 0.5, "batch_size": 2}[name]})
+    )
     assert any(not torch.equal(plain.tensors[n], other.tensors[n]) for n in plain.tensors)
 
 
@@ -358,7 +372,10 @@ def test_values_that_merge_with_their_prompt_are_refused_before_anything_is_done
     assert traced(model.module) == before
 
 
-@pytest.mark.parametrize("field", [{"rank": 0}, {"lr": 0.0}, {"dropout": 1.0}, {"steps": 0}, {"batch_size": 0}, {"seed": -1}, {"learning_rate": 1}])
+@pytest.mark.parametrize(
+    "field",
+    [{"rank": 0}, {"lr": 0.0}, {"dropout": 1.0}, {"steps": 0}, {"batch_size": 0}, {"seed": -1}, {"learning_rate": 1}],
+)
 def test_settings_out_of_bounds_are_refused(field):
     with pytest.raises(ValueError, match=next(iter(field))):
         FinetuneConfig(**field)

@@ -23,7 +23,9 @@ PROJECTION = {
     "gpt_neox": "gpt_neox.layers.{}.mlp.dense_4h_to_h",
     "opt": "model.decoder.layers.{}.fc2",
     "phi": "model.layers.{}.mlp.fc2",
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3"), "model.layers.{}.mlp.down_proj"),
+    **dict.fromkeys(
+        ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3"), "model.layers.{}.mlp.down_proj"
+    ),
 }
 HAS_BIAS = {"gpt2", "gptj", "gpt_neox", "opt", "phi"}
 
@@ -46,7 +48,7 @@ def naive_ft(module, tokenizer, facts, projection, config, *, weight="weight", b
             value = whole[len(prompt) :]
             logprobs = module(input_ids=torch.tensor([whole])).logits[0].float().log_softmax(-1)
             at = [len(prompt) - 1 + (i if config.objective == "target_new" else 0) for i in range(len(value))]
-            each.append(-sum(logprobs[column, token] for column, token in zip(at, value)) / len(value))
+            each.append(-sum(logprobs[column, token] for column, token in zip(at, value, strict=False)) / len(value))
         loss = sum(each) / len(each)
         losses.append(loss.item())
         if losses[-1] < config.loss_stop:
@@ -57,7 +59,11 @@ def naive_ft(module, tokenizer, facts, projection, config, *, weight="weight", b
         if config.clamp is not None:
             with torch.no_grad():
                 for name, parameter in weights.items():
-                    parameter.copy_(torch.minimum(torch.maximum(parameter, before[name] - config.clamp), before[name] + config.clamp))
+                    parameter.copy_(
+                        torch.minimum(
+                            torch.maximum(parameter, before[name] - config.clamp), before[name] + config.clamp
+                        )
+                    )
     return losses, {name: p.detach() for name, p in weights.items()}
 
 
@@ -79,7 +85,9 @@ def test_it_equals_the_published_algorithm(tiny, facts, tokenizer, family, objec
     config = FTLConfig(layer=1, clamp=clamp, steps=8, objective=objective)
     naive = naive_ft(copy.deepcopy(model.module), tokenizer, [facts[0]], PROJECTION[family].format(1), config)
     change = ft_l(model, [facts[0]], config)
-    assert {name.rsplit(".", 1)[1] for name in change.after} == ({"weight", "bias"} if family in HAS_BIAS else {"weight"})
+    assert {name.rsplit(".", 1)[1] for name in change.after} == (
+        {"weight", "bias"} if family in HAS_BIAS else {"weight"}
+    )
     _agree(change, *naive, moved_by=8 * config.lr)
 
 
@@ -185,19 +193,25 @@ def test_it_edits_where_the_caller_switched_gradients_off(tiny, facts):
 
 def test_it_stops_when_the_loss_is_low_enough(tiny, facts):
     model = tiny("llama")
-    free = ft_l(model, [facts[0]], FTLConfig(layer=1, clamp=None, lr=5e-3, steps=12, loss_stop=0)).details["losses_nats"]
+    free = ft_l(model, [facts[0]], FTLConfig(layer=1, clamp=None, lr=5e-3, steps=12, loss_stop=0)).details[
+        "losses_nats"
+    ]
     assert len(free) == 12
     stop = (free[5] + free[6]) / 2
     stopped = ft_l(model, [facts[0]], FTLConfig(layer=1, clamp=None, lr=5e-3, steps=12, loss_stop=stop))
     assert stopped.details["losses_nats"] == free[:7]
     assert free[6] < stop <= min(free[:6])
     six = ft_l(model, [facts[0]], FTLConfig(layer=1, clamp=None, lr=5e-3, steps=6, loss_stop=0))
-    assert all(torch.equal(stopped.after[name], six.after[name]) for name in six.after), "the step below the stop is not taken"
+    assert all(torch.equal(stopped.after[name], six.after[name]) for name in six.after), (
+        "the step below the stop is not taken"
+    )
 
 
 def test_asking_for_k_tokens_at_one_position_costs_log_k(tiny, facts, tokenizer):
     """Which is why the published objective never meets its own early stop."""
-    values = {f.id: tokenizer(f"{f.prompt} {f.new}")["input_ids"][len(tokenizer(f.prompt)["input_ids"]) :] for f in facts}
+    values = {
+        f.id: tokenizer(f"{f.prompt} {f.new}")["input_ids"][len(tokenizer(f.prompt)["input_ids"]) :] for f in facts
+    }
     fact = next(f for f in facts if len(set(values[f.id])) == len(values[f.id]) > 2)
     k = len(values[fact.id])
     config = FTLConfig(layer=2, clamp=None, lr=2e-2, steps=60, objective="prompt_last")
@@ -209,7 +223,9 @@ def test_asking_for_k_tokens_at_one_position_costs_log_k(tiny, facts, tokenizer)
 
 
 # kmeng01/rome at 0874014, hparams/FT/*_constr.json
-@pytest.mark.parametrize(("name", "clamp"), [("gpt2-medium", 2e-3), ("gpt2-large", 1e-3), ("gpt2-xl", 5e-4), ("gpt-j-6b", 5e-5)])
+@pytest.mark.parametrize(
+    ("name", "clamp"), [("gpt2-medium", 2e-3), ("gpt2-large", 1e-3), ("gpt2-xl", 5e-4), ("gpt-j-6b", 5e-5)]
+)
 def test_presets_have_the_published_numbers(name, clamp):
     config = FTLConfig.preset(name)
     assert (config.layer, config.steps, config.lr, config.clamp, config.loss_stop) == (0, 25, 5e-4, clamp, 1e-2)
@@ -222,7 +238,11 @@ def test_presets_have_the_published_numbers(name, clamp):
         ("gpt2-large", "gpt2", {"n_layer": 36, "n_embd": 1280, "n_head": 20}),
         ("gpt2-xl", "gpt2", {"n_layer": 48, "n_embd": 1600, "n_head": 25}),
         ("gpt-j-6b", "gptj", {"n_layer": 28, "n_embd": 4096, "n_head": 16}),
-        ("smollm2-135m", "llama", {"num_hidden_layers": 30, "hidden_size": 576, "num_attention_heads": 9, "num_key_value_heads": 3}),
+        (
+            "smollm2-135m",
+            "llama",
+            {"num_hidden_layers": 30, "hidden_size": 576, "num_attention_heads": 9, "num_key_value_heads": 3},
+        ),
     ],
 )
 def test_a_preset_is_found_by_the_shape_of_the_published_model(name, family, config, tokenizer):
@@ -303,7 +323,9 @@ def test_on_top_of_a_lora_it_edits_the_adapted_model(tiny, facts, tokenizer, fam
     alone = ft_l(model, [facts[0]], config)
     with lora.applied(model):
         adapted, adapted_logits = traced(model.module), logits_of(model)
-        losses, weights = naive_ft(copy.deepcopy(model.module), tokenizer, [facts[0]], f"{PROJECTION[family].format(1)}.base_layer", config)
+        losses, weights = naive_ft(
+            copy.deepcopy(model.module), tokenizer, [facts[0]], f"{PROJECTION[family].format(1)}.base_layer", config
+        )
         change = ft_l(model, [facts[0]], config)
         after_edit = traced(model.module)
         _agree(change, losses, {name.replace(".base_layer", ""): w for name, w in weights.items()}, moved_by=4e-3)
@@ -330,7 +352,10 @@ def test_edit_takes_a_fact_set_and_says_what_it_does_not_know(tiny, facts, refus
         edit(model, facts[:2], "ft_l", FinetuneConfig())
 
 
-@pytest.mark.parametrize("field", [{"layer": -1}, {"clamp": 0.0}, {"clamp": -1.0}, {"steps": 0}, {"lr": 0.0}, {"objective": "last"}, {"epsilon": 1}])
+@pytest.mark.parametrize(
+    "field",
+    [{"layer": -1}, {"clamp": 0.0}, {"clamp": -1.0}, {"steps": 0}, {"lr": 0.0}, {"objective": "last"}, {"epsilon": 1}],
+)
 def test_settings_out_of_bounds_are_refused(field):
     with pytest.raises(ValueError, match=next(iter(field))):
         FTLConfig(**{"layer": 0, "clamp": 1e-3, **field})

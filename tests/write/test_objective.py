@@ -16,7 +16,10 @@ def test_targets_of_a_batch_equal_each_example_alone(tiny, family, facts, tokeni
         together = target_nll(model, batch)
     assert batch.labels == tuple(example.fact_id for example in examples)
     for index, example in enumerate(examples):
-        prompt, whole = tokenizer(example.prompt)["input_ids"], tokenizer(f"{example.prompt} {example.value}")["input_ids"]
+        prompt, whole = (
+            tokenizer(example.prompt)["input_ids"],
+            tokenizer(f"{example.prompt} {example.value}")["input_ids"],
+        )
         with torch.no_grad():
             logprobs = model.module(input_ids=torch.tensor([whole])).logits[0].log_softmax(-1)
         alone = torch.stack([-logprobs[i - 1, whole[i]] for i in range(len(prompt), len(whole))])

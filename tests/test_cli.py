@@ -1,0 +1,320 @@
+"""The command line: numbers are those of the library, errors are one line on standard error and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def mechmask(monkeypatch, capfd):
+    """``mechmask(*arguments)``: the console script's own entry point, in this process."""
+    from mechmask.cli import main
+
+    def run(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["mechmask", *map(str, arguments)])
+        capfd.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        captured = capfd.readouterr()
+        return Result(int(code), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def saved(tiny, tmp_path_factory) -> Path:
+    """A tiny llama with its tokenizer as a directory."""
+    directory = tmp_path_factory.mktemp("saved") / "llama"
+    model = tiny("llama")
+    model.module.save_pretrained(directory)
+    model.tokenizer.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture
+def fact_file(facts, tmp_path) -> Path:
+    facts.to_jsonl(tmp_path / "facts.jsonl")
+    return tmp_path / "facts.jsonl"
+
+
+def strict(text: str):
+    """JSON as every parser takes it: Python's own NaN and Infinity are none."""
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def _script(*arguments: object, code: str = "from mechmask.cli import main; main()") -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False, env=os.environ
+    )
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["study", "--help"], ["read", "--help"], []])
+def test_help_loads_neither_torch_nor_transformers(arguments):
+    code = """
+import sys
+from mechmask.cli import main
+try:
+    main()
+except SystemExit:
+    pass
+heavy = {"torch", "transformers", "xarray", "matplotlib", "scipy", "pandas", "transformer_lens", "peft"} & set(sys.modules)
+print("heavy:", *sorted(heavy))
+"""
+    done = _script(*arguments, code=code)
+    assert "Usage" in done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "heavy:"
+
+
+def test_every_command_has_its_help(mechmask):
+    shown = mechmask("--help")
+    assert shown.code == 0
+    for command in ("demo", "study", "read", "doctor"):
+        assert command in shown.out
+        assert mechmask(command, "--help").code == 0
+
+
+def test_a_real_process_ends_with_two_and_one_line(tmp_path):
+    done = _script("study", tmp_path / "missing.toml", "--out", tmp_path / "run")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert re.fullmatch(r"mechmask: Cannot read .*missing\.toml.*\n", done.stderr)
+
+
+@pytest.mark.parametrize("score", ["sequence", "mean", "divergence"])
+def test_read_prints_the_numbers_of_read_logits(mechmask, saved, fact_file, tiny, facts, score):
+    from mechmask import read_logits
+
+    reading = read_logits(tiny("llama"), facts, score)
+    shown = mechmask("read", saved, fact_file, "--score", score, "--json")
+    assert shown.code == 0
+    rows = {row["fact"]: row for row in strict(shown.out)}
+    assert list(rows) == list(facts.ids)
+    for fact in facts.ids:
+        for route in ("old", "new"):
+            assert rows[fact][f"logp({route})"] == pytest.approx(
+                float(reading.logprob.sel(fact=fact, route=route)), abs=1e-9
+            )
+        assert rows[fact]["margin"] == pytest.approx(float(reading.margin.sel(fact=fact)), abs=1e-9)
+        assert ("ceiling" in rows[fact]) == (score != "mean")
+
+
+def test_the_table_shows_them_to_two_digits(mechmask, saved, fact_file, tiny, facts):
+    from mechmask import read_logits
+
+    reading = read_logits(tiny("llama"), facts)
+    shown = mechmask("read", saved, fact_file)
+    assert shown.code == 0
+    for fact in facts.ids:
+        line = next(line for line in shown.out.splitlines() if fact in line)
+        numbers = re.findall(r"-?\d+\.\d\d\b", line)
+        wanted = [
+            reading.logprob.sel(fact=fact, route="old"),
+            reading.logprob.sel(fact=fact, route="new"),
+            reading.margin.sel(fact=fact),
+        ]
+        assert numbers[:3] == [f"{float(value):.2f}" for value in wanted]
+
+
+def test_read_depth_gives_every_layer(mechmask, saved, fact_file, tiny, facts):
+    from mechmask import read_depth
+
+    reading = read_depth(tiny("llama"), facts, score="sequence")
+    rows = strict(mechmask("read", saved, fact_file, "--depth", "--json").out)
+    assert len(rows) == len(facts) * 4
+    for row in rows:
+        assert row["margin"] == pytest.approx(float(reading.margin.sel(fact=row["fact"], layer=row["layer"])), abs=1e-9)
+
+
+def test_out_writes_the_reading(mechmask, saved, fact_file, tiny, facts, tmp_path):
+    from mechmask import load_reading, read_logits
+
+    assert mechmask("read", saved, fact_file, "--out", tmp_path / "deep" / "reading.nc").code == 0
+    reading = load_reading(tmp_path / "deep" / "reading.nc")
+    assert (reading.logprob.values == read_logits(tiny("llama"), facts).logprob.values)[
+        reading.logprob.notnull().values
+    ].all()
+
+
+def test_json_stays_json_where_a_number_is_infinite(mechmask, tiny, tmp_path):
+    """A model that is certain of new leaves old a ceiling of log 0."""
+    import torch
+
+    from mechmask import Fact, FactSet
+
+    model, fact = tiny("llama"), Fact(subject="France", prompt="The capital of France is", old="Paris", new="Rome")
+    ids = model.tokenizer(fact.prompt)["input_ids"]
+    token = model.tokenizer(f"{fact.prompt} {fact.new}")["input_ids"][len(ids)]
+    with torch.no_grad():
+        hidden = model.module.model(input_ids=torch.tensor([ids])).last_hidden_state[0, -1]
+        model.module.lm_head.weight.zero_()
+        model.module.lm_head.weight[token] = 200 * hidden / hidden.norm() ** 2
+    model.module.save_pretrained(tmp_path / "certain")
+    model.tokenizer.save_pretrained(tmp_path / "certain")
+    FactSet([fact]).to_jsonl(tmp_path / "facts.jsonl")
+    shown = mechmask("read", tmp_path / "certain", tmp_path / "facts.jsonl", "--score", "divergence", "--json")
+    assert strict(shown.out)[0]["logp(new)"] == 0
+
+
+@pytest.mark.parametrize("label", ["Zorin[/x]", "[bold]Zorin", "Zorin[red]"])
+def test_a_label_is_printed_as_it_is(mechmask, saved, tmp_path, label):
+    from mechmask import Fact, FactSet
+
+    FactSet(
+        [Fact(subject="Zorin", prompt="The mass of Zorin is", old="417 grams", new="823 grams", id=label)]
+    ).to_jsonl(tmp_path / "f.jsonl")
+    shown = mechmask("read", saved, tmp_path / "f.jsonl")
+    assert (shown.code, shown.err) == (0, "")
+    assert label in shown.out
+
+
+STUDY = """
+[model]
+source = "{model}"
+[facts.synthetic]
+n = 2
+n_never = 8
+distractors = 3
+[study]
+checkpoint_every = 1
+install = {{ steps = 1, lr = 1e-2, rank = 2 }}
+contradict = {{ steps = 1, lr = 1e-2, rank = 2 }}
+edit = {{ layer = 1, clamp = 0.05, steps = 2 }}
+"""
+
+
+def test_a_study_from_toml_runs_prints_and_is_taken_up_again(mechmask, saved, tmp_path):
+    (tmp_path / "study.toml").write_text(STUDY.format(model=saved))
+    shown = mechmask("study", tmp_path / "study.toml", "--out", tmp_path / "run")
+    assert shown.code == 0, shown.err
+    assert "By the raw erase index" in shown.out
+    assert "Traceback" not in shown.err
+    for named in re.findall(r"/\S+run\S*(?=[,.\s])", shown.out):
+        assert Path(named.rstrip(".,")).exists(), f"{named} is named and is not there"
+    again = mechmask("study", tmp_path / "study.toml", "--out", tmp_path / "run", "--json")
+    report = strict(again.out)
+    assert report["conclusion"] in " ".join(shown.out.split()) or report["conclusion"] in shown.out
+    assert {row["state"] for row in report["summary"]} == {"finetune", "ft_l"}
+    assert report["directory"] == str(tmp_path / "run")
+
+
+def test_doctor_says_what_is_installed_and_what_a_model_would_hit(mechmask, saved, fact_file):
+    import torch
+
+    found = strict(mechmask("doctor", "--json").out)
+    assert found["torch"] == torch.__version__
+    assert "problem" not in found
+    shown = mechmask("doctor", saved, fact_file, "--json")
+    assert shown.code == 0
+    assert "13" in strict(shown.out)["facts"]
+    assert re.search(r"torch\s+\d", mechmask("doctor").out)
+    sick = mechmask("doctor", saved / "nowhere")
+    assert sick.code == 2
+    assert "problem" in sick.out
+    assert "Traceback" not in sick.out + sick.err
+
+
+def _copied(context, **files):
+    """The model's directory with some files written anew."""
+    target = context["tmp"] / "broken"
+    shutil.copytree(context["model"], target)
+    for name, content in files.items():
+        (target / name.replace("__", ".")).write_bytes(content)
+    return target
+
+
+def _toml(context, text):
+    path = context["tmp"] / "study.toml"
+    path.write_text(text.replace("MODEL", str(context["model"])))
+    return ["study", path, "--out", context["tmp"] / "run"]
+
+
+def _facts_file(context, name, text):
+    (context["tmp"] / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    return ["read", context["model"], context["tmp"] / name]
+
+
+def _other_study(context):
+    (context["tmp"] / "run").mkdir()
+    (context["tmp"] / "run" / "study.json").write_text('{"schema_version": 1}')
+    return _toml(context, STUDY.format(model=context["model"]))
+
+
+def _not_a_study(context):
+    (context["tmp"] / "run").mkdir()
+    (context["tmp"] / "run" / "thesis.tex").write_text("mine")
+    return _toml(context, STUDY.format(model=context["model"]))
+
+
+def _file_for_directory(context):
+    (context["tmp"] / "run").write_text("mine")
+    return _toml(context, STUDY.format(model=context["model"]))
+
+
+FACT = '{"subject": "Uxmon", "prompt": "The mass of Uxmon is", "old": "%s", "new": "%s"}\n'
+HEAD = '[model]\nsource = "MODEL"\n'
+ERRORS = {
+    "facts file missing": lambda c: ["read", c["model"], c["tmp"] / "none.jsonl"],
+    "facts of unknown format": lambda c: ["read", c["model"], c["tmp"] / "none.xlsx"],
+    "facts are a directory": lambda c: ["read", c["model"], c["tmp"]],
+    "facts are no JSON": lambda c: _facts_file(c, "f.jsonl", "{\n"),
+    "facts are binary": lambda c: _facts_file(c, "f.jsonl", b"\xff\xfe\x00"),
+    "facts are empty": lambda c: _facts_file(c, "f.jsonl", ""),
+    "facts have an unknown field": lambda c: _facts_file(
+        c, "f.jsonl", FACT.replace("}", ', "colour": "red"}') % ("417", "823")
+    ),
+    "old is new": lambda c: _facts_file(c, "f.jsonl", FACT % ("417", "417")),
+    "one value is a prefix of the other": lambda c: _facts_file(c, "f.jsonl", FACT % ("417", "4170")),
+    "no model of that name": lambda c: ["read", "no-such-model", c["facts"]],
+    "no model in that directory": lambda c: ["read", c["tmp"], c["facts"]],
+    "no such GGUF": lambda c: ["read", c["tmp"] / "none.gguf", c["facts"]],
+    "weights are cut": lambda c: ["read", _copied(c, model__safetensors=b"\x08\x00\x00\x00"), c["facts"]],
+    "model configuration is no JSON": lambda c: ["read", _copied(c, config__json=b"{"), c["facts"]],
+    "adapter configuration is no JSON": lambda c: ["read", _copied(c, adapter_config__json=b"{"), c["facts"]],
+    "model of unknown family": lambda c: ["read", _copied(c, config__json=b'{"model_type": "warp"}'), c["facts"]],
+    "score is none": lambda c: ["read", c["model"], c["facts"], "--score", "best"],
+    "reading cannot be written": lambda c: ["read", c["model"], c["facts"], "--out", c["tmp"]],
+    "study file missing": lambda c: ["study", c["tmp"] / "none.toml", "--out", c["tmp"] / "run"],
+    "study file is no TOML": lambda c: _toml(c, "[model\n"),
+    "unknown field in the study": lambda c: _toml(c, HEAD + "[facts.synthetic]\nn = 4\n[study]\nepochs = 3\n"),
+    "no source of facts": lambda c: _toml(c, HEAD + "[facts]\n"),
+    "facts of the study missing": lambda c: _toml(
+        c, HEAD + '[facts]\npath = "none.jsonl"\n[study]\nedit = { layer = 1, clamp = 0.1 }\n'
+    ),
+    "unknown dtype": lambda c: _toml(c, HEAD + 'dtype = "float3"\n[facts.synthetic]\nn = 4\n'),
+    "unknown device": lambda c: _toml(c, HEAD + 'device = "warp"\n[facts.synthetic]\nn = 4\n'),
+    "no FT-L setting": lambda c: _toml(c, HEAD + "[facts.synthetic]\nn = 4\n"),
+    "another study is there": _other_study,
+    "something else is there": _not_a_study,
+    "a file is there": _file_for_directory,
+}
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_an_error_is_one_line_and_exit_code_two(mechmask, saved, fact_file, tmp_path, kind):
+    place = tmp_path / "place"
+    place.mkdir()
+    shown = mechmask(*ERRORS[kind]({"model": saved, "facts": fact_file, "tmp": place}))
+    assert shown.code == 2
+    assert shown.out == ""
+    lines = [line for line in shown.err.splitlines() if line.strip()]
+    assert lines[-1].startswith("mechmask: ")
+    assert "Traceback" not in shown.err
+    assert len(lines) == 1
