@@ -75,7 +75,8 @@ try:
     main()
 except SystemExit:
     pass
-heavy = {"torch", "transformers", "xarray", "matplotlib", "scipy", "pandas", "transformer_lens", "peft"} & set(sys.modules)
+names = "torch transformers xarray matplotlib scipy pandas transformer_lens peft"
+heavy = set(names.split()) & set(sys.modules)
 print("heavy:", *sorted(heavy))
 """
     done = _script(*arguments, code=code)

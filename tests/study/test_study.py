@@ -61,7 +61,7 @@ def test_every_result_is_there(done, small_facts):
 
 
 def test_dimensions_are_those_of_the_design(done):
-    """margin[fact, layer], logprob[fact, route, layer]; a study adds state and phrasing, and nothing depends on more."""
+    """margin[fact, layer], logprob[fact, route, layer]; a study adds state and phrasing, nothing else."""
     study, _ = done
     assert set(study.depth.logprob.dims) == {"state", "fact", "phrasing", "route", "layer"}
     assert set(study.depth.margin.dims) == {"state", "fact", "phrasing", "layer"}
@@ -286,6 +286,6 @@ def test_a_nan_stops_it_and_names_the_fact(llama, small_facts, small_config, tmp
 
     with torch.no_grad():
         llama.module.model.norm.weight[0] = float("nan")
-    with pytest.raises(MechmaskError, match="NaN|not a number") as caught:
+    with pytest.raises(MechmaskError, match=r"NaN|not a number") as caught:
         MaskStudy(llama, small_facts, small_config).run(tmp_path / "run")
     assert any(fact.id in str(caught.value) for fact in small_facts)

@@ -297,7 +297,7 @@ def test_nan_names_the_fact(tiny, facts, tokenizer):
     with torch.no_grad():
         own = set(tokenizer(facts["Łódź/mayor"].prompt)["input_ids"]) - others
         model.module.get_input_embeddings().weight[min(own)] = float("nan")
-    with pytest.raises(ChangeError, match="step 1.*Łódź/mayor"):
+    with pytest.raises(ChangeError, match=r"step 1.*Łódź/mayor"):
         ft_l(model, list(facts), FTLConfig(layer=1, clamp=1e-2))
 
 
