@@ -5,13 +5,14 @@ Errors are one sentence on standard error and exit code 2; results go to standar
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mechmask.errors import MechmaskError
+from mechmask.errors import MechmaskError, ReadingError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,6 +86,8 @@ def read(
 
     contested, loaded = load_facts(facts), load_model(model)
     reading = read_depth(loaded, contested, score=score) if depth else read_logits(loaded, contested, score)
+    if out is not None and out.is_dir():
+        raise ReadingError(f"{out} is a directory. Name a file for the reading.")
     if out is not None:
         save_reading(reading, out)
     columns = {f"logp({route})": reading.logprob.sel(route=route).to_series() for route in ("old", "new")}
@@ -145,14 +148,16 @@ def _show(table: pd.DataFrame, title: str, json: bool) -> None:
         _print_json(table.reset_index().to_dict("records"))
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    sheet = Table(title=title)
+    sheet = Table(title=escape(title))
     for name in [*table.index.names, *table.columns]:
         sheet.add_column(str(name), justify="left" if name in table.index.names else "right")
     for index, row in table.iterrows():
         labels = index if isinstance(index, tuple) else (index,)
-        sheet.add_row(*map(str, labels), *(f"{value:.2f}" if isinstance(value, float) else str(value) for value in row))
+        cells = [*map(str, labels), *(f"{value:.2f}" if isinstance(value, float) else str(value) for value in row)]
+        sheet.add_row(*map(escape, cells))
     Console(width=None if sys.stdout.isatty() else 160).print(sheet)
 
 
@@ -165,6 +170,6 @@ def _print_json(data: Any) -> None:
         if isinstance(value, (list, tuple)):
             return [plain(v) for v in value]
         value = value.item() if hasattr(value, "item") else value
-        return None if isinstance(value, float) and value != value else value
+        return None if isinstance(value, float) and not math.isfinite(value) else value
 
     typer.echo(encoder.dumps(plain(data), indent=2, ensure_ascii=False))

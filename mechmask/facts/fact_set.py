@@ -115,7 +115,7 @@ class FactSet(Sequence[Fact]):
 
     def fingerprint(self) -> str:
         """SHA-256 of the facts' canonical JSON, in hexadecimal."""
-        return hashlib.sha256(self._jsonl().encode()).hexdigest()
+        return hashlib.sha256(self.to_jsonl_text().encode()).hexdigest()
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row a fact, indexed by its label."""
@@ -125,7 +125,7 @@ class FactSet(Sequence[Fact]):
 
     def to_jsonl(self, path: str | Path) -> None:
         """Write one JSON object a line, UTF-8, atomically."""
-        write_text(Path(path), self._jsonl())
+        write_text(Path(path), self.to_jsonl_text())
 
     def to_csv(self, path: str | Path) -> None:
         """Write a CSV with a header; distractors, paraphrases and neighbors as JSON in their cells."""
@@ -137,7 +137,8 @@ class FactSet(Sequence[Fact]):
             writer.writerow({**row, **{name: json.dumps(row[name], ensure_ascii=False) for name in _LISTS}})
         write_text(Path(path), buffer.getvalue())
 
-    def _jsonl(self) -> str:
+    def to_jsonl_text(self) -> str:
+        """One JSON object a line, its keys in order."""
         rows = (json.dumps(f.model_dump(mode="json"), ensure_ascii=False, sort_keys=True) for f in self)
         return "\n".join(rows) + "\n"
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -100,7 +101,7 @@ def _pretrained(
         module = AutoModelForCausalLM.from_pretrained(
             source, use_safetensors=True, **{k: v for k, v in {**options, **safe}.items() if v is not None}
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"No model can be loaded from {source!r} ({_first_line(error)}). Give the embedded {smollm2.NAME!r}, a "
             "local directory with config.json, tokenizer and safetensors weights (pickled ones are refused), or a Hub "
@@ -110,7 +111,14 @@ def _pretrained(
 
 
 def _adapter_on_base(directory: Path, options: dict[str, Any]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    base = json.loads((directory / "adapter_config.json").read_text()).get("base_model_name_or_path")
+    try:
+        base = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8")).get(
+            "base_model_name_or_path"
+        )
+    except (ValueError, AttributeError) as error:
+        raise ModelError(
+            f"adapter_config.json in {directory} is damaged ({_first_line(error)}). Save it again."
+        ) from error
     if not base:
         raise ModelError(
             f"The adapter in {directory} does not name its base model. Load the base, put the adapter on with "
@@ -122,7 +130,12 @@ def _adapter_on_base(directory: Path, options: dict[str, Any]) -> tuple[PreTrain
             f"The adapter in {directory} has no adapter_model.safetensors; pickled weights are refused. Save it "
             "with safe_serialization=True."
         )
-    PeftModel.from_pretrained(module, str(directory), use_safetensors=True)  # puts its layers into the module itself
+    try:  # puts its layers into the module itself
+        PeftModel.from_pretrained(module, str(directory), use_safetensors=True)
+    except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise ModelError(
+            f"The adapter in {directory} does not go on {base} ({_first_line(error)}). Give the base it was made for."
+        ) from error
     silent = [p for n, p in module.named_parameters() if "lora_B" in n or "lora_embedding_B" in n]
     if silent and not any(torch.count_nonzero(p) for p in silent):
         raise ModelError(
@@ -154,7 +167,12 @@ def _wrapped(
             "Pass the model's own tokenizer."
         )
     if device is not None:
-        module.to(device)
+        try:
+            module.to(device)
+        except (RuntimeError, AssertionError) as error:
+            raise ModelError(
+                f"The model cannot go to {device!r} ({_first_line(error)}). Name a device of this machine."
+            ) from error
     return Model(anatomy.module, tokenizer, anatomy, name)
 
 

@@ -71,16 +71,21 @@ class Model:
         return fingerprint(self.module)
 
     @contextmanager
-    def inference(self) -> Iterator[None]:
-        """Evaluation mode without gradients; each submodule's own mode comes back afterwards."""
+    def evaluation(self) -> Iterator[None]:
+        """Evaluation mode, dropout off; each submodule's own mode comes back afterwards."""
         modes = {child: child.training for child in self.module.modules()}
         self.module.eval()
         try:
-            with torch.inference_mode():
-                yield
+            yield
         finally:
             for child, mode in modes.items():
                 child.training = mode
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """Evaluation mode without gradients."""
+        with self.evaluation(), torch.inference_mode():
+            yield
 
     @contextmanager
     def without_adapter(self) -> Iterator[None]:
@@ -95,6 +100,7 @@ class Model:
                 "This model has no adapter to switch off. Load a PEFT adapter directory, or apply a LoRA change."
             )
         before = [layer.disable_adapters for layer in layers]
+        asked = {parameter: parameter.requires_grad for parameter in self.module.parameters()}
         for layer in layers:
             layer.enable_adapters(False)
         try:
@@ -102,6 +108,8 @@ class Model:
         finally:
             for layer, disabled in zip(layers, before, strict=True):
                 layer.enable_adapters(not disabled)
+            for parameter, flag in asked.items():  # peft asks for gradients of what it enables
+                parameter.requires_grad_(flag)
 
 
 def adapted_layers(module: torch.nn.Module) -> list[BaseTunerLayer]:

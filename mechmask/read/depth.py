@@ -34,7 +34,7 @@ def read_depth(
     facts: FactSet | Sequence[Fact],
     lens: str | Lens = "logit",
     score: str = "divergence",
-    backend: str = "transformer_lens",
+    backend: str | Backend = "transformer_lens",
     *,
     phrasings: str = "prompt",
     batch_size: int = 32,
@@ -47,7 +47,8 @@ def read_depth(
         lens: how a layer is read; ``logit``, or an object with ``transport(residual, layer)``.
         score: ``divergence`` (the token at which old and new differ; a distractor that has no token of its own there is
             NaN), ``sequence`` or ``mean``.
-        backend: who watches the residual stream: ``transformer_lens``.
+        backend: who watches the residual stream: ``transformer_lens``, or what ``backend_of`` returned, to read one
+            model several times while its weights change in place.
         phrasings: ``prompt``, or ``all`` for a dimension ``phrasing`` over the prompt and its paraphrases.
         batch_size: facts a forward pass. It bounds memory and changes nothing else.
 
@@ -69,7 +70,7 @@ def read_depth(
     )
     layers = np.arange(model.n_layers + 1)
     reading = reading.assign_coords(layer=layers, depth=("layer", layers / model.n_layers))
-    attrs = provenance(model, score=score, lens=chosen.name, backend=backend)
+    attrs = provenance(model, score=score, lens=chosen.name, backend=watcher.name)
     return reading.assign(margin=margin(reading.logprob).assign_attrs(units="nats")).assign_attrs(
         attrs, **reading.attrs
     )

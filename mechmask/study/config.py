@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from mechmask.errors import StudyError, one_message
 from mechmask.measure.erase import PAPER_CUTOFF_NATS
@@ -28,7 +28,7 @@ class StudyConfig(BaseModel):
         contradict: how the new values are taught, from the installed adapter on.
         checkpoint_every: optimizer steps between two readings.
         edit: FT-L on each contradicted fact alone, beside the fine-tuning; ``preset`` takes the setting of the model's
-            family and size, ``None`` leaves it out.
+            family and size, ``None`` (``"none"`` in TOML) leaves it out.
         score: of the readings at the output.
         lens: of the depth reading.
         backend: of the depth reading.
@@ -42,7 +42,7 @@ class StudyConfig(BaseModel):
     install: FinetuneConfig | None = FinetuneConfig(steps=60)
     install_recall: float = Field(default=1.0, gt=0, le=1)
     contradict: FinetuneConfig = FinetuneConfig(steps=30)
-    checkpoint_every: int = Field(default=6, ge=1)
+    checkpoint_every: int = Field(default=10, ge=1)
     edit: FTLConfig | Literal["preset"] | None = "preset"
     score: Literal["sequence", "mean"] = "sequence"
     lens: str = "logit"
@@ -50,6 +50,12 @@ class StudyConfig(BaseModel):
     cutoff_nats: float = Field(default=PAPER_CUTOFF_NATS, gt=0)
     level: float = Field(default=0.95, gt=0, lt=1)
     batch_size: int = Field(default=32, ge=1)
+
+    @field_validator("install", "edit", mode="before")
+    @classmethod
+    def _none_by_name(cls, value: object) -> object:
+        """TOML has no null."""
+        return None if value == "none" else value
 
 
 def checked(model: type[BaseModel], data: object, where: str) -> BaseModel:
@@ -62,7 +68,7 @@ def checked(model: type[BaseModel], data: object, where: str) -> BaseModel:
         return model.model_validate(data)
     except ValidationError as error:
         problems = [
-            f"{where}: {'.'.join(map(str, item['loc'])) or 'the file'}: {item['msg'].lower()}. Mend it."
+            f"{where}: {'.'.join(map(str, item['loc'])) or 'the file'}: {item['msg']}. Mend it."
             for item in error.errors()
         ]
         raise StudyError(one_message(where, problems)) from error

@@ -8,8 +8,8 @@ from mechmask.study.config import StudyConfig
 
 
 def demo_facts(seed: int = 0) -> FactSet:
-    """Eight contradicted facts, eight controls, twelve never shown."""
-    return synthetic_facts(16, seed=seed, n_never=12)
+    """Six contradicted facts, six controls, ten never shown."""
+    return synthetic_facts(12, seed=seed, n_never=10)
 
 
 def demo_config() -> StudyConfig:

@@ -39,7 +39,7 @@ def examine(model: str | None, facts: Path | None) -> dict[str, object]:
     """
     findings: dict[str, object] = {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    findings |= {"threads": torch.get_num_threads(), "cuda": ", ".join(devices) or "none", "cache": cache_root()}
+    findings |= {"threads": torch.get_num_threads(), "cuda": ", ".join(devices) or "none", "cache": str(cache_root())}
     findings["embedded model"] = (
         "in the cache"
         if (cache_root() / f"{smollm2.NAME}-{smollm2.GGUF_SHA256[:8]}").is_dir()

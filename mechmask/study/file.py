@@ -17,7 +17,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -91,14 +90,20 @@ def study_from_file(path: Path) -> MaskStudy:
     described = checked(_StudyFile, read_toml(path), path.name)
     if not isinstance(described, _StudyFile):
         raise StudyError(f"{path.name} describes no study.")
-    model = load_model(**described.model.model_dump())
+    _one_source(described.facts, path)
+    beside = path.parent / described.model.source
+    source = str(beside) if beside.exists() else described.model.source
+    model = load_model(**{**described.model.model_dump(), "source": source})
     return MaskStudy(model, _facts(described.facts, model, path), described.study)
 
 
-def _facts(table: _FactsTable, model: Model, path: Path) -> FactSet:
-    named: dict[str, Any] = {name: value for name, value in table if value is not None}
+def _one_source(table: _FactsTable, path: Path) -> None:
+    named = [name for name, value in table if value is not None]
     if len(named) != 1:
         raise StudyError(f"{path.name}: [facts] names {len(named)} sources. Give one of path, synthetic, world.")
+
+
+def _facts(table: _FactsTable, model: Model, path: Path) -> FactSet:
     if table.path is not None:
         return load_facts(path.parent / table.path)
     if table.synthetic is not None:

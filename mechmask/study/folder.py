@@ -45,9 +45,13 @@ class StudyFolder:
         Raises:
             StudyError: if the directory holds something else, or another process is at work in it.
         """
-        if self.root.exists() and not self.root.is_dir():
+        if self.root.is_file():
             raise StudyError(f"{self.root} is a file. Give a directory.")
-        self.root.mkdir(parents=True, exist_ok=True)
+        self._refuse_strangers(facts)
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StudyError(f"{self.root} cannot be a directory ({error.strerror}). Give another one.") from error
         lock = FileLock(self.root / ".lock")
         try:
             lock.acquire(timeout=0)
@@ -98,30 +102,37 @@ class StudyFolder:
         """Remove the training state of a phase that has ended."""
         self._state_path(phase).unlink(missing_ok=True)
 
-    def write(self, name: str, text: str) -> None:
-        """A text file, atomically."""
-        write_text(self.root / name, text)
+    def file(self, name: str, make: Callable[[Path], object]) -> None:
+        """A file that ``make`` writes, if it is not there yet."""
+        path = self.root / name
+        if not path.is_file():
+            make(path)
 
     def _state_path(self, phase: str) -> Path:
         return self.root / "checkpoints" / phase / "state.safetensors"
+
+    def _refuse_strangers(self, facts: FactSet) -> None:
+        """A directory that holds something but no study is left alone, its lock file included."""
+        if not self.root.is_dir() or (self.root / "study.json").is_file():
+            return
+        for path in self.root.iterdir():
+            ours = path.name == "facts.jsonl" and path.read_bytes() == facts.to_jsonl_text().encode()
+            if not ours and not path.name.startswith((".lock", ".facts.jsonl.", ".study.json.")):
+                raise StudyError(
+                    f"{self.root} is not empty and holds no study (there is {path.name}). Give a new directory."
+                )
 
     def _claim(self, description: Mapping[str, object], facts: FactSet) -> None:
         path = self.root / "study.json"
         text = json.dumps(description, indent=2, sort_keys=True)
         if not path.is_file():
-            strangers = [
-                p.name
-                for p in self.root.iterdir()
-                if p.name not in (".lock", "facts.jsonl") and not p.name.startswith(".study.json")
-            ]
-            if strangers:
-                raise StudyError(
-                    f"{self.root} is not empty and holds no study (there is {strangers[0]}). Give a new directory."
-                )
             facts.to_jsonl(self.root / "facts.jsonl")
             write_text(path, text)
             return
-        there = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            there = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise StudyError(f"{path} is damaged ({error}). Give a new directory.") from error
         differences = list(_differences(there, json.loads(text)))
         if differences:
             shown = "; ".join(differences[:3])

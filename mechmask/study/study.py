@@ -6,6 +6,7 @@ facts of the same installed model by FT-L, one at a time, and hold both to the s
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -23,13 +24,16 @@ from mechmask.draw import trajectory as draw_trajectory
 from mechmask.errors import StudyError
 from mechmask.facts.fact import Example, Fact
 from mechmask.facts.fact_set import FactSet
+from mechmask.files import write_text
 from mechmask.measure.commit import commit_layer
 from mechmask.measure.erase import erase_index
 from mechmask.measure.summary import conclusion, overview, summary
 from mechmask.models.model import Model
 from mechmask.models.routes import encode_contests
+from mechmask.read.backends import Backend, backend_of, require_backend
 from mechmask.read.depth import read_depth
 from mechmask.read.generate import generate
+from mechmask.read.lens import lens_of
 from mechmask.read.logits import read_logits
 from mechmask.read.provenance import provenance
 from mechmask.study.config import StudyConfig
@@ -38,7 +42,7 @@ from mechmask.study.progress import PhaseBar, phase_bar
 from mechmask.write.adapter import AdapterChange
 from mechmask.write.change import Change
 from mechmask.write.edit import edit
-from mechmask.write.finetune import FinetuneConfig, Finetuning
+from mechmask.write.finetune import FinetuneConfig, Finetuning, lora_config
 from mechmask.write.ft_l import FTLConfig, preset_for
 
 
@@ -64,8 +68,7 @@ class MaskStudy:
             )
         if config.edit == "preset":
             config = config.model_copy(update={"edit": preset_for(model)})
-        for phrasing in range(max(len(fact.phrasings) for fact in facts)):
-            encode_contests(model.tokenizer, facts, phrasing)
+        _try_out(model, facts, config)
         self.model = model
         self.facts = facts
         self.config = config
@@ -204,9 +207,10 @@ class MaskStudy:
     def _read_output(self, facts: Sequence[Fact]) -> xr.Dataset:
         return read_logits(self.model, facts, self.config.score, phrasings="all", batch_size=self.config.batch_size)
 
-    def _read_layers(self, facts: Sequence[Fact]) -> xr.Dataset:
+    def _read_layers(self, facts: Sequence[Fact], backend: Backend | None = None) -> xr.Dataset:
         c = self.config
-        return read_depth(self.model, facts, c.lens, backend=c.backend, phrasings="all", batch_size=c.batch_size)
+        watcher = backend or c.backend
+        return read_depth(self.model, facts, c.lens, backend=watcher, phrasings="all", batch_size=c.batch_size)
 
     def _edit_each(self, install: Change | None) -> None:
         """FT-L on each contradicted fact alone; controls and never facts are read under each edit."""
@@ -215,12 +219,14 @@ class MaskStudy:
             return
         others = [*self.facts.control, *self.facts.never]
         with self._applied(install), phase_bar("ft_l", len(self.facts.contradicted)) as bar:
+            # made once: it shares the weights, so it sees each edit
+            backend = functools.cache(lambda: backend_of(self.config.backend, self.model))
             for number, fact in enumerate(self.facts.contradicted):
                 name = f"ft_l/{number:04d}"
                 change = self._kept.change(name, lambda fact=fact: edit(self.model, [fact], "ft_l", setting))
                 with change.applied(self.model):
                     self._kept.reading(f"results/{name}", lambda fact=fact: self._read_output([fact, *others]))
-                    self._kept.reading(f"results/{name}_depth", lambda fact=fact: self._read_layers([fact]))
+                    self._kept.reading(f"results/{name}_depth", lambda fact=fact: self._read_layers([fact], backend()))
                 bar.tick()
 
     def _conclude(self) -> None:
@@ -231,11 +237,13 @@ class MaskStudy:
         self._kept.reading("results/depth", self._depth)
         self._kept.reading("results/erase", self._erase)
         for name, draw in (("trajectory", draw_trajectory), ("depth", draw_depth), ("erase", draw_erase)):
+            figure = functools.cache(lambda name=name, draw=draw: draw(getattr(self, name)))
             for suffix in ("pdf", "png"):
-                save_figure(draw(getattr(self, name)), self._kept.root / "figures" / f"{name}.{suffix}")
-        self._kept.write("summary.csv", self.summary().to_csv())
-        self._kept.write("overview.csv", self.overview().to_csv())
-        self._kept.write("provenance.json", json.dumps(provenance(self.model), indent=2, sort_keys=True))
+                self._kept.file(f"figures/{name}.{suffix}", lambda path, figure=figure: save_figure(figure(), path))
+        self._kept.file("summary.csv", lambda path: write_text(path, self.summary().to_csv()))
+        self._kept.file("overview.csv", lambda path: write_text(path, self.overview().to_csv()))
+        about = provenance(self.model)
+        self._kept.file("provenance.json", lambda path: write_text(path, json.dumps(about, indent=2, sort_keys=True)))
 
     def _trajectory(self) -> xr.Dataset:
         onset, pieces = 0, []
@@ -306,6 +314,26 @@ class MaskStudy:
             "model": model,
             "facts": self.facts.fingerprint(),
         }
+
+
+def _try_out(model: Model, facts: FactSet, config: StudyConfig) -> None:
+    """Meet every refusal now that would come after the first training."""
+    for phrasing in range(max(len(fact.phrasings) for fact in facts)):
+        encode_contests(model.tokenizer, facts, phrasing)
+    lens_of(config.lens, model)
+    require_backend(config.backend)
+    if isinstance(config.edit, FTLConfig):
+        model.anatomy.mlp_output(config.edit.layer)
+    lora_config(model, config.contradict)
+    if config.install is not None:
+        lora_config(model, config.install)
+        shape = {"rank", "alpha", "projections", "layers"}
+        first, second = config.install.model_dump(include=shape), config.contradict.model_dump(include=shape)
+        if first != second:
+            raise StudyError(
+                f"Contradicting continues the installed adapter, so rank, alpha, projections and layers have to be the "
+                f"same: install has {first}, contradict {second}. Make them equal."
+            )
 
 
 def _with_recall(result: xr.Dataset, after: xr.Dataset) -> xr.Dataset:

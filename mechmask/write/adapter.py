@@ -5,6 +5,7 @@ The base weights are never touched: before and after are read from one copy of t
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,7 +67,9 @@ class AdapterChange(Change):
             yield model
 
     def _write(self, directory: Path) -> dict[str, Any]:
-        self.config.save_pretrained(str(directory))
+        config = copy.copy(self.config)
+        config.target_modules = sorted(config.target_modules or ())  # peft holds a set, whose order is a process's own
+        config.save_pretrained(str(directory))
         save_file(
             {_PEFT_PREFIX + name: tensor for name, tensor in self.tensors.items()},
             directory / "adapter_model.safetensors",
@@ -85,8 +88,13 @@ class AdapterChange(Change):
 
 
 @contextmanager
-def injected(model: Model, config: LoraConfig) -> Iterator[dict[str, nn.Parameter]]:
+def injected(model: Model, config: LoraConfig, seed: int = 0) -> Iterator[dict[str, nn.Parameter]]:
     """Put a fresh adapter on a model; leaving takes it off and restores every attribute that peft had set.
+
+    Args:
+        model: the model; it is in evaluation mode inside.
+        config: how the adapter is built.
+        seed: of its initial factors; the caller's random state is left alone.
 
     Yields:
         The adapter's factors by name, in float32, the only parameters that ask for gradients.
@@ -101,29 +109,28 @@ def injected(model: Model, config: LoraConfig) -> Iterator[dict[str, nn.Paramete
         )
     asked = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
     attributes = set(vars(module))
-    modes = {child: child.training for child in module.modules()}
-    tuner = LoraModel(module, config, _ADAPTER)
+    with model.evaluation(), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        tuner = LoraModel(module, config, _ADAPTER)
     try:
-        module.eval()
         factors = {name.replace(f".{_ADAPTER}", ""): p for name, p in module.named_parameters() if "lora_" in name}
         for factor in factors.values():
             factor.data = factor.data.float()
-        yield factors
+        with model.evaluation():
+            yield factors
     finally:
         tuner.unload()
         for name in set(vars(module)) - attributes:
             delattr(module, name)
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(asked[name])
-        for child, mode in modes.items():
-            child.training = mode
 
 
 def fill(factors: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:
     """Copy stored factors into an adapter, all of them or none.
 
     Raises:
-        ChangeError: if names do not match, which would leave part of the adapter the identity.
+        ChangeError: if names or shapes do not match, which would leave part of the adapter the identity.
     """
     if set(factors) != set(tensors):
         odd = sorted(set(factors) ^ set(tensors))
@@ -131,6 +138,10 @@ def fill(factors: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> 
             f"The stored adapter does not fit this model: {len(odd)} factors have no counterpart, such as "
             f"{odd[0]}. Use its own base."
         )
+    misfit = next((name for name, factor in factors.items() if factor.shape != tensors[name].shape), None)
+    if misfit is not None:
+        shapes = f"{tuple(tensors[misfit].shape)} stored, {tuple(factors[misfit].shape)} here"
+        raise ChangeError(f"The stored adapter does not fit: {misfit} is {shapes}. Use the same rank and model.")
     with torch.no_grad():
         for name, factor in factors.items():
             factor.copy_(tensors[name])

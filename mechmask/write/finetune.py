@@ -84,15 +84,15 @@ class Finetuning:
         self.losses: list[float] = []
         self._start = start
         self._examples = encode_examples(model.tokenizer, examples)
-        self._lora = _lora_config(model, config)
+        self._lora = lora_config(model, config)
         self._stack = ExitStack()
         self._factors: dict[str, torch.nn.Parameter] = {}
 
     def __enter__(self) -> Finetuning:
         self._base = base_fingerprint(self.model)
-        with torch.random.fork_rng():
-            torch.manual_seed(self.config.seed)
-            self._factors = self._stack.enter_context(injected(self.model, self._lora))
+        if self._start is not None:
+            self._require_continuable(self._start)
+        self._factors = self._stack.enter_context(injected(self.model, self._lora, self.config.seed))
         with self._stack:  # undone at once if what follows fails
             if self._start is not None:
                 fill(self._factors, self._start.tensors)
@@ -168,7 +168,22 @@ class Finetuning:
             self._lora, {name: factor.detach() for name, factor in self._factors.items()}, self._base, "lora", details
         )
 
+    def _require_continuable(self, start: AdapterChange) -> None:
+        if start.base != self._base:
+            raise ChangeError("The adapter to start from was trained on other weights. Undo other changes first.")
+        # which layers carry it is compared when the factors are filled in: peft rewrites target_modules
+        there, here = (start.config.r, start.config.lora_alpha), (self.config.rank, self.config.alpha)
+        if there != here:
+            raise ChangeError(
+                f"The adapter to start from has rank and alpha {there}, not {here}, so its factors "
+                "would mean something else. Use its own."
+            )
+
     def _advance_once(self) -> float:
+        with torch.enable_grad():
+            return self._descend()
+
+    def _descend(self) -> float:
         device = self.model.device
         with torch.random.fork_rng(enabled=self.config.dropout > 0):
             if self.config.dropout > 0:
@@ -230,9 +245,16 @@ def finetune(
         return run.change()
 
 
-def _lora_config(model: Model, config: FinetuneConfig) -> LoraConfig:
+def lora_config(model: Model, config: FinetuneConfig) -> LoraConfig:
+    """The adapter that a configuration means on a model.
+
+    Raises:
+        ChangeError: if it names no block, or one that the model has not.
+    """
     anatomy = model.anatomy
     blocks = range(anatomy.n_layers) if config.layers is None else config.layers
+    if not blocks:
+        raise ChangeError("layers=() leaves no block to train. Name at least one, or leave it out for all.")
     beyond = [block for block in blocks if not 0 <= block < anatomy.n_layers]
     if beyond:
         raise ChangeError(f"There is no block {beyond[0]}: the model has blocks 0 to {anatomy.n_layers - 1}.")

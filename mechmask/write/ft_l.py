@@ -9,7 +9,8 @@ published one is there by name.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Literal
 
@@ -106,21 +107,31 @@ def ft_l(model: Model, facts: Sequence[Fact], config: FTLConfig | None = None) -
     weights = _weights(projection)
     before = {name: weight.detach().clone() for name, weight in weights.items()}
     _warn_of_coarse_weights(before, config)
-    asked = {name: parameter.requires_grad for name, parameter in model.module.named_parameters()}
-    try:
-        for parameter in model.module.parameters():
-            parameter.requires_grad_(False)
-        for weight in weights.values():
-            weight.requires_grad_(True)
-        losses = _descend(_loss_of(model, batch, config), weights, before, config)
-        after = {name: weight.detach().clone() for name, weight in weights.items()}
-    finally:
-        set_weights(weights, before)
-        for name, parameter in model.module.named_parameters():
-            parameter.requires_grad_(asked[name])
-            parameter.grad = None if name in weights else parameter.grad
+    with _only_trainable(model, weights), model.evaluation(), torch.enable_grad():
+        try:
+            losses = _descend(_loss_of(model, batch, config), weights, before, config, batch.labels)
+            after = {name: weight.detach().clone() for name, weight in weights.items()}
+        finally:
+            set_weights(weights, before)
     details = {"config": config.model_dump(mode="json"), "facts": [fact.id for fact in facts], "losses_nats": losses}
     return WeightChange(after, {name: tensor_digest(tensor) for name, tensor in before.items()}, "ft_l", details)
+
+
+@contextmanager
+def _only_trainable(model: Model, weights: dict[str, nn.Parameter]) -> Iterator[None]:
+    """Only ``weights`` ask for gradients inside; flags and gradients come back afterwards."""
+    asked = {parameter: (parameter.requires_grad, parameter.grad) for parameter in model.module.parameters()}
+    for parameter in asked:
+        parameter.requires_grad_(False)
+    for weight in weights.values():
+        weight.requires_grad_(True)
+        weight.grad = None
+    try:
+        yield
+    finally:
+        for parameter, (flag, gradient) in asked.items():
+            parameter.requires_grad_(flag)
+            parameter.grad = gradient
 
 
 def _targets(model: Model, facts: Sequence[Fact], config: FTLConfig) -> Targets:
@@ -172,7 +183,11 @@ def _loss_of(model: Model, batch: Targets, config: FTLConfig) -> Callable[[], Te
 
 
 def _descend(
-    loss_of: Callable[[], Tensor], weights: dict[str, nn.Parameter], before: dict[str, Tensor], config: FTLConfig
+    loss_of: Callable[[], Tensor],
+    weights: dict[str, nn.Parameter],
+    before: dict[str, Tensor],
+    config: FTLConfig,
+    labels: Sequence[str],
 ) -> list[float]:
     optimizer = torch.optim.Adam(weights.values(), lr=config.lr)
     losses: list[float] = []
@@ -181,7 +196,8 @@ def _descend(
         losses.append(loss.item())
         if not torch.isfinite(loss):
             raise ChangeError(
-                f"The FT-L loss is not a number at step {step + 1}. Lower the learning rate, or check the weights."
+                f"The FT-L loss is not a number at step {step + 1}, on {', '.join(map(repr, labels))}. Lower the "
+                "learning rate, or check the weights."
             )
         if losses[-1] < config.loss_stop:
             break

@@ -187,7 +187,7 @@ def test_old_and_new_of_which_one_begins_with_the_other(any_tokenizer, old, new)
 @pytest.mark.parametrize(("value", "distractor"), [("417", "4170"), ("4170", "417")])
 def test_a_distractor_that_begins_with_another_value_or_the_reverse(any_tokenizer, route, value, distractor):
     with pytest.raises(RouteError, match=r"distractor_0.*'417' is a prefix of '4170'"):
-        contest_of(any_tokenizer, **{route: value}, distractors=(distractor,))
+        contest_of(any_tokenizer, **{"old": "93 grams", "new": "85 grams", route: value}, distractors=(distractor,))
 
 
 def test_two_distractors_of_which_one_begins_with_the_other(tokenizer):

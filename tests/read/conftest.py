@@ -1,4 +1,4 @@
-"""The oracle of the readings: plain transformers, one unpadded row a route, naive loops. Nothing of mechmask runs in it."""
+"""The oracle of the readings: plain transformers, an unpadded row a route, naive loops. No mechmask runs here."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Plain:
 
     @torch.no_grad()
     def logprobs(self, fact: Any, route: str, phrasing: int = 0) -> torch.Tensor:
-        """``[token, vocabulary]``, the distribution in which each token of the value is decided. Read once, then kept."""
+        """``[token, vocabulary]``, where each token of the value is decided. Read once, then kept."""
         key = fact.phrasings[phrasing], fact.values[route]
         if key not in self._read:
             prompt, value = self.ids(key[0]), self.value_ids(fact, route, phrasing)

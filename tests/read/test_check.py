@@ -66,8 +66,8 @@ def test_a_final_norm_applied_twice(tiny, family, awkward, monkeypatch):
 def test_a_mask_that_lets_routes_see_each_other(tiny, family, awkward, monkeypatch):
     model = tiny(family)
     monkeypatch.setattr("mechmask.models.forest.additive", lambda mask, dtype: torch.zeros(mask.shape, dtype=dtype))
-    refuses(monkeypatch, lambda: mm.read_logits(model, awkward))
-    refuses(monkeypatch, lambda: mm.read_depth(model, awkward, score="sequence"))
+    refuses(monkeypatch, lambda: mm.read_logits(model, awkward), times=3)  # measured: 0.013 nats a token and more
+    refuses(monkeypatch, lambda: mm.read_depth(model, awkward, score="sequence"), times=3)
 
 
 def test_a_mask_that_is_causal_over_the_row_but_not_over_the_tree(tiny, family, awkward, monkeypatch):
@@ -124,10 +124,8 @@ def test_nan_weights_are_named_with_the_fact(tiny, facts, read, where):
 def test_nan_of_one_fact_alone_is_found(tiny, facts):
     """Tokens that only the Unicode fact has are poisoned: the check looks at every number read, not at its probe."""
     model = tiny("llama")  # embedding and unembedding are two matrices: only what reads those tokens is poisoned
-    ids = lambda fact: {
-        i for value in fact.values.values() for i in model.tokenizer(f"{fact.prompt} {value}").input_ids
-    }
-    odd = set(model.tokenizer("Łódź").input_ids) - set().union(*map(ids, facts[:-1]))
+    others = [f"{fact.prompt} {value}" for fact in facts[:-1] for value in fact.values.values()]
+    odd = set(model.tokenizer("Łódź").input_ids) - {i for text in others for i in model.tokenizer(text).input_ids}
     assert odd
     with torch.no_grad():
         model.module.get_input_embeddings().weight[sorted(odd)] = torch.nan

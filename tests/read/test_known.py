@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -29,7 +31,7 @@ def lead(taught, facts, plain):
 def test_min_margin_is_the_lead_of_the_weakest_token(taught, facts, lead):
     ordered = sorted(lead.values())
     assert ordered[0] < 0 < ordered[-1]
-    borders = [(low + high) / 2 for low, high in zip(ordered, ordered[1:]) if high - low > 1e-3]
+    borders = [(low + high) / 2 for low, high in pairwise(ordered) if high - low > 1e-3]
     assert len(borders) > 5
     for border in borders:
         held = mm.known_facts(taught, facts, min_margin=border)

@@ -16,20 +16,29 @@ from mechmask.models.model import Model
 class Backend(Protocol):
     """What ``read_depth`` asks of a backend."""
 
+    name: str
+
     def residuals(self, batch: Batch) -> Float[Tensor, "layer node width"]:
         """The residual stream at every node of a batch, layers 0 (embedding) to L (what the final norm reads)."""
         ...
 
 
-def backend_of(name: str, model: Model) -> Backend:
-    """The backend of that name, over a model as it is now.
+def backend_of(backend: str | Backend, model: Model) -> Backend:
+    """The backend itself, or the one of that name over a model as it is now.
 
     Raises:
         ReadingError: if there is none of that name.
     """
+    if not isinstance(backend, str):
+        return backend
+    require_backend(backend)
+    return BACKENDS[backend](model)
+
+
+def require_backend(name: str) -> None:
+    """Refuse a backend that is not there."""
     if name not in BACKENDS:
         raise ReadingError(f"There is no backend {name!r}. There are {', '.join(BACKENDS)}.")
-    return BACKENDS[name](model)
 
 
 def _transformer_lens(model: Model) -> Backend:

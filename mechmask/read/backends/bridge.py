@@ -22,7 +22,9 @@ from mechmask.models.model import Model
 
 
 class BridgeBackend:
-    """The residual stream by TransformerLens hooks."""
+    """The residual stream by TransformerLens hooks; sees weights that change in place, not adapters put on later."""
+
+    name = "transformer_lens"
 
     def __init__(self, model: Model) -> None:
         self._model = model
