@@ -6,6 +6,7 @@ transformers dequantises GGUF in some twenty seconds for SmolLM2-135M; the conve
 from __future__ import annotations
 
 import hashlib
+import struct
 from pathlib import Path
 
 from mechmask.errors import ModelError
@@ -44,7 +45,7 @@ def convert(path: Path, directory: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(**where)
         config = AutoConfig.from_pretrained(**where)
         dequantised = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
-    except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError, struct.error) as error:
         raise ModelError(
             f"{path.name} is no GGUF file that transformers can read ({_first_line(error)}). Convert it with "
             "another tool."

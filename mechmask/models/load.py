@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -24,6 +25,9 @@ from mechmask.models.anatomy import anatomy_of
 from mechmask.models.gguf import converted
 from mechmask.models.model import Model
 
+_LOADING_ERRORS = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, AssertionError, SafetensorError
+)  # fmt: skip
 _DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -98,15 +102,25 @@ def _pretrained(
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(
             source, **{k: v for k, v in safe.items() if v is not None}
         )
-        module = AutoModelForCausalLM.from_pretrained(
-            source, use_safetensors=True, **{k: v for k, v in {**options, **safe}.items() if v is not None}
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source,
+            use_safetensors=True,
+            output_loading_info=True,
+            **{k: v for k, v in {**options, **safe}.items() if v is not None},
         )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except _LOADING_ERRORS as error:
         raise ModelError(
             f"No model can be loaded from {source!r} ({_first_line(error)}). Give the embedded {smollm2.NAME!r}, a "
             "local directory with config.json, tokenizer and safetensors weights (pickled ones are refused), or a Hub "
             "id that can be reached."
         ) from error
+    module, report = loaded
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise ModelError(
+            f"The weights in {source!r} lack {len(missing)} tensors, such as {missing[0]}, which would be random "
+            "numbers. Give a whole checkpoint."
+        )
     return module, tokenizer
 
 
@@ -132,10 +146,18 @@ def _adapter_on_base(directory: Path, options: dict[str, Any]) -> tuple[PreTrain
         )
     try:  # puts its layers into the module itself
         PeftModel.from_pretrained(module, str(directory), use_safetensors=True)
-    except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except _LOADING_ERRORS as error:
         raise ModelError(
             f"The adapter in {directory} does not go on {base} ({_first_line(error)}). Give the base it was made for."
         ) from error
+    stored = set(load_file(directory / "adapter_model.safetensors"))
+    expected = {f"base_model.model.{name}" for name in get_peft_model_state_dict(module)}  # pyright: ignore[reportArgumentType]
+    if stored != expected:
+        odd = sorted(stored ^ expected)
+        raise ModelError(
+            f"The adapter in {directory} does not fit {base}: {len(odd)} of its factors have no counterpart, such as "
+            f"{odd[0]}. Give the base it was made for."
+        )
     silent = [p for n, p in module.named_parameters() if "lora_B" in n or "lora_embedding_B" in n]
     if silent and not any(torch.count_nonzero(p) for p in silent):
         raise ModelError(
@@ -179,6 +201,8 @@ def _wrapped(
 def _dtype(dtype: str | torch.dtype) -> str | torch.dtype:
     if isinstance(dtype, str) and dtype not in _DTYPES:
         raise ModelError(f"{dtype!r} is no dtype that mechmask reads. Give one of {', '.join(_DTYPES)}.")
+    if not isinstance(dtype, str) and dtype not in _DTYPES.values():
+        raise ModelError(f"{dtype} is no dtype that mechmask reads. Give one of {', '.join(_DTYPES)}.")
     return _DTYPES[dtype] if isinstance(dtype, str) else dtype
 
 

@@ -14,10 +14,10 @@ from mechmask.models.model import Model
 from mechmask.models.routes import Contest
 from mechmask.read.table import RouteTable
 
-# Nats a token. Measured on twelve tiny architectures and on SmolLM2-135M: at most 5e-5 in float32, 0.1 in bfloat16 (the
-# model rounds its logits, a reading does not) and 0.02 in float16; a skipped norm, softcap or mask is off by 0.5 and
-# more.
-TOLERANCE_NATS = {torch.float64: 2e-3, torch.float32: 2e-3, torch.float16: 0.1, torch.bfloat16: 0.4}
+# Nats a token. Sound readings of twelve tiny architectures and of SmolLM2-135M stay below 1e-4 in float32 and 0.04 in
+# bfloat16 (the model rounds its logits, a reading does not). Broken on purpose: a skipped norm or softcap 0.07 and
+# more, routes that see each other 0.006 to 0.08: a leak of the mask shows in float32, not surely in half precision.
+TOLERANCE_NATS = {torch.float64: 5e-4, torch.float32: 5e-4, torch.float16: 0.05, torch.bfloat16: 0.25}
 
 
 def require_identity(model: Model, contests: Sequence[Contest | None], table: RouteTable) -> float:

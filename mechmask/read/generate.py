@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import torch
 import xarray as xr
+from torch.nn import functional as F  # noqa: N812
 
+from mechmask.errors import ReadingError
 from mechmask.facts.fact import Fact
 from mechmask.facts.fact_set import FactSet
 from mechmask.models.model import Model
@@ -28,60 +30,61 @@ def generate(
         facts: the facts.
         n_tokens: how many tokens; as many as the longer of a fact's old and new value by default.
         reading: of the same facts by the same model, by the score ``sequence`` or ``mean``: a fact of which it found a
-            value recalled is known to continue so, and is not generated again.
+            value of that length recalled is known to continue so, and is not generated again.
         batch_size: facts a forward pass.
 
     Returns:
         ``generation[fact]``: the text that follows the prompt, white space around it taken off.
+
+    Raises:
+        ReadingError: if ``reading`` is by the score ``divergence``, which reads one token of a value only.
     """
-    said = _recalled(facts, reading) if reading is not None and n_tokens is None else {}
-    rest = [fact for fact in facts if fact.id not in said]
-    contests = [contest for contest in encode_contests(model.tokenizer, rest) if contest is not None]
+    contests = [contest for contest in encode_contests(model.tokenizer, facts) if contest is not None]
+    said = _recalled(facts, contests, reading) if reading is not None and n_tokens is None else {}
+    rest = [contest for contest in contests if contest.fact_id not in said]
     with model.inference():
-        for start in range(0, len(contests), batch_size):
-            said |= _greedy(model, contests[start : start + batch_size], n_tokens)
+        for start in range(0, len(rest), batch_size):
+            said |= _greedy(model, rest[start : start + batch_size], n_tokens)
     labels = [fact.id for fact in facts]
     return xr.DataArray([said[label] for label in labels], {"fact": labels}, "fact", name="generation")
 
 
-def _recalled(facts: FactSet | Sequence[Fact], reading: xr.Dataset) -> dict[str, str]:
-    """Facts that continue with one of their values, and which."""
+def _wanted(contest: Contest) -> int:
+    return max(len(contest.routes["old"]), len(contest.routes["new"]))
+
+
+def _recalled(facts: FactSet | Sequence[Fact], contests: Sequence[Contest], reading: xr.Dataset) -> dict[str, str]:
+    """Facts that continue with one of their values, as far as would be generated, and which."""
+    if reading.attrs.get("score") == "divergence":
+        raise ReadingError("A divergence reading knows one token of a value. Give one by the score sequence or mean.")
     recalled = reading.recalled.sel(phrasing=0) if "phrasing" in reading.dims else reading.recalled
     found = {}
-    for fact in facts:
+    for fact, contest in zip(facts, contests, strict=True):
         said = recalled.sel(fact=fact.id)
-        routes = [str(route) for route in said.route.values if said.sel(route=route)]
-        if routes:
-            found[fact.id] = fact.values[routes[0]]
+        for route, ids in contest.routes.items():
+            if len(ids) == _wanted(contest) and said.sel(route=route):
+                found[fact.id] = fact.values[route]
     return found
 
 
 def _greedy(model: Model, contests: Sequence[Contest], n_tokens: int | None) -> dict[str, str]:
-    wanted = [n_tokens or max(len(c.routes["old"]), len(c.routes["new"])) for c in contests]
-    lengths = torch.tensor([len(contest.prompt) for contest in contests], device=model.device)
-    ids = torch.zeros(len(contests), int(lengths.max()), dtype=torch.long, device=model.device)
-    for row, contest in enumerate(contests):
-        ids[row, : len(contest.prompt)] = torch.tensor(contest.prompt)
-    mask = torch.arange(ids.shape[1], device=model.device) < lengths[:, None]
-    output = model.anatomy.decoder(input_ids=ids, attention_mask=mask.long(), use_cache=True)
-    last = output.last_hidden_state[torch.arange(len(contests)), (lengths - 1).to(output.last_hidden_state.device)]
-    tokens = []
+    """Greedy decoding with a cache; padded on the left, so that a window or a cache counts no pad in between."""
+    wanted = [n_tokens or _wanted(contest) for contest in contests]
+    length = max(len(contest.prompt) for contest in contests)
+    pads = torch.tensor([length - len(contest.prompt) for contest in contests], device=model.device)[:, None]
+    ids = torch.tensor([[0] * (length - len(c.prompt)) + list(c.prompt) for c in contests], device=model.device)
+    columns = torch.arange(length, device=model.device)[None]
+    mask = (columns >= pads).long()
+    position = (columns - pads).clamp(min=0)
+    cache, tokens = None, []
     for step in range(max(wanted)):
-        token = model.anatomy.unembedding(last).argmax(-1).to(model.device)
-        tokens.append(token)
-        if step + 1 == max(wanted):
-            break
-        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
-        position = (lengths + step)[:, None]
         output = model.anatomy.decoder(
-            input_ids=token[:, None],
-            attention_mask=mask.long(),
-            position_ids=position,
-            past_key_values=output.past_key_values,
-            use_cache=True,
+            input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
         )
-        last = output.last_hidden_state[:, -1]
-    rows = torch.stack(tokens, dim=1).tolist()
+        ids = model.anatomy.unembedding(output.last_hidden_state[:, -1]).argmax(-1, keepdim=True).to(model.device)
+        tokens.append(ids)
+        cache, mask, position = output.past_key_values, F.pad(mask, (0, 1), value=1), length + step - pads
+    rows = torch.cat(tokens, dim=1).tolist()
     return {
         c.fact_id: str(model.tokenizer.decode(row[:n])).strip()
         for c, row, n in zip(contests, rows, wanted, strict=True)

@@ -33,7 +33,7 @@ def refuses(monkeypatch, read, times=10):
 @pytest.mark.parametrize("score", ["sequence", "divergence"])
 def test_a_sound_reading_is_far_below_the_tolerance(tiny, family, awkward, score):
     model = tiny(family)
-    assert mm.read_logits(model, awkward, score).attrs["check_error_nats"] < 1e-4 < TOLERANCE_NATS[torch.float32] / 10
+    assert mm.read_logits(model, awkward, score).attrs["check_error_nats"] < 1e-4 < TOLERANCE_NATS[torch.float32] / 4
     assert mm.read_depth(model, awkward, score=score).attrs["check_error_nats"] < 1e-4
 
 

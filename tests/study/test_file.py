@@ -49,7 +49,7 @@ def test_every_table_becomes_the_study(written, tiny):
             [study]
             checkpoint_every = 3
             score = "mean"
-            install = { steps = 7, layers = [0, 2] }
+            install = { steps = 7 }
             contradict = { lr = 1e-3, batch_size = 2 }
             edit = { layer = 2, clamp = 1e-2, steps = 4 }
             """
@@ -60,7 +60,7 @@ def test_every_table_becomes_the_study(written, tiny):
     assert study.config == StudyConfig(
         checkpoint_every=3,
         score="mean",
-        install=FinetuneConfig(steps=7, layers=(0, 2)),
+        install=FinetuneConfig(steps=7),
         contradict=FinetuneConfig(lr=1e-3, batch_size=2),
         edit=FTLConfig(layer=2, clamp=1e-2, steps=4),
     )

@@ -2,7 +2,8 @@
 
 A bridge rewrites the module that it wraps (classes, ``state_dict`` keys, attention), so it gets a clone of the module
 tree whose parameters and buffers are the original's own tensors: nothing of the caller's module changes and no weight
-is held twice. The clone is made for each reading, since it would not see an adapter that is put on later.
+is held twice, but for fused projections, which TransformerLens splits into copies. The clone is made for each reading,
+since it would not see an adapter that is put on later.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformers.utils import logging as transformers_logging
 
 from mechmask.models.forest import Batch
 from mechmask.models.model import Model
+
+_FUSED = ("c_attn", "query_key_value", "qkv_proj", "gate_up_proj")
 
 
 class BridgeBackend:
@@ -58,12 +62,24 @@ def _bridge_inputs(batch: Batch, model: Model) -> dict[str, Any]:
     return {"input": inputs.pop("input_ids"), **inputs}
 
 
+def _merge_fused_adapters(clone: nn.Module) -> None:
+    """TransformerLens splits fused projections by their base weight: an adapter on one is merged into a copy."""
+    for name, layer in list(clone.named_modules()):
+        parent, _, last = name.rpartition(".")
+        if last in _FUSED and isinstance(layer, BaseTunerLayer):
+            own = copy.deepcopy(layer)
+            if not own.disable_adapters:
+                own.merge()
+            setattr(clone.get_submodule(parent), last, own.get_base_layer())
+
+
 def _bridge_over(model: Model) -> TransformerBridge:
     module = model.module
     shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
     clone = copy.deepcopy(module, shared)
     clone.config.architectures = [type(module).__name__]
     clone.eval()
+    _merge_fused_adapters(clone)
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
