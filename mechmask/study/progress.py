@@ -38,7 +38,10 @@ class PhaseBar:
 
 @contextmanager
 def phase_bar(name: str, total: int, done: int = 0) -> Iterator[PhaseBar]:
-    """A bar over ``total`` pieces of which ``done`` are made already; on standard error, so that output stays clean."""
+    """A bar over ``total`` pieces of which ``done`` are made already.
+
+    On standard error, so that output stays clean; where that is no terminal, as in a notebook, its end is all it shows.
+    """
     columns = (
         TextColumn("{task.description:<12}"),
         BarColumn(),
@@ -46,5 +49,5 @@ def phase_bar(name: str, total: int, done: int = 0) -> Iterator[PhaseBar]:
         TimeElapsedColumn(),
         TextColumn("{task.fields[status]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=Console(stderr=True, force_jupyter=False)) as progress:
         yield PhaseBar(progress, progress.add_task(name, total=total, completed=done, status=""))

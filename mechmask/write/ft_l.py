@@ -62,7 +62,8 @@ class FTLConfig(BaseModel):
 
 
 # Family, number of blocks and width tell which model a preset belongs to. GPT settings: hparams/FT/*_constr.json of
-# kmeng01/rome at 0874014. SmolLM2: see tests/benchmarks/ft_l_setting.py, which finds it.
+# kmeng01/rome at 0874014. SmolLM2: found by tests/benchmarks/ft_l_setting.py; its results
+# lie beside it.
 PRESETS: dict[str, tuple[tuple[str, int, int], FTLConfig]] = {
     "gpt2-medium": (("gpt2", 24, 1024), FTLConfig(layer=0, clamp=2e-3)),
     "gpt2-large": (("gpt2", 36, 1280), FTLConfig(layer=0, clamp=1e-3)),
