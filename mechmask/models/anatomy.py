@@ -163,7 +163,8 @@ def anatomy_of(module: nn.Module) -> Anatomy:
         raise ModelError(f"The anatomy of {family!r} models is not known. {_found(module)}")
     anatomy = Anatomy(module, LAYOUTS[family])
     try:
-        anatomy.attention(0), anatomy.mlp(0), anatomy.mlp_output(0)
+        for part in (anatomy.attention, anatomy.mlp, anatomy.mlp_output):
+            part(0)
         has_norm = isinstance(anatomy.final_norm, nn.Module)
     except AttributeError as error:
         raise ModelError(f"This {family!r} model is not built as its family is ({error}). {_found(module)}") from error
