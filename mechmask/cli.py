@@ -164,12 +164,14 @@ def _show(table: pd.DataFrame, title: str, json: bool) -> None:
 def _print_json(data: Any) -> None:
     import json as encoder
 
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {str(k): plain(v) for k, v in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [plain(v) for v in value]
-        value = value.item() if hasattr(value, "item") else value
-        return None if isinstance(value, float) and not math.isfinite(value) else value
+    typer.echo(encoder.dumps(_plain(data), indent=2, ensure_ascii=False))
 
-    typer.echo(encoder.dumps(plain(data), indent=2, ensure_ascii=False))
+
+def _plain(value: Any) -> Any:
+    """What JSON can say: Python's own types, and null for a number that is not finite."""
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
