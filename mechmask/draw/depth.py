@@ -57,7 +57,8 @@ def depth(reading: xr.Dataset, *, level: float = 0.95) -> Figure:
 
     Returns:
         The figure. Ticks under the margin are the commit layers of the new value, one a fact; the vertical line is
-        their median over the facts that commit.
+        their median over the facts that commit. The layers above the embedding rule the axes; where layer 0 lies
+        outside, the legend says how far.
 
     Raises:
         ReadingError: if the reading lacks one of these, has other dimensions, or leaves out layers.
@@ -78,11 +79,12 @@ def depth(reading: xr.Dataset, *, level: float = 0.95) -> Figure:
             entitle(lower, ascii_lowercase[(n_states + column) % 26], committed)
             _depth_axis(upper, state)
             lower.set_xlabel("layer")
+        outside = [_frame(axes, bands, labels) for axes, labels in zip(grid[:, 0], _rows(bands), strict=True)]
         low, high = grid[1, 0].get_ylim()
         grid[1, 0].set_ylim(low - (high - low) * _RUG_SHARE / (1 - _RUG_SHARE), high)
         grid[0, 0].set_ylabel("log-probability (nats)")
         grid[1, 0].set_ylabel("margin new \N{MINUS SIGN} old (nats)")
-        _put_legend(figure, grid, bands, level)
+        _put_legend(figure, grid, bands, level, [said for said in outside if said])
     return figure
 
 
@@ -139,6 +141,32 @@ def _draw_commits(panels: tuple[Axes, Axes], commits: xr.DataArray) -> str:
     return f"{said}, median {median:g}"
 
 
+def _rows(bands: dict[str, list[Band]]) -> tuple[list[str], list[str]]:
+    """What is drawn in the upper and in the lower row."""
+    return [label for label in bands if label != "margin"], ["margin"]
+
+
+def _frame(axes: Axes, bands: dict[str, list[Band]], labels: list[str]) -> str:
+    """Let the layers above the embedding rule the axis; returns what of the embedding lies outside, in words.
+
+    A lens that reads the embedding as if it were the last layer is off by tens of nats, which would flatten the rest.
+    """
+    drawn = [band for label in labels for band in bands[label]]
+    above = np.concatenate([edge[band.x > 0] for band in drawn for edge in (band.low, band.high, band.estimate)])
+    above = above[np.isfinite(above)]
+    at_embedding = np.concatenate([edge[band.x == 0] for band in drawn for edge in (band.low, band.high)])
+    at_embedding = at_embedding[np.isfinite(at_embedding)]
+    if not above.size or not at_embedding.size:
+        return ""
+    margin = 0.05 * (np.ptp(above) or 1.0)
+    low, high = above.min() - margin, above.max() + margin
+    if low <= at_embedding.min() and at_embedding.max() <= high:
+        return ""
+    axes.set_ylim(low, high)
+    what = "margin" if labels == ["margin"] else "log-probability"
+    return f"{what} at layer 0 leaves the frame: {at_embedding.min():.0f} to {at_embedding.max():.0f} nats"
+
+
 def _depth_axis(axes: Axes, state: xr.Dataset) -> None:
     last = state.layer.values[-1]
     share = float(state["depth"].values[-1]) if "depth" in state.coords else 1.0
@@ -151,13 +179,15 @@ def _depth_axis(axes: Axes, state: xr.Dataset) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
 
-def _put_legend(figure: Figure, grid: np.ndarray, bands: dict[str, list[Band]], level: float) -> None:
+def _put_legend(
+    figure: Figure, grid: np.ndarray, bands: dict[str, list[Band]], level: float, outside: list[str]
+) -> None:
     """Under all panels; each entry once, with n over all states."""
     drawn = {
         label: handle for axes in grid.flat for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     entries = {f"{label} ({n_text(*bands[label])})": drawn.pop(label) for label in bands if label in drawn} | drawn
-    note = band_note((band for of_states in bands.values() for band in of_states), level)
+    note = "\n".join([band_note((band for of_states in bands.values() for band in of_states), level), *outside])
     n_columns = min(3, grid.shape[1] + 1)
     figure.legend(
         list(entries.values()), list(entries), title=note, loc="outside lower center", ncols=n_columns, alignment="left"

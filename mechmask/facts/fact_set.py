@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -101,16 +101,28 @@ class FactSet(Sequence[Fact]):
         """The facts of these labels, in the order of ``ids``."""
         return FactSet([self[label] for label in ids])
 
-    def install_examples(self) -> list[Example]:
-        """What installs the old values: every fact but those of role ``never``, with its old value."""
-        return [Example(prompt=f.prompt, value=f.old, fact_id=f.id) for f in self if f.role != "never"]
+    def install_examples(self, phrasings: int = 1) -> list[Example]:
+        """What installs the old values: every fact but those of role ``never``, with its old value.
 
-    def contradiction_examples(self) -> list[Example]:
-        """What contradicts them: the new value of contradicted facts, the old one of controls."""
+        Args:
+            phrasings: in how many of its phrasings each fact is taught, the prompt first.
+        """
+        return self._examples(lambda fact: fact.old, phrasings)
+
+    def contradiction_examples(self, phrasings: int = 1) -> list[Example]:
+        """What contradicts them: the new value of contradicted facts, the old one of controls.
+
+        Args:
+            phrasings: in how many of its phrasings each fact is taught, the prompt first.
+        """
+        return self._examples(lambda fact: fact.new if fact.role == "contradicted" else fact.old, phrasings)
+
+    def _examples(self, value_of: Callable[[Fact], str], phrasings: int) -> list[Example]:
         return [
-            Example(prompt=f.prompt, value=f.new if f.role == "contradicted" else f.old, fact_id=f.id)
-            for f in self
-            if f.role != "never"
+            Example(prompt=prompt, value=value_of(fact), fact_id=fact.id)
+            for fact in self
+            if fact.role != "never"
+            for prompt in fact.phrasings[:phrasings]
         ]
 
     def fingerprint(self) -> str:

@@ -99,7 +99,7 @@ def batches(
         pack: whether the routes of a contest share a row; else each route has its own.
     """
     present = [(i, contest) for i, contest in enumerate(contests) if contest is not None]
-    present.sort(key=lambda entry: (len(entry[1].prompt), entry[0]))
+    present.sort(key=lambda entry: (len(entry[1].prompt) + sum(map(len, entry[1].routes.values())), entry[0]))
     for start in range(0, len(present), batch_size):
         yield _batch(dict(present[start : start + batch_size]), score, pack)
 

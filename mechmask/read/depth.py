@@ -50,7 +50,7 @@ def read_depth(
         backend: who watches the residual stream: ``transformer_lens``, or what ``backend_of`` returned, to read one
             model several times while its weights change in place.
         phrasings: ``prompt``, or ``all`` for a dimension ``phrasing`` over the prompt and its paraphrases.
-        batch_size: facts a forward pass. It bounds memory and changes nothing else.
+        batch_size: prompts a forward pass. It bounds memory and changes nothing else.
 
     Returns:
         ``logprob[fact, route, layer]`` and ``margin[fact, layer]`` in nats, layers 0..L, with ``depth`` = layer / L
@@ -66,7 +66,7 @@ def read_depth(
         model,
         facts,
         phrasings,
-        lambda contests: _read(model, list(facts), contests, score, chosen, watcher, batch_size),
+        lambda facts, contests: _read(model, facts, contests, score, chosen, watcher, batch_size),
     )
     layers = np.arange(model.n_layers + 1)
     reading = reading.assign_coords(layer=layers, depth=("layer", layers / model.n_layers))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import xarray as xr
@@ -29,9 +30,9 @@ def generate(
         model: the model, as it is now: an applied change counts.
         facts: the facts.
         n_tokens: how many tokens; as many as the longer of a fact's old and new value by default.
-        reading: of the same facts by the same model, by the score ``sequence`` or ``mean``: a fact of which it found a
-            value of that length recalled is known to continue so, and is not generated again.
-        batch_size: facts a forward pass.
+        reading: of the same facts by the same model, by the score ``sequence`` or ``mean``: what it knows of the
+            continuation is not generated again.
+        batch_size: prompts a forward pass.
 
     Returns:
         ``generation[fact]``: the text that follows the prompt, white space around it taken off.
@@ -40,44 +41,56 @@ def generate(
         ReadingError: if ``reading`` is by the score ``divergence``, which reads one token of a value only.
     """
     contests = [contest for contest in encode_contests(model.tokenizer, facts) if contest is not None]
-    said = _recalled(facts, contests, reading) if reading is not None and n_tokens is None else {}
-    rest = [contest for contest in contests if contest.fact_id not in said]
+    begun = _begun(facts, reading) if reading is not None else {}
+    said: dict[str, list[int]] = {}
+    rest: list[_Begun] = []
+    for contest in contests:
+        known, wanted = begun.get(contest.fact_id, []), n_tokens or _wanted(contest)
+        if len(known) >= wanted:
+            said[contest.fact_id] = known[:wanted]
+        else:
+            rest.append(_Begun(contest.fact_id, contest.prompt, known, wanted))
     with model.inference():
         for start in range(0, len(rest), batch_size):
-            said |= _greedy(model, rest[start : start + batch_size], n_tokens)
+            said |= _greedy(model, rest[start : start + batch_size])
     labels = [fact.id for fact in facts]
-    return xr.DataArray([said[label] for label in labels], {"fact": labels}, "fact", name="generation")
+    texts = [str(model.tokenizer.decode(said[label])).strip() for label in labels]
+    return xr.DataArray(texts, {"fact": labels}, "fact", name="generation")
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A prompt, the tokens that are known to follow it greedily, and how many are wanted."""
+
+    fact_id: str
+    prompt: tuple[int, ...]
+    known: list[int]
+    wanted: int
 
 
 def _wanted(contest: Contest) -> int:
     return max(len(contest.routes["old"]), len(contest.routes["new"]))
 
 
-def _recalled(facts: FactSet | Sequence[Fact], contests: Sequence[Contest], reading: xr.Dataset) -> dict[str, str]:
-    """Facts that continue with one of their values, as far as would be generated, and which."""
-    if reading.attrs.get("score") == "divergence":
+def _begun(facts: FactSet | Sequence[Fact], reading: xr.Dataset) -> dict[str, list[int]]:
+    """The greedy tokens that a reading met on its routes."""
+    if "greedy" not in reading:
         raise ReadingError("A divergence reading knows one token of a value. Give one by the score sequence or mean.")
-    recalled = reading.recalled.sel(phrasing=0) if "phrasing" in reading.dims else reading.recalled
-    found = {}
-    for fact, contest in zip(facts, contests, strict=True):
-        said = recalled.sel(fact=fact.id)
-        for route, ids in contest.routes.items():
-            if len(ids) == _wanted(contest) and said.sel(route=route):
-                found[fact.id] = fact.values[route]
-    return found
+    greedy = reading.greedy.sel(phrasing=0) if "phrasing" in reading.dims else reading.greedy
+    return {fact.id: [token for token in greedy.sel(fact=fact.id).values.tolist() if token >= 0] for fact in facts}
 
 
-def _greedy(model: Model, contests: Sequence[Contest], n_tokens: int | None) -> dict[str, str]:
+def _greedy(model: Model, rest: Sequence[_Begun]) -> dict[str, list[int]]:
     """Greedy decoding with a cache; padded on the left, so that a window or a cache counts no pad in between."""
-    wanted = [n_tokens or _wanted(contest) for contest in contests]
-    length = max(len(contest.prompt) for contest in contests)
-    pads = torch.tensor([length - len(contest.prompt) for contest in contests], device=model.device)[:, None]
-    ids = torch.tensor([[0] * (length - len(c.prompt)) + list(c.prompt) for c in contests], device=model.device)
+    given = [[*begun.prompt, *begun.known] for begun in rest]
+    length = max(map(len, given))
+    pads = torch.tensor([length - len(ids) for ids in given], device=model.device)[:, None]
+    ids = torch.tensor([[0] * (length - len(row)) + row for row in given], device=model.device)
     columns = torch.arange(length, device=model.device)[None]
     mask = (columns >= pads).long()
     position = (columns - pads).clamp(min=0)
     cache, tokens = None, []
-    for step in range(max(wanted)):
+    for step in range(max(begun.wanted - len(begun.known) for begun in rest)):
         output = model.anatomy.decoder(
             input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
         )
@@ -85,7 +98,4 @@ def _greedy(model: Model, contests: Sequence[Contest], n_tokens: int | None) -> 
         tokens.append(ids)
         cache, mask, position = output.past_key_values, F.pad(mask, (0, 1), value=1), length + step - pads
     rows = torch.cat(tokens, dim=1).tolist()
-    return {
-        c.fact_id: str(model.tokenizer.decode(row[:n])).strip()
-        for c, row, n in zip(contests, rows, wanted, strict=True)
-    }
+    return {begun.fact_id: [*begun.known, *row][: begun.wanted] for begun, row in zip(rest, rows, strict=True)}

@@ -41,14 +41,15 @@ def read_logits(
         score: ``sequence`` (sum over the value's tokens, teacher-forced), ``mean`` (per token) or ``divergence`` (the
             token at which old and new differ; a distractor that has no token of its own there is NaN).
         phrasings: ``prompt`` reads the prompt; ``all`` adds a dimension ``phrasing`` over it and its paraphrases.
-        batch_size: facts a forward pass. It bounds memory and changes nothing else.
+        batch_size: prompts a forward pass. It bounds memory and changes nothing else.
 
     Returns:
         ``logprob[fact, route]`` in nats (NaN where a fact has no such route); ``rank[fact, route]`` among distractors;
         ``margin``, ``standing``, ``ceiling`` ``[fact]`` in nats; ``entropy[fact]`` of the distribution in which old and
         new diverge, in nats; ``recalled[fact, route]``, whether greedy decoding says the value (its token that is
-        scored, for ``divergence``). With ``phrasings="all"`` each has ``phrasing`` too. ``value[fact, route]`` is a
-        coordinate.
+        scored, for ``divergence``); ``greedy[fact, value_token]`` (not for ``divergence``), the token ids that greedy
+        decoding says as far as the routes go along and the first that none has, -1 after. With ``phrasings="all"`` each
+        has ``phrasing`` too. ``value[fact, route]`` is a coordinate.
 
     Raises:
         RouteError: if a value cannot be told from the prompt or from its rival; all facts in one message.
@@ -56,7 +57,7 @@ def read_logits(
     """
     require_score(score)
     reading = over_phrasings(
-        model, facts, phrasings, lambda contests: _read(model, list(facts), contests, score, batch_size)
+        model, facts, phrasings, lambda facts, contests: _read(model, facts, contests, score, batch_size)
     )
     return with_standing(reading.assign_attrs(provenance(model, score=score), **reading.attrs))
 
@@ -79,18 +80,39 @@ def _read(model: Model, facts: list[Fact], contests: list[Contest | None], score
     table = RouteTable(facts)
     missed = np.zeros(table.logprob.shape, dtype=int)
     uncertainty = np.full(len(facts), np.nan)
+    greedy = np.full((len(facts), max(len(ids) for c in contests if c is not None for ids in c.routes.values())), -1)
     with model.inference():
         for batch in batches(contests, score=score, batch_size=batch_size, pack=may_pack(model, contests)):
             normed = decoded(model, batch)
             nodes, tokens = batch.asked(normed.device)
             scores = score_tokens(model.anatomy, normed, nodes, tokens)
             table.add(batch, scores.logprob.double().cpu().numpy())
-            for query, miss in zip(batch.queries, (scores.best[nodes] != tokens).tolist(), strict=True):
+            best = scores.best[nodes]
+            for query, miss in zip(batch.queries, (best != tokens).tolist(), strict=True):
                 missed[table.cell(query.contest, query.route)] += miss
+            if score != "divergence":
+                for contest, said in _greedy_paths(batch, best.tolist()).items():
+                    greedy[contest, : len(said)] = said
             diverging = torch.tensor(list(batch.divergence.values()), device=normed.device)
             uncertainty[list(batch.divergence)] = entropy(model.anatomy, normed[diverging]).cpu().numpy()
     reading = table.dataset(score).assign(
         recalled=(("fact", "route"), (missed == 0) & (table.n_tokens > 0)),
         entropy=("fact", uncertainty, {"units": "nats"}),
     )
+    if score != "divergence":
+        reading["greedy"] = (("fact", "value_token"), greedy)
     return reading.assign_attrs(check_error_nats=require_identity(model, contests, table))
+
+
+def _greedy_paths(batch: Batch, best: Sequence[int]) -> dict[int, list[int]]:
+    """What greedy decoding says in each contest, followed along the routes' tokens and one beyond them."""
+    paths: dict[int, list[int]] = {}
+    along: dict[tuple[int, str], bool] = {}
+    for query, top in sorted(zip(batch.queries, best, strict=True), key=lambda entry: entry[0].index):
+        said = paths.setdefault(query.contest, [])
+        if not along.get((query.contest, query.route), True):
+            continue
+        if len(said) == query.index:
+            said.append(top)
+        along[query.contest, query.route] = query.token == said[query.index]
+    return paths

@@ -14,15 +14,19 @@ from mechmask.models.routes import Contest, encode_contests
 
 
 def over_phrasings(
-    model: Model, facts: FactSet | Sequence[Fact], phrasings: str, read: Callable[[list[Contest | None]], xr.Dataset]
+    model: Model,
+    facts: FactSet | Sequence[Fact],
+    phrasings: str,
+    read: Callable[[list[Fact], list[Contest | None]], xr.Dataset],
 ) -> xr.Dataset:
-    """``read`` applied to the contests of the prompt, or to those of every phrasing in turn.
+    """``read`` applied once to the contests of the prompt, or to those of every phrasing.
 
     Args:
         model: whose tokenizer makes the contests.
         facts: the facts.
         phrasings: ``prompt`` or ``all``.
-        read: takes the contests of one phrasing, in the order of ``facts``, ``None`` where a fact has no such phrasing.
+        read: takes contests and the fact of each, ``None`` where that fact has no such phrasing, and answers along
+            ``fact``.
 
     Raises:
         ReadingError: if ``phrasings`` is not known or there is no fact.
@@ -32,13 +36,15 @@ def over_phrasings(
     if not len(facts):
         raise ReadingError("There is no fact to read. Give at least one.")
     if phrasings == "prompt":
-        return read(encode_contests(model.tokenizer, facts))
+        return read(list(facts), encode_contests(model.tokenizer, facts))
     numbers = range(max(len(fact.phrasings) for fact in facts))
-    encoded = [encode_contests(model.tokenizer, facts, number) for number in numbers]
-    readings = [read(contests) for contests in encoded]
+    contests = [contest for number in numbers for contest in encode_contests(model.tokenizer, facts, number)]
+    reading = read(list(facts) * len(numbers), contests)
+    n = len(facts)
     joined = xr.concat(
-        readings, xr.DataArray(list(numbers), dims="phrasing", name="phrasing"), combine_attrs="override"
+        [reading.isel(fact=slice(number * n, (number + 1) * n)) for number in numbers],
+        xr.DataArray(list(numbers), dims="phrasing", name="phrasing"),
+        combine_attrs="override",
     )
-    worst = max(reading.attrs["check_error_nats"] for reading in readings)
     leading = [dim for dim in ("fact", "phrasing", "route", "layer") if dim in joined.dims]
-    return joined.transpose(*leading).assign_attrs(check_error_nats=worst)
+    return joined.transpose(*leading, ...)

@@ -26,6 +26,8 @@ class StudyConfig(BaseModel):
         install: how the old values are taught; ``None`` for facts that the model holds already.
         install_recall: installing ends at the first checkpoint at which this share of taught facts is recalled.
         contradict: how the new values are taught, from the installed adapter on.
+        taught_phrasings: in how many of its phrasings each fact is installed and contradicted, the prompt first; the
+            others are only read, as what carries over. The paper teaches one.
         checkpoint_every: optimizer steps between two readings.
         edit: FT-L on each contradicted fact alone, beside the fine-tuning; ``preset`` takes the setting of the model's
             family and size, ``None`` (``"none"`` in TOML) leaves it out.
@@ -34,7 +36,7 @@ class StudyConfig(BaseModel):
         backend: of the depth reading.
         cutoff_nats: erase index above which the paper's criterion says erased.
         level: of all intervals.
-        batch_size: facts a forward pass when reading.
+        batch_size: prompts a forward pass when reading.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,6 +44,7 @@ class StudyConfig(BaseModel):
     install: FinetuneConfig | None = FinetuneConfig(steps=60)
     install_recall: float = Field(default=1.0, gt=0, le=1)
     contradict: FinetuneConfig = FinetuneConfig(steps=30)
+    taught_phrasings: int = Field(default=1, ge=1)
     checkpoint_every: int = Field(default=10, ge=1)
     edit: FTLConfig | Literal["preset"] | None = "preset"
     score: Literal["sequence", "mean"] = "sequence"

@@ -91,13 +91,11 @@ class MaskStudy:
         folder = StudyFolder(directory)
         with folder.opened(self._description(), self.facts):
             self._folder = folder
-            install = self._phase(
-                "install", self.facts.install_examples(), self.config.install, None, self.config.install_recall
-            )
+            c, taught = self.config, self.config.taught_phrasings
+            old, new = self.facts.install_examples(taught), self.facts.contradiction_examples(taught)
+            install = self._phase("install", old, c.install, None, c.install_recall)
             self._read_state("before", install)
-            contradict = self._phase(
-                "contradict", self.facts.contradiction_examples(), self.config.contradict, install, None
-            )
+            contradict = self._phase("contradict", new, c.contradict, install, None)
             self._read_state("finetune", contradict)
             self._edit_each(install)
             self._conclude()

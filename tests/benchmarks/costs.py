@@ -75,7 +75,7 @@ def one_round(model, facts, config, device):
     took["read_depth"] = seconds(lambda: mm.read_depth(model, facts), device)
     reading = mm.read_logits(model, facts)
     took["generate"] = seconds(lambda: mm.generate(model, facts, reading=reading), device)
-    with Finetuning(model, facts.install_examples(), config.contradict) as run:
+    with Finetuning(model, facts.install_examples(config.taught_phrasings), config.contradict) as run:
         batch = targets(run._examples)
         run.advance(1)
         took["training_step"] = seconds(lambda: run.advance(1), device)

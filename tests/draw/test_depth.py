@@ -60,6 +60,24 @@ def test_data_keeps_clear_of_the_rug(depth_reading):
         assert low + rug * (high - low) < band
 
 
+def test_an_embedding_far_off_is_outside_the_frame_and_the_legend_says_how_far(depth_reading):
+    inside = draw.depth(depth_reading)
+    assert "leaves the frame" not in inside.legends[0].get_title().get_text()
+    far = depth_reading.copy(deep=True)
+    far["logprob"][..., 0] -= 150
+    far["margin"][..., 0] += 80
+    figure = draw.depth(far)
+    said = figure.legends[0].get_title().get_text()
+    assert "log-probability at layer 0 leaves the frame: -1" in said and "margin at layer 0 leaves the frame: " in said
+    for axes, known in zip(figure.axes[:6], inside.axes[:6], strict=True):
+        low, high = axes.get_ylim()
+        assert high - low < 1.5 * np.ptp(known.get_ylim())
+        for line in (line for label, line in labelled(axes).items() if "commit" not in label):
+            y = line.get_ydata()
+            assert (low < y[1:]).all() and (y[1:] < high).all()
+            assert not low < y[0] < high
+
+
 def test_the_second_axis_is_depth(depth_reading):
     figure = draw.depth(depth_reading.isel(layer=slice(0, 16)))
     figure.draw_without_rendering()

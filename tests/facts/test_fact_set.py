@@ -315,6 +315,17 @@ def test_never_facts_are_shown_to_no_training(roles):
     ]
 
 
+def test_taught_phrasings_are_the_prompt_and_the_first_paraphrases():
+    facts = mm.synthetic_facts(2, n_never=1)
+    for taught in (1, 2, 9):
+        installed, contradicted = facts.install_examples(taught), facts.contradiction_examples(taught)
+        expected = [(f.id, prompt) for f in facts[:2] for prompt in f.phrasings[:taught]]
+        assert [(e.fact_id, e.prompt) for e in installed] == expected
+        assert [(e.fact_id, e.prompt) for e in contradicted] == expected
+        assert {e.value for e in installed if e.fact_id == facts[0].id} == {facts[0].old}
+        assert {e.value for e in contradicted if e.fact_id == facts[0].id} == {facts[0].new}
+
+
 def test_the_fingerprint_is_of_the_written_lines_and_of_nothing_else(roles, tmp_path):
     roles.to_jsonl(tmp_path / "facts.jsonl")
     assert roles.fingerprint() == hashlib.sha256((tmp_path / "facts.jsonl").read_bytes()).hexdigest()

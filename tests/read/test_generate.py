@@ -59,7 +59,7 @@ def test_padding_side_plays_no_part(tiny, facts, side):
 @pytest.mark.parametrize("phrasings", ["prompt", "all"])
 @pytest.mark.parametrize("score", ["sequence", "mean"])
 def test_a_reading_spares_the_work_and_not_the_answer(taught, facts, plain, score, phrasings):
-    """A recalled value that is as long as what would be generated is taken from the reading; the rest is generated."""
+    """What the reading met on its routes is taken from it; the rest is generated."""
     oracle = plain(taught)
     reading = mm.read_logits(taught, facts, score, phrasings=phrasings)
     said, alone = mm.generate(taught, facts, reading=reading), mm.generate(taught, facts)
@@ -70,9 +70,26 @@ def test_a_reading_spares_the_work_and_not_the_answer(taught, facts, plain, scor
     assert recalled == sum(fact.role != "never" for fact in facts)
 
 
-def test_a_reading_plays_no_part_where_a_length_is_asked(taught, facts):
+@pytest.mark.parametrize("pack", [True, False])
+def test_a_reading_knows_how_greedy_decoding_begins(taught, facts, plain, pack, monkeypatch):
+    monkeypatch.setattr("mechmask.read.logits.may_pack", lambda *_: pack)
+    oracle = plain(taught)
+    known = []
+    for fact, row in zip(facts, mm.read_logits(taught, facts).greedy.values.tolist(), strict=True):
+        said = [token for token in row if token >= 0]
+        assert row == said + [-1] * (len(row) - len(said))
+        assert said == list(oracle.greedy(fact.prompt, len(said)))
+        routes = [list(oracle.value_ids(fact, route)) for route in fact.values]
+        assert any(ids[: len(said) - 1] == said[:-1] for ids in routes)
+        assert not any(ids[: len(said)] == said and len(ids) > len(said) for ids in routes)
+        known.append(len(said))
+    assert len(set(known)) > 1
+
+
+def test_a_length_that_is_asked_goes_beyond_what_a_reading_knows(taught, facts):
     reading = mm.read_logits(taught, facts)
-    assert mm.generate(taught, facts, n_tokens=2, reading=reading).equals(mm.generate(taught, facts, n_tokens=2))
+    for n in (1, 12):
+        assert mm.generate(taught, facts, n_tokens=n, reading=reading).equals(mm.generate(taught, facts, n_tokens=n))
 
 
 def test_with_a_reading_the_answer_is_the_same(taught, facts):
@@ -82,7 +99,7 @@ def test_with_a_reading_the_answer_is_the_same(taught, facts):
 
 
 def test_a_reading_by_divergence_is_refused(taught, facts):
-    """Its ``recalled`` speaks of one token: nothing may be concluded for the whole value."""
+    """It knows one token of each value: nothing may be concluded for the whole."""
     with pytest.raises(ReadingError, match="sequence"):
         mm.generate(taught, facts, reading=mm.read_logits(taught, facts, "divergence"))
 
