@@ -164,7 +164,8 @@ def _frame(axes: Axes, bands: dict[str, list[Band]], labels: list[str]) -> str:
         return ""
     axes.set_ylim(low, high)
     what = "margin" if labels == ["margin"] else "log-probability"
-    return f"{what} at layer 0 leaves the frame: {at_embedding.min():.0f} to {at_embedding.max():.0f} nats"
+    reach = f"{at_embedding.min():.0f} to {at_embedding.max():.0f} nats".replace("-", "\N{MINUS SIGN}")
+    return f"{what} at layer 0 leaves the frame: {reach}"
 
 
 def _depth_axis(axes: Axes, state: xr.Dataset) -> None:

@@ -69,21 +69,18 @@ def erase_index(
         [result["index"] > cutoff_nats, result["index"] <= cutoff_nats], ["erased", "masked"], "undecided"
     )
     result["paper_verdict"] = ("fact", paper)
-    result = result[{"fact": np.flatnonzero(facts)}]
-    scalars = {
-        "never": never.estimate,
-        "never_low": never.low,
-        "never_high": never.high,
-        "n_never": never.n,
-        "n_control": control.n,
-    }
-    names = {name: after.attrs[name] for name in ("score", "model") if name in after.attrs}
-    attrs = {**names, "level": level, "cutoff_nats": cutoff_nats}
-    attrs |= {
-        f"fingerprint_{when}": reading.attrs.get("fingerprint", "")
-        for when, reading in (("before", before), ("after", after))
-    }
-    return result.assign(scalars).assign_attrs(attrs)
+    return (
+        result[{"fact": np.flatnonzero(facts)}]
+        .assign(never=never.estimate, never_low=never.low, never_high=never.high, n_never=never.n, n_control=control.n)
+        .assign_attrs(_origin(before, after), level=level, cutoff_nats=cutoff_nats)
+    )
+
+
+def _origin(before: xr.Dataset, after: xr.Dataset) -> dict[str, object]:
+    """Of which model and weights the two readings are, and by which score."""
+    named = {name: after.attrs[name] for name in ("score", "model") if name in after.attrs}
+    weights = {f"fingerprint_{w}": r.attrs.get("fingerprint", "") for w, r in (("before", before), ("after", after))}
+    return {**named, **weights}
 
 
 def _comparable(before: xr.Dataset, after: xr.Dataset) -> None:

@@ -68,7 +68,10 @@ def test_an_embedding_far_off_is_outside_the_frame_and_the_legend_says_how_far(d
     far["margin"][..., 0] += 80
     figure = draw.depth(far)
     said = figure.legends[0].get_title().get_text()
-    assert "log-probability at layer 0 leaves the frame: -1" in said and "margin at layer 0 leaves the frame: " in said
+    assert (
+        "log-probability at layer 0 leaves the frame: \N{MINUS SIGN}1" in said
+        and "margin at layer 0 leaves the frame: " in said
+    )
     for axes, known in zip(figure.axes[:6], inside.axes[:6], strict=True):
         low, high = axes.get_ylim()
         assert high - low < 1.5 * np.ptp(known.get_ylim())
