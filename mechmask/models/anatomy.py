@@ -7,7 +7,7 @@ A family is one line in ``LAYOUTS``. Orientation of a projection follows from it
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -26,23 +26,31 @@ class Layout:
     final_norm: str
     mlp_output: str
     attention: str
+    attention_output: str
     mlp: str = "mlp"
+    post_attention_norm: str = ""  # what an output passes before it is added to the residual stream, where there is one
+    post_mlp_norm: str = ""
 
 
-_LLAMA = Layout("model.layers", "model.norm", "mlp.down_proj", "self_attn")
+_LLAMA = Layout("model.layers", "model.norm", "mlp.down_proj", "self_attn", "self_attn.o_proj")
+_GEMMA = replace(_LLAMA, post_attention_norm="post_attention_layernorm", post_mlp_norm="post_feedforward_layernorm")
 
 LAYOUTS: dict[str, Layout] = {
-    "gpt2": Layout("transformer.h", "transformer.ln_f", "mlp.c_proj", "attn"),
-    "gptj": Layout("transformer.h", "transformer.ln_f", "mlp.fc_out", "attn"),
-    "gpt_neox": Layout("gpt_neox.layers", "gpt_neox.final_layer_norm", "mlp.dense_4h_to_h", "attention"),
-    "opt": Layout("model.decoder.layers", "model.decoder.final_layer_norm", "fc2", "self_attn", mlp=""),
+    "gpt2": Layout("transformer.h", "transformer.ln_f", "mlp.c_proj", "attn", "attn.c_proj"),
+    "gptj": Layout("transformer.h", "transformer.ln_f", "mlp.fc_out", "attn", "attn.out_proj"),
+    "gpt_neox": Layout(
+        "gpt_neox.layers", "gpt_neox.final_layer_norm", "mlp.dense_4h_to_h", "attention", "attention.dense"
+    ),
+    "opt": Layout(
+        "model.decoder.layers", "model.decoder.final_layer_norm", "fc2", "self_attn", "self_attn.out_proj", mlp=""
+    ),
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
-    "gemma2": _LLAMA,
-    "gemma3_text": _LLAMA,
-    "phi": Layout("model.layers", "model.final_layernorm", "mlp.fc2", "self_attn"),
+    "gemma2": _GEMMA,
+    "gemma3_text": _GEMMA,
+    "phi": Layout("model.layers", "model.final_layernorm", "mlp.fc2", "self_attn", "self_attn.dense"),
     "phi3": _LLAMA,
 }
 
@@ -131,11 +139,26 @@ class Anatomy:
         """The MLP of one block, 0..L-1; the block itself where the family keeps the MLP's layers there."""
         return self.blocks[block].get_submodule(self.layout.mlp)
 
+    def attention_output(self, block: int) -> Projection:
+        """The projection from the heads' outputs, side by side, to residual width of one block, 0..L-1."""
+        return self._projection(block, self.layout.attention_output)
+
     def mlp_output(self, block: int) -> Projection:
         """The projection from MLP width to residual width of one block, 0..L-1."""
+        return self._projection(block, self.layout.mlp_output)
+
+    def adds_attention(self, block: int) -> str:
+        """Name of the module whose output is what attention adds to the residual stream in one block, 0..L-1."""
+        return f"{self.layout.blocks}.{block}.{self.layout.post_attention_norm or self.layout.attention_output}"
+
+    def adds_mlp(self, block: int) -> str:
+        """Name of the module whose output is what the MLP adds to the residual stream in one block, 0..L-1."""
+        return f"{self.layout.blocks}.{block}.{self.layout.post_mlp_norm or self.layout.mlp_output}"
+
+    def _projection(self, block: int, relative: str) -> Projection:
         if not 0 <= block < self.n_layers:
             raise ModelError(f"There is no block {block}: the model has blocks 0 to {self.n_layers - 1}.")
-        path = f"{self.layout.blocks}.{block}.{self.layout.mlp_output}"
+        path = f"{self.layout.blocks}.{block}.{relative}"
         return _projection(path, self.module.get_submodule(path))
 
     def projections(self) -> Iterator[Projection]:
@@ -163,7 +186,7 @@ def anatomy_of(module: nn.Module) -> Anatomy:
         raise ModelError(f"The anatomy of {family!r} models is not known. {_found(module)}")
     anatomy = Anatomy(module, LAYOUTS[family])
     try:
-        for part in (anatomy.attention, anatomy.mlp, anatomy.mlp_output):
+        for part in (anatomy.attention, anatomy.attention_output, anatomy.mlp, anatomy.mlp_output):
             part(0)
         has_norm = isinstance(anatomy.final_norm, nn.Module)
     except AttributeError as error:
