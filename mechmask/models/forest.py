@@ -1,14 +1,16 @@
-"""Contests packed for one forward pass: the routes of a fact share their prompt and every common token.
+"""Contests packed for one forward pass: routes share their prompt and every common token, facts their common prefix.
 
 A contest becomes a tree of tokens: the prompt is its trunk, the values branch off where they differ, and a route's last
-token is left out because nothing is read after it. A token attends to its ancestors only (a four-dimensional attention
-mask) and takes the position that it has on its own route, so the logits are those of each route read alone. With eight
+token is left out because nothing is read after it. Contests that stand in one row are one forest, and those whose
+prompts begin alike share that beginning. A token attends to its ancestors only (a four-dimensional attention mask) and
+takes the position that it has on its own route, so the logits are those of each route read alone. With eight
 distractors that is about a third of the tokens, and memory depends on the batch, not on the number of facts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,6 +18,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechmask.models.routes import Contest
+
+# Attention over a row of so many tokens costs 3% of a block's own products on SmolLM2-135M, and rows of a full budget
+# leave little padding.
+ROW_TOKENS = 128
 
 
 @dataclass(frozen=True)
@@ -88,20 +94,54 @@ def additive(mask: Bool[Tensor, "*shape"], dtype: torch.dtype) -> Float[Tensor, 
 
 
 def batches(
-    contests: Sequence[Contest | None], *, score: str, batch_size: int = 32, pack: bool = True
+    contests: Sequence[Contest | None],
+    *,
+    score: str,
+    batch_size: int = 32,
+    pack: bool = True,
+    row_tokens: int = ROW_TOKENS,
 ) -> Iterator[Batch]:
-    """The contests in batches of similar length.
+    """The contests in batches; those whose prompts begin alike stand together.
 
     Args:
         contests: what is read; a query names a contest by its index here. ``None`` is passed over.
         score: ``divergence`` asks for one token of each route, ``sequence`` and ``mean`` for all.
         batch_size: contests a batch.
         pack: whether the routes of a contest share a row; else each route has its own.
+        row_tokens: contests share a row up to about so many tokens; 0 gives each contest a row of its own.
     """
     present = [(i, contest) for i, contest in enumerate(contests) if contest is not None]
-    present.sort(key=lambda entry: (len(entry[1].prompt) + sum(map(len, entry[1].routes.values())), entry[0]))
+    present.sort(key=lambda entry: (entry[1].prompt, entry[0]))
     for start in range(0, len(present), batch_size):
-        yield _batch(dict(present[start : start + batch_size]), score, pack)
+        batch = dict(present[start : start + batch_size])
+        rows = _rows(batch, score, row_tokens) if pack else _rows_alone(batch, score)
+        yield _batch(batch, rows, score)
+
+
+def _rows(contests: Mapping[int, Contest], score: str, row_tokens: int) -> list[list[tuple[int, str]]]:
+    """Which routes of which contests stand in one row, in rows of about equal length."""
+    routes = [[(index, route) for route in _asked(contest, score)] for index, contest in contests.items()]
+    sizes = [_tokens_of(contest, score) for contest in contests.values()]
+    n_rows = math.ceil(sum(sizes) / row_tokens) if row_tokens else len(sizes)
+    rows: list[list[tuple[int, str]]] = []
+    filled = math.inf
+    for asked, size in zip(routes, sizes, strict=True):
+        if filled + size / 2 > sum(sizes) / n_rows or not row_tokens:
+            rows.append([])
+            filled = 0
+        rows[-1] += asked
+        filled += size
+    return rows
+
+
+def _rows_alone(contests: Mapping[int, Contest], score: str) -> list[list[tuple[int, str]]]:
+    return [[(index, route)] for index, contest in contests.items() for route in _asked(contest, score)]
+
+
+def _tokens_of(contest: Contest, score: str) -> int:
+    """How many tokens a contest's own tree has."""
+    paths = [contest.routes[route][: asked.stop - 1] for route, asked in _asked(contest, score).items()]
+    return len(contest.prompt) + len({path[:n] for path in paths for n in range(1, len(path) + 1)})
 
 
 def _asked(contest: Contest, score: str) -> dict[str, range]:
@@ -122,31 +162,30 @@ def _asked(contest: Contest, score: str) -> dict[str, range]:
     }
 
 
-def _batch(contests: dict[int, Contest], score: str, pack: bool) -> Batch:
+def _batch(contests: Mapping[int, Contest], rows: Sequence[Sequence[tuple[int, str]]], score: str) -> Batch:
     trees: list[_Tree] = []
     nodes: dict[tuple[int, int], int] = {}
     queries: list[Query] = []
     divergence: dict[int, int] = {}
-    for index, contest in contests.items():
-        asked = _asked(contest, score)
-        for routes in [list(asked)] if pack else [[route] for route in asked]:
-            tree = _Tree()
-            trunk = -1
+    asked = {index: _asked(contest, score) for index, contest in contests.items()}
+    for row in rows:
+        tree = _Tree()
+        for index, route in row:
+            contest, wanted = contests[index], asked[index][route]
+            here = -1
             for token in contest.prompt:
-                trunk = tree.grow(trunk, token)
-            for route in routes:
-                here = trunk
-                for i, token in enumerate(contest.routes[route][: asked[route].stop]):
-                    if i in asked[route]:
-                        node = nodes.setdefault((len(trees), here), len(nodes))
-                        queries.append(Query(index, route, i, node, token))
-                        if route == "old" and i == contest.n_common:
-                            divergence[index] = node
-                    if i + 1 < asked[route].stop:
-                        here = tree.grow(here, token)
-            trees.append(tree)
-    rows, columns = (torch.tensor(axis) for axis in zip(*nodes, strict=True))
-    return Batch(*_padded(trees), rows, columns, tuple(queries), divergence)
+                here = tree.grow(here, token)
+            for i, token in enumerate(contest.routes[route][: wanted.stop]):
+                if i in wanted:
+                    node = nodes.setdefault((len(trees), here), len(nodes))
+                    queries.append(Query(index, route, i, node, token))
+                    if route == "old" and i == contest.n_common:
+                        divergence[index] = node
+                if i + 1 < wanted.stop:
+                    here = tree.grow(here, token)
+        trees.append(tree)
+    rows_of, columns = (torch.tensor(axis) for axis in zip(*nodes, strict=True))
+    return Batch(*_padded(trees), rows_of, columns, tuple(queries), divergence)
 
 
 def _padded(trees: list[_Tree]) -> tuple[Tensor, Tensor, Tensor | None]:

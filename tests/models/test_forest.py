@@ -72,10 +72,8 @@ def test_the_mask_is_the_set_of_ancestors(contests, score):
             continue
         for row in range(len(batch.input_ids)):
             mask = batch.attention_mask[row, 0]
-            prefixes = [
-                seen_from(batch, row, column) if mask[column].sum() > 1 or column == 0 else None
-                for column in range(len(mask))
-            ]
+            padded = [mask[column].sum() == mask[:, column].sum() == 1 for column in range(len(mask))]
+            prefixes = [None if padding else seen_from(batch, row, column) for column, padding in enumerate(padded)]
             for i, mine in enumerate(prefixes):
                 for j, other in enumerate(prefixes):
                     if mine is None or other is None:
@@ -92,6 +90,27 @@ def test_no_more_tokens_than_routes_alone_and_each_prefix_once(contests, score):
         (batch,) = batches([contest], score=score, batch_size=1)
         assert batch.input_ids.numel() == len(prefixes) <= sum(map(len, alone.values()))
         assert len(set(zip(batch.rows.tolist(), batch.columns.tolist(), strict=True))) == len(batch.rows)
+
+
+@pytest.mark.parametrize("row_tokens", [0, 40, 1000])
+def test_facts_that_begin_alike_do_not_pay_for_it_twice(tokenizer, row_tokens):
+    from mechmask import Fact
+
+    facts = [
+        Fact(subject=name, prompt=f"According to the records, the mass of {name} is", old="417 grams", new="12 grams")
+        for name in ("Ana", "Anabel", "France", "Italy", "Maria", "Peter")
+    ]
+    contests = encode_contests(tokenizer, facts)
+    (batch,) = batches(contests, score="divergence", row_tokens=row_tokens)
+    prompts = [contest.prompt + contest.routes["old"][: contest.n_common] for contest in contests]
+    prefixes = {path[:n] for path in prompts for n in range(1, len(path) + 1)}
+    if row_tokens == 0:
+        assert len(batch.input_ids) == len(contests)
+    elif row_tokens == 1000:
+        assert batch.input_ids.numel() == len(prefixes)
+    else:
+        assert len(prefixes) < batch.input_ids.numel() < sum(map(len, prompts))
+        assert 1 < len(batch.input_ids) < len(contests)
 
 
 def test_routes_that_share_their_prompt_take_about_a_third(tokenizer):
