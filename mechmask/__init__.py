@@ -23,24 +23,42 @@ if TYPE_CHECKING:
     from mechmask.facts.roles import assign_roles as assign_roles
     from mechmask.facts.synthetic import synthetic_facts as synthetic_facts
     from mechmask.facts.world import world_facts as world_facts
+    from mechmask.measure.cka import linear_cka as linear_cka
     from mechmask.measure.commit import commit_layer as commit_layer
+    from mechmask.measure.compare import compare as compare
+    from mechmask.measure.depth_score import depth_score as depth_score
     from mechmask.measure.erase import erase_index as erase_index
     from mechmask.measure.reading import load_reading as load_reading
     from mechmask.measure.reading import save_reading as save_reading
     from mechmask.measure.summary import summary as summary
+    from mechmask.measure.where import commit_interval as commit_interval
+    from mechmask.measure.where import evidence_share as evidence_share
+    from mechmask.measure.where import evidence_share_last_third as evidence_share_last_third
+    from mechmask.measure.where import layers_computed as layers_computed
+    from mechmask.measure.where import where_overview as where_overview
+    from mechmask.measure.where import where_written as where_written
     from mechmask.models.load import load_model as load_model
     from mechmask.models.model import Model as Model
+    from mechmask.models.variant import Variant as Variant
     from mechmask.read.depth import read_depth as read_depth
+    from mechmask.read.drift import change_cosine as change_cosine
+    from mechmask.read.drift import residual_drift as residual_drift
     from mechmask.read.generate import generate as generate
     from mechmask.read.known import known_facts as known_facts
     from mechmask.read.logits import read_logits as read_logits
+    from mechmask.read.margin import read_margin as read_margin
+    from mechmask.read.patch import patch_residual as patch_residual
+    from mechmask.read.weights import weight_change as weight_change
     from mechmask.study.config import StudyConfig as StudyConfig
+    from mechmask.study.graft_curve import graft_curve as graft_curve
     from mechmask.study.study import MaskStudy as MaskStudy
     from mechmask.write.change import Change as Change
     from mechmask.write.edit import edit as edit
     from mechmask.write.finetune import FinetuneConfig as FinetuneConfig
     from mechmask.write.finetune import finetune as finetune
     from mechmask.write.ft_l import FTLConfig as FTLConfig
+    from mechmask.write.graft import graft as graft
+    from mechmask.write.graft import scaled as scaled
     from mechmask.write.load import load_change as load_change
 
 _HOMES = {
@@ -53,25 +71,43 @@ _HOMES = {
     "assign_roles": "facts.roles",
     "synthetic_facts": "facts.synthetic",
     "world_facts": "facts.world",
+    "linear_cka": "measure.cka",
     "commit_layer": "measure.commit",
+    "compare": "measure.compare",
+    "depth_score": "measure.depth_score",
     "erase_index": "measure.erase",
     "load_reading": "measure.reading",
     "save_reading": "measure.reading",
     "summary": "measure.summary",
+    "commit_interval": "measure.where",
+    "evidence_share": "measure.where",
+    "evidence_share_last_third": "measure.where",
+    "layers_computed": "measure.where",
+    "where_overview": "measure.where",
+    "where_written": "measure.where",
     "load_model": "models.load",
     "Model": "models.model",
+    "Variant": "models.variant",
     "read_depth": "read.depth",
+    "change_cosine": "read.drift",
+    "residual_drift": "read.drift",
     "generate": "read.generate",
     "known_facts": "read.known",
     "read_logits": "read.logits",
+    "read_margin": "read.margin",
+    "patch_residual": "read.patch",
+    "weight_change": "read.weights",
     "StudyConfig": "study.config",
+    "graft_curve": "study.graft_curve",
     "MaskStudy": "study.study",
     "Change": "write.change",
-    "load_change": "write.load",
     "edit": "write.edit",
-    "FinetuneConfig": "write.finetune",
     "finetune": "write.finetune",
+    "FinetuneConfig": "write.finetune",
     "FTLConfig": "write.ft_l",
+    "graft": "write.graft",
+    "scaled": "write.graft",
+    "load_change": "write.load",
 }
 
 __all__ = ["__version__", "draw", *_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]

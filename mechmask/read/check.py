@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from mechmask.errors import ReadingError
@@ -50,6 +51,33 @@ def require_identity(model: Model, contests: Sequence[Contest | None], table: Ro
             f"{own:.4f} nats, {error:.2g} a token where {TOLERANCE_NATS[model.dtype]:g} is allowed), so no number "
             "of it can be trusted. "
             "Check that the model's family is built as mechmask.models.anatomy says."
+        )
+    return error
+
+
+def require_margin(model: Model, contests: Sequence[Contest | None], margins: np.ndarray) -> float:
+    """Refuse margins at the output that differ from the model's own logits; return the error in nats.
+
+    Args:
+        model: what was read.
+        contests: the contests that were read.
+        margins: logit of new less logit of old where they diverge, in nats ``[contest]``.
+
+    Raises:
+        ReadingError: if the error passes the tolerance for the model's dtype.
+    """
+    length, index = max((len(contest.prompt), i) for i, contest in enumerate(contests) if contest is not None)
+    contest = contests[index]
+    if contest is None or not length:
+        raise ReadingError("Nothing was read. Give facts whose prompts have tokens.")
+    n = contest.n_common
+    old, new = (_plain_logprob(model, contest.prompt, contest.routes[route], n, 1) for route in ("old", "new"))
+    error = abs(new - old - float(margins[index]))
+    if not error <= 2 * TOLERANCE_NATS[model.dtype]:
+        raise ReadingError(
+            f"The margin of fact {contest.fact_id!r} does not agree with the model's own output ({margins[index]:.4f} "
+            f"against {new - old:.4f} nats), so no number of it can be trusted. Check that the model's family is built "
+            "as mechmask.models.anatomy says."
         )
     return error
 

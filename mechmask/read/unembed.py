@@ -74,6 +74,24 @@ def lead(
     return own - rival
 
 
+def token_logits(
+    anatomy: Anatomy, normed: Float[Tensor, "layer node width"], tokens: Int[Tensor, "node token"]
+) -> Float[Tensor, "layer node token"]:
+    """Logits of a few tokens at each residual in float32, no other row of the vocabulary touched.
+
+    Args:
+        anatomy: whose unembedding and softcap are used.
+        normed: what the unembedding reads.
+        tokens: which tokens at each node.
+    """
+    head = anatomy.unembedding
+    if type(head) is not nn.Linear:  # an adapter on the unembedding: only the module knows how it computes
+        chosen = tokens.expand(len(normed), *tokens.shape)
+        return _capped(head(normed).float().gather(2, chosen), anatomy.softcap)
+    logits = torch.einsum("lnw,ntw->lnt", normed.float(), head.weight[tokens].float())
+    return _capped(logits if head.bias is None else logits + head.bias[tokens].float(), anatomy.softcap)
+
+
 @dataclass(frozen=True)
 class _Part:
     logits: Tensor

@@ -55,6 +55,11 @@ class AdapterChange(Change):
         self.tensors = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
         self.base = base
 
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """The blocks that carry a factor, in order."""
+        return tuple(sorted({block for name in self.tensors if (block := block_of(name)) is not None}))
+
     @contextmanager
     def applied(self, model: Model) -> Iterator[Model]:
         """The model with the adapter on, unmerged."""
@@ -145,6 +150,11 @@ def fill(factors: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> 
     with torch.no_grad():
         for name, factor in factors.items():
             factor.copy_(tensors[name])
+
+
+def block_of(factor: str) -> int | None:
+    """The block that a factor belongs to, by its name: the first number in its path; ``None`` outside the blocks."""
+    return next((int(part) for part in factor.split(".") if part.isdigit()), None)
 
 
 def base_fingerprint(model: Model) -> str:

@@ -21,6 +21,7 @@ from mechmask.errors import ChangeError
 from mechmask.files import new_directory
 from mechmask.models.fingerprint import canonical_name, digest
 from mechmask.models.model import Model
+from mechmask.models.variant import Variant
 
 SCHEMA_VERSION = 1
 
@@ -46,6 +47,10 @@ class Change(ABC):
         Raises:
             ChangeError: if the model is not the one that the change was made on.
         """
+
+    def on(self, model: Model | Variant) -> Variant:
+        """The model with this change on, as one thing that readings of two models take."""
+        return Variant(model, self)
 
     @abstractmethod
     def _write(self, directory: Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from mechmask.errors import ChangeError
 from mechmask.facts.fact import Example, Fact
 from mechmask.models.anatomy import Projection
 from mechmask.models.model import Model
+from mechmask.models.replay import Replay
 from mechmask.models.routes import encode_examples
 from mechmask.write.change import WeightChange, set_weights, tensor_digest
 from mechmask.write.objective import Targets, nll, targets
@@ -157,25 +158,12 @@ def _loss_of(model: Model, batch: Targets, config: FTLConfig) -> Callable[[], Te
 
     What enters the edited block does not depend on the weights that are trained, so it is computed once.
     """
-    blocks = model.anatomy.blocks[config.layer :]
-    calls: list[tuple[tuple, dict]] = []
-    hooks = [
-        block.register_forward_pre_hook(lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True)
-        for block in blocks
-    ]
-    try:
-        with torch.no_grad():
-            model.anatomy.decoder(input_ids=batch.input_ids.to(model.device), use_cache=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    replay = Replay(model, {"input_ids": batch.input_ids.to(model.device)}, first=config.layer)
+    entering = replay.residual(config.layer)
     share = 1 / (torch.bincount(batch.owner)[batch.owner] * len(batch.labels))
 
     def loss() -> Tensor:
-        residual = calls[0][0][0] if calls[0][0] else calls[0][1]["hidden_states"]
-        for block, (args, kwargs) in zip(blocks, calls, strict=True):
-            output = block(residual, *args[1:], **{k: v for k, v in kwargs.items() if k != "hidden_states"})
-            residual = output[0] if isinstance(output, tuple) else output
+        residual = replay.from_layer(config.layer, entering)
         normed = model.anatomy.final_norm(residual[batch.rows.to(residual.device), batch.columns.to(residual.device)])
         each = nll(model.anatomy, normed, batch.tokens)
         return (each * share.to(each.device)).sum()

@@ -1,0 +1,90 @@
+"""One forward pass, kept so that the blocks above a layer can be run again on another residual stream.
+
+What a block takes beside the residual stream (mask, positions, rotary angles) depends on the input alone, so it is
+captured once. Used to patch a residual (``read.patch``) and to train one block with those above it (``write.ft_l``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mechmask.errors import ModelError
+from mechmask.models.model import Model
+
+
+class Replay:
+    """A pass of one batch through the decoder.
+
+    The pass is made without gradients; what is run again has them where the caller asks for them. Evaluation mode is
+    the caller's too.
+
+    Args:
+        model: the model, as it is now.
+        inputs: keyword arguments of its decoder.
+        first: the first layer that will be asked for, 0..L-1; what lies below is not kept.
+    """
+
+    def __init__(self, model: Model, inputs: Mapping[str, Tensor], first: int = 0) -> None:
+        self._first = first
+        self._blocks = model.anatomy.blocks[first:]
+        self._calls: list[tuple[tuple, dict]] = []
+        self._end: Tensor | None = None
+        hooks = [
+            block.register_forward_pre_hook(
+                lambda _, args, kwargs: self._calls.append((args, kwargs)), with_kwargs=True
+            )
+            for block in self._blocks
+        ]
+        hooks.append(self._blocks[-1].register_forward_hook(self._keep_end))
+        try:
+            with torch.no_grad():
+                model.anatomy.decoder(**inputs, use_cache=False)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def residual(self, layer: int) -> Float[Tensor, "row position width"]:
+        """The residual stream of the pass at one layer, 0 (embedding) to L (what the final norm reads).
+
+        Raises:
+            ModelError: if the layer was not kept, or there is none of that number.
+        """
+        number = self._number(layer)
+        if number == len(self._calls):
+            return self._end  # pyright: ignore[reportReturnType]  (the pass has run)
+        args, kwargs = self._calls[number]
+        return args[0] if args else kwargs["hidden_states"]
+
+    def from_layer(
+        self, layer: int, residual: Float[Tensor, "row position width"]
+    ) -> Float[Tensor, "row position width"]:
+        """The residual stream at layer L if it is ``residual`` at ``layer``: every block from there on runs again.
+
+        Raises:
+            ModelError: if the layer was not kept, or there is none of that number.
+        """
+        number = self._number(layer)
+        for block, (args, kwargs) in zip(self._blocks[number:], self._calls[number:], strict=True):
+            output = block(residual, *args[1:], **{k: v for k, v in kwargs.items() if k != "hidden_states"})
+            residual = _stream(output)
+        return residual
+
+    def _keep_end(self, _module: torch.nn.Module, _args: tuple, output: Tensor | tuple[Tensor, ...]) -> None:
+        self._end = _stream(output)
+
+    def _number(self, layer: int) -> int:
+        last = self._first + len(self._blocks)
+        if not self._first <= layer <= last:
+            raise ModelError(
+                f"Layer {layer} was not kept by this pass: it holds layers {self._first} to {last}. Ask for one of "
+                "them, or begin at a lower one."
+            )
+        return layer - self._first
+
+
+def _stream(output: Tensor | tuple[Tensor, ...]) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output

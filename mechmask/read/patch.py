@@ -1,0 +1,230 @@
+"""``patch_residual``: one model's residual stream at one layer, put into another model's forward pass.
+
+A lens says what a layer would mean if the model stopped there; patching says what the rest of the model makes of it.
+With the changed model as source and the unchanged one as target, the first layer from which new leads for good is where
+the correction has been written (activation patching: Meng et al. 2022; between two models: Prakash et al. 2024).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
+
+from mechmask.errors import ReadingError
+from mechmask.facts.fact import Fact
+from mechmask.facts.fact_set import FactSet
+from mechmask.measure.contest import margin
+from mechmask.models.fingerprint import digest
+from mechmask.models.forest import Batch, batches
+from mechmask.models.model import Model
+from mechmask.models.replay import Replay
+from mechmask.models.routes import Contest, encode_contests
+from mechmask.models.variant import Variant, active, unchanged, unlike
+from mechmask.read.check import TOLERANCE_NATS, require_identity
+from mechmask.read.provenance import provenance
+from mechmask.read.table import RouteTable
+from mechmask.read.unembed import score_tokens
+
+POSITIONS = ("divergence", "all")
+
+
+def patch_residual(
+    source: Model | Variant,
+    target: Model | Variant,
+    facts: FactSet | Sequence[Fact],
+    *,
+    positions: str = "divergence",
+    batch_size: int = 32,
+) -> xr.Dataset:
+    """The contest in ``target`` when the residual stream at one layer comes from ``source``.
+
+    Below the layer the target runs as it is, above it the target's own blocks, final norm and unembedding read what was
+    put in. At layer L that is the source's own margin, if both unembed alike; at layer 0 the target's own, if both
+    embed alike (where a change touches the embedding, layer 0 says what that alone does). Both are checked.
+
+    Args:
+        source: where the residuals come from: a model, or ``change.on(model)``.
+        target: the model that is run with them; it may share its weights with ``source``.
+        facts: the facts.
+        positions: ``divergence`` patches only the position at which old and new diverge, ``all`` every position up to
+            it.
+        batch_size: prompts a forward pass. It bounds memory and changes nothing else.
+
+    Returns:
+        In nats, by the divergence score: ``logprob[fact, route, layer]`` and ``margin[fact, layer]`` of the patched
+        target, layers 0 (embedding) to L with ``depth`` = layer / L beside; ``logprob_source``, ``logprob_target``
+        ``[fact, route]`` and ``margin_source``, ``margin_target`` ``[fact]`` of each model by itself. A distractor that
+        has no token of its own at the divergence is NaN.
+
+    Raises:
+        RouteError: if a value cannot be told from the prompt or from its rival; all facts in one message.
+        ReadingError: if the two models differ in architecture or vocabulary, ``positions`` is not known, or a model's
+            reading is not its own output.
+    """
+    if positions not in POSITIONS:
+        raise ReadingError(f"positions={positions!r} is not known. Give one of {', '.join(POSITIONS)}.")
+    facts = list(facts)
+    if not facts:
+        raise ReadingError("There is no fact to read. Give at least one.")
+    contests = _shared_contests(unchanged(source), unchanged(target), facts)
+    read = _Patched.of(facts, unchanged(target).n_layers)
+    # where one fact's prompt goes on from another's place of divergence, a shared row would patch both
+    for batch in batches(contests, score="divergence", batch_size=batch_size, row_tokens=0):
+        with active(source) as model, model.inference():
+            donor = _donate(model, batch, positions, read)
+        with active(target) as model, model.inference():
+            _receive(model, batch, positions, donor, read)
+    attrs = _checked(source, target, contests, read)
+    return read.dataset().assign_attrs(attrs, positions=positions)
+
+
+@dataclass
+class _Patched:
+    """What has been read so far.
+
+    Attributes:
+        patched: the target with one layer patched.
+        source: the source by itself.
+        target: the target by itself.
+        embed_alike: whether both have put the same numbers into layer 0 so far.
+    """
+
+    patched: RouteTable
+    source: RouteTable
+    target: RouteTable
+    embed_alike: bool = True
+
+    @classmethod
+    def of(cls, facts: list[Fact], n_layers: int) -> _Patched:
+        return cls(RouteTable(facts, n_layers + 1), RouteTable(facts), RouteTable(facts))
+
+    def dataset(self) -> xr.Dataset:
+        reading = self.patched.dataset("divergence")
+        for name, table in (("source", self.source), ("target", self.target)):
+            own = table.dataset("divergence").logprob
+            reading[f"logprob_{name}"] = own
+            reading[f"margin_{name}"] = margin(own).assign_attrs(units="nats")
+        layers = np.arange(reading.sizes["layer"])
+        reading = reading.assign_coords(layer=layers, depth=("layer", layers / layers[-1]))
+        return reading.assign(margin=margin(reading.logprob).assign_attrs(units="nats"))
+
+
+def _shared_contests(source: Model, target: Model, facts: list[Fact]) -> list[Contest | None]:
+    """The contests, which have to be the same tokens to both."""
+    difference = unlike(source, target)
+    if difference:
+        raise ReadingError(
+            f"The residual stream of {source.name} means nothing to {target.name}: {difference}. Patch between models "
+            "of one architecture."
+        )
+    contests = encode_contests(target.tokenizer, facts)
+    same_tokens = source.tokenizer is target.tokenizer or encode_contests(source.tokenizer, facts) == contests
+    if source.vocab_size != target.vocab_size or not same_tokens:
+        raise ReadingError(
+            f"{source.name} and {target.name} do not read these facts as the same tokens of one vocabulary. Patch "
+            "between models with one tokenizer."
+        )
+    return contests
+
+
+def _places(batch: Batch, positions: str, device: torch.device) -> tuple[Tensor | slice, Tensor | slice]:
+    """Rows and columns of the residual stream that are patched."""
+    if positions == "all":
+        return slice(None), slice(None)
+    return batch.rows.to(device), batch.columns.to(device)
+
+
+def _donate(model: Model, batch: Batch, positions: str, read: _Patched) -> list[Tensor]:
+    """The source's residuals of every layer at the places that are patched; its own log-probabilities are read too."""
+    replay = Replay(model, batch.inputs(model.device, model.dtype))
+    residuals = [replay.residual(layer) for layer in range(model.n_layers + 1)]
+    read.source.add(batch, _logprobs(model, [_read_at(residuals[-1], batch)], batch)[0])
+    return [residual[_places(batch, positions, residual.device)] for residual in residuals]
+
+
+def _receive(model: Model, batch: Batch, positions: str, donor: list[Tensor], read: _Patched) -> None:
+    """The target's log-probabilities with each layer patched in turn, and without."""
+    replay = Replay(model, batch.inputs(model.device, model.dtype))
+    ends = []
+    for layer, given in enumerate(donor):
+        patched = replay.residual(layer).clone()
+        places = _places(batch, positions, patched.device)
+        given = given.to(patched)
+        if layer == 0:
+            read.embed_alike &= torch.equal(patched[places], given)
+        patched[places] = given
+        ends.append(_read_at(replay.from_layer(layer, patched), batch))
+    ends.append(_read_at(replay.residual(model.n_layers), batch))
+    logprobs = _logprobs(model, ends, batch)
+    read.patched.add(batch, logprobs[:-1])
+    read.target.add(batch, logprobs[-1])
+
+
+def _read_at(residual: Tensor, batch: Batch) -> Float[Tensor, "node width"]:
+    return residual[batch.rows.to(residual.device), batch.columns.to(residual.device)]
+
+
+def _logprobs(model: Model, residuals: list[Float[Tensor, "node width"]], batch: Batch) -> np.ndarray:
+    """``[residual, query]`` in nats; all residuals go through the unembedding together."""
+    normed = model.anatomy.final_norm(torch.cat(residuals))
+    nodes, tokens = batch.asked(normed.device)
+    offsets = torch.arange(len(residuals), device=normed.device)[:, None] * len(batch.rows)
+    scores = score_tokens(model.anatomy, normed, (nodes + offsets).flatten(), tokens.repeat(len(residuals)))
+    return scores.logprob.reshape(len(residuals), -1).double().cpu().numpy()
+
+
+def _checked(
+    source: Model | Variant, target: Model | Variant, contests: list[Contest | None], read: _Patched
+) -> dict[str, str | float]:
+    """Provenance of both, once each agrees with its own plain pass and both ends of the patching with them.
+
+    Raises:
+        ReadingError: if they do not.
+    """
+    with active(source) as model:
+        errors = [require_identity(model, contests, read.source)]
+        named = {"model_source": model.name, "fingerprint_source": model.fingerprint}
+        head, precisions = _head_digest(model), {model.dtype}
+    with active(target) as model:
+        errors.append(require_identity(model, contests, read.target))
+        about = provenance(model, score="divergence")
+        unembed_alike = _head_digest(model) == head
+        precisions.add(model.dtype)
+    tolerance = max(TOLERANCE_NATS[dtype] for dtype in precisions)
+    if read.embed_alike:
+        errors.append(_agree(read.patched.logprob[..., 0], read.target, "layer 0", "target", tolerance))
+    if unembed_alike:
+        errors.append(_agree(read.patched.logprob[..., -1], read.source, "layer L", "source", tolerance))
+    return {
+        **about,
+        "model_target": about["model"],
+        "fingerprint_target": about["fingerprint"],
+        **named,
+        "embed_alike": int(read.embed_alike),
+        "unembed_alike": int(unembed_alike),
+        "check_error_nats": max(errors),
+    }
+
+
+def _agree(patched: np.ndarray, own: RouteTable, where: str, whose: str, tolerance: float) -> float:
+    """The largest difference in nats between the patched target and a model by itself."""
+    error = float(np.abs(patched - own.logprob)[own.n_tokens > 0].max())
+    if not error <= tolerance:
+        raise ReadingError(
+            f"With {where} patched the target does not say what the {whose} says ({error:.2g} nats apart where "
+            f"{tolerance:g} is allowed), so no layer between can be trusted. Check that the model's blocks hand on "
+            "nothing but the residual stream."
+        )
+    return error
+
+
+def _head_digest(model: Model) -> str:
+    """Of the weights between the residual stream at L and the logits."""
+    parts = {"norm": model.anatomy.final_norm, "unembedding": model.anatomy.unembedding}
+    return digest((f"{part}.{name}", t) for part, module in parts.items() for name, t in module.state_dict().items())

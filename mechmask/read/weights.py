@@ -1,0 +1,100 @@
+"""How much a change wrote into the weights, block by block: size relative to what was there, and effective rank.
+
+The weights compared are the effective ones: what an unmerged adapter adds to a projection counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float
+from peft.tuners.lora import LoraLayer
+from torch import Tensor
+
+from mechmask.errors import ReadingError
+from mechmask.models.model import Model
+from mechmask.models.variant import Variant, active
+from mechmask.read.provenance import provenance
+
+
+def weight_change(before: Model | Variant, after: Model | Variant) -> xr.Dataset:
+    """Difference of every projection of attention and MLP in every block.
+
+    Args:
+        before: the model, or a model with a change on (``change.on(model)``).
+        after: the other; it may share the first one's weights.
+
+    Returns:
+        ``relative_norm[block, projection]``, the Frobenius norm of the difference over that of ``before``;
+        ``effective_rank[block, projection]``, the exponential of the entropy of the normalised singular values of the
+        difference (Roy and Vetterli 2007), NaN where nothing changed; ``relative_norm_block[block]`` over all
+        projections of a block together. Blocks are 0..L-1.
+
+    Raises:
+        ReadingError: if the two have other projections.
+    """
+    with active(before) as model:
+        about = provenance(model)
+        kept = {name: weight.clone() for name, weight in effective_weights(model)}
+    with active(after) as model:
+        about_after = provenance(model)
+        rows = {name: _row(name, kept, weight) for name, weight in effective_weights(model)}
+    missing = set(kept) ^ set(rows)
+    if missing:
+        raise ReadingError(f"The models differ: only one has {sorted(missing)[0]}. Give two states of one model.")
+    attrs = {**about, "model_after": about_after["model"], "fingerprint_after": about_after["fingerprint"]}
+    return _dataset(rows).assign_attrs(attrs)
+
+
+def effective_weights(model: Model) -> Iterator[tuple[str, Float[Tensor, "first second"]]]:
+    """Every projection's weight as stored, by ``block.projection``, an unmerged adapter's share added."""
+    prefix = f"{model.anatomy.layout.blocks}."
+    for projection in model.anatomy.projections():
+        weight = projection.weight.detach()
+        layer = model.module.get_submodule(projection.name)
+        if isinstance(layer, LoraLayer) and not layer.disable_adapters:
+            for adapter in layer.active_adapters:
+                if adapter in layer.lora_A:
+                    weight = weight + layer.get_delta_weight(adapter).detach()  # pyright: ignore[reportCallIssue]
+        yield projection.name.removeprefix(prefix), weight
+
+
+def _row(name: str, kept: dict[str, Tensor], weight: Tensor) -> tuple[float, float, float]:
+    """Squared norm of the difference, squared norm of what was there, effective rank of the difference."""
+    if name not in kept or kept[name].shape != weight.shape:
+        raise ReadingError(f"The models differ in {name}. Give two states of one model.")
+    old = kept[name].double()
+    difference = weight.double() - old
+    return float(difference.square().sum()), float(old.square().sum()), _effective_rank(difference)
+
+
+def _effective_rank(difference: Tensor) -> float:
+    """From the eigenvalues of the smaller Gram matrix: exact enough, since small singular values weigh little."""
+    gram = difference @ difference.T if difference.shape[0] <= difference.shape[1] else difference.T @ difference
+    singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
+    if not singular.sum() > 0:
+        return float("nan")
+    share = singular / singular.sum()
+    return float(torch.special.entr(share).sum().exp())
+
+
+def _dataset(rows: dict[str, tuple[float, float, float]]) -> xr.Dataset:
+    names = [name.split(".", 1) for name in rows]
+    blocks = sorted({int(block) for block, _ in names})
+    projections = list(dict.fromkeys(projection for _, projection in names))
+    table = np.full((3, len(blocks), len(projections)), np.nan)
+    for (block, projection), row in zip(names, rows.values(), strict=True):
+        table[:, blocks.index(int(block)), projections.index(projection)] = row
+    moved, size, rank = table
+    dims = ("block", "projection")
+    return xr.Dataset(
+        {
+            "relative_norm": (dims, np.sqrt(moved / size)),
+            "effective_rank": (dims, rank),
+            "relative_norm_block": ("block", np.sqrt(np.nansum(moved, 1) / np.nansum(size, 1))),
+        },
+        {"block": blocks, "projection": projections},
+    )

@@ -1,0 +1,89 @@
+"""``graft_curve``: how many blocks of a change it takes, counted from the top.
+
+Where patching moves a residual, this moves weights: the blocks above a layer are those of one model, the blocks below
+it those of the other, and the contest is read at the output of each such model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import numpy as np
+import xarray as xr
+
+from mechmask.errors import StudyError
+from mechmask.facts.fact import Fact
+from mechmask.facts.fact_set import FactSet
+from mechmask.models.model import Model
+from mechmask.read.logits import read_logits
+from mechmask.study.progress import phase_bar
+from mechmask.write.adapter import AdapterChange
+from mechmask.write.change import Change
+from mechmask.write.graft import graft
+
+
+def graft_curve(
+    model: Model,
+    before: AdapterChange | None,
+    after: AdapterChange | None,
+    facts: FactSet | Sequence[Fact],
+    *,
+    batch_size: int = 32,
+) -> xr.Dataset:
+    """The contest when the blocks above a layer come from ``after`` and those below it from ``before``.
+
+    Args:
+        model: the base of both; it is left as it was.
+        before: an adapter, or ``None`` for the base itself.
+        after: another adapter of the same shape, or ``None`` for the base itself.
+        facts: the facts.
+        batch_size: prompts a forward pass. It bounds memory and changes nothing else.
+
+    Returns:
+        ``margin[fact, layer]`` and ``logprob[fact, route, layer]`` in nats, by the divergence score: at layer l the
+        blocks l..L-1 are those of ``after``, so that layer 0 is ``after`` itself and layer L is ``before`` itself.
+        ``depth`` = layer / L stands beside ``layer``.
+
+    Raises:
+        StudyError: if both are the base.
+        ChangeError: if the adapters are not of one shape, or not of this model.
+    """
+    if before is None and after is None:
+        raise StudyError("Before and after are both the base, so nothing is grafted. Give at least one adapter.")
+    layers = np.arange(model.n_layers + 1)
+    readings = []
+    with phase_bar("graft", len(layers)) as bar:
+        for layer in layers.tolist():
+            change = _from_above(before, after, layer, model.n_layers)
+            with nullcontext() if change is None else change.applied(model):
+                reading = read_logits(model, facts, "divergence", batch_size=batch_size)
+            readings.append(reading[["logprob", "margin"]])
+            bar.tick()
+    joined = xr.concat(readings, xr.DataArray(layers, dims="layer", name="layer"), combine_attrs="drop_conflicts")
+    ends = {"fingerprint_after": readings[0], "fingerprint_before": readings[-1]}
+    return (
+        joined.assign_coords(depth=("layer", layers / model.n_layers))
+        .transpose("fact", "route", "layer")
+        .assign_attrs({name: reading.attrs["fingerprint"] for name, reading in ends.items()})
+    )
+
+
+def _from_above(before: AdapterChange | None, after: AdapterChange | None, layer: int, n_layers: int) -> Change | None:
+    """The change with the blocks from ``layer`` on of ``after``; ``None`` where that is the base itself."""
+    if layer == 0:
+        return after
+    if layer == n_layers:
+        return before
+    if after is None:
+        return _part(before, range(layer))
+    upper = _part(after, range(layer, n_layers))
+    if upper is None or before is None:
+        return before or upper
+    return graft(before, after, upper.blocks)
+
+
+def _part(change: AdapterChange | None, layers: range) -> AdapterChange | None:
+    """An adapter on those of its blocks that lie in ``layers``."""
+    blocks = [] if change is None else [block for block in change.blocks if block in layers]
+    return graft(None, change, blocks) if change is not None and blocks else None  # pyright: ignore[reportReturnType]

@@ -1,0 +1,62 @@
+"""Weight change against numpy's norms and singular values."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import mechmask as mm
+from mechmask.errors import ReadingError
+from mechmask.read.weights import weight_change
+
+
+def naive_rank(matrix):
+    singular = np.linalg.svd(matrix, compute_uv=False)
+    share = singular[singular > 0] / singular.sum()
+    return np.exp(-(share * np.log(share)).sum())
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "llama", "opt", "gemma2"])
+def test_two_models_of_one_shape(tiny, family):
+    first, second = tiny(family, seed=1), tiny(family, seed=2)
+    found = weight_change(first, second)
+    weights = [dict(model.module.named_parameters()) for model in (first, second)]
+    prefix = first.anatomy.layout.blocks
+    assert set(found.block.values) == set(range(first.n_layers))
+    for block in found.block.values:
+        squares = np.zeros(2)
+        for projection in found.projection.values:
+            old, new = (w[f"{prefix}.{block}.{projection}.weight"].detach().double().numpy() for w in weights)
+            at = found.sel(block=block, projection=projection)
+            assert at.relative_norm.item() == pytest.approx(np.linalg.norm(new - old) / np.linalg.norm(old))
+            assert at.effective_rank.item() == pytest.approx(naive_rank(new - old), rel=1e-4)
+            squares += [np.square(new - old).sum(), np.square(old).sum()]
+        assert found.relative_norm_block.sel(block=block).item() == pytest.approx(np.sqrt(squares[0] / squares[1]))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_an_unmerged_adapter_counts(tiny, family, facts):
+    model = tiny(family)
+    config = mm.FinetuneConfig(steps=2, lr=1e-2, rank=2)
+    change = mm.finetune(model, facts.install_examples()[:3], config)
+    found = weight_change(model, change.on(model))
+    assert float(found.effective_rank.max()) <= 2 + 1e-3
+    name = "attn.c_attn" if family == "gpt2" else "self_attn.q_proj"
+    path = f"{model.anatomy.layout.blocks}.1.{name}"
+    down, up = (change.tensors[f"{path}.lora_{side}.weight"].double() for side in "AB")
+    added = torch.linalg.norm(up @ down) * change.config.lora_alpha / change.config.r
+    old = torch.linalg.norm(dict(model.module.named_parameters())[f"{path}.weight"].detach().double())
+    assert found.relative_norm.sel(block=1, projection=name).item() == pytest.approx((added / old).item(), rel=1e-5)
+
+
+def test_where_nothing_changed_there_is_no_rank(tiny):
+    model = tiny("llama")
+    found = weight_change(model, model)
+    assert (found.relative_norm == 0).all()
+    assert found.effective_rank.isnull().all()
+
+
+def test_models_of_other_shape_are_refused(tiny):
+    with pytest.raises(ReadingError, match="two states of one model"):
+        weight_change(tiny("llama"), tiny("llama", hidden_size=64))

@@ -1,0 +1,85 @@
+"""The graft curve against models put together by hand from two adapters."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import mechmask as mm
+from mechmask.errors import ChangeError, StudyError
+from mechmask.measure.where import where_written
+from mechmask.read.patch import patch_residual
+from mechmask.study.graft_curve import graft_curve
+from mechmask.write.adapter import AdapterChange
+
+FAST = mm.FinetuneConfig(steps=3, lr=2e-2, rank=4, alpha=8)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny, facts):
+    model = tiny("llama")
+    return model, *(mm.finetune(model, e, FAST) for e in (facts.install_examples(), facts.contradiction_examples()))
+
+
+def margins(model, change, facts):
+    if change is None:
+        return mm.read_logits(model, facts, "divergence").margin.values
+    with change.applied(model):
+        return mm.read_logits(model, facts, "divergence").margin.values
+
+
+def by_hand(lower, upper, layer):
+    """Both adapters' factors by name: those below a layer of one, the others of the other; zero stands for the base."""
+    like = upper or lower
+    zero = {n: t * 0 for n, t in like.tensors.items()}
+    below, above = (zero if change is None else change.tensors for change in (lower, upper))
+    tensors = {n: below[n] if int(n.split(".")[2]) < layer else above[n] for n in like.tensors}
+    return AdapterChange(like.config, tensors, like.base, "by hand", {})
+
+
+@pytest.mark.parametrize("ends", ["both", "from the base", "to the base"])
+def test_every_layer_is_the_model_made_by_hand(trained, facts, ends):
+    model, old, new = trained
+    before, after = {"both": (old, new), "from the base": (None, new), "to the base": (old, None)}[ends]
+    fingerprint = model.fingerprint
+    curve = graft_curve(model, before, after, facts)
+    assert curve.margin.dims == ("fact", "layer")
+    assert curve.logprob.dims == ("fact", "route", "layer")
+    np.testing.assert_array_equal(curve.margin.sel(layer=0), margins(model, after, facts))
+    np.testing.assert_array_equal(curve.margin.sel(layer=3), margins(model, before, facts))
+    for layer in (1, 2):
+        hand = margins(model, by_hand(before, after, layer), facts)
+        np.testing.assert_allclose(curve.margin.sel(layer=layer), hand, atol=1e-5)
+    assert (curve.margin.diff("layer").std("fact") > 0.01).all(), "every block counts"
+    np.testing.assert_allclose(curve["depth"], [0, 1 / 3, 2 / 3, 1])
+    assert model.fingerprint == fingerprint
+    assert curve.attrs["fingerprint_after"] != curve.attrs["fingerprint_before"]
+    assert curve.attrs["score"] == "divergence"
+
+
+def test_an_adapter_on_some_blocks_alone(trained, facts):
+    """Above and below them, the curve is flat."""
+    model, *_ = trained
+    middle = mm.finetune(model, facts.contradiction_examples(), FAST.model_copy(update={"layers": (1,)}))
+    curve = graft_curve(model, None, middle, facts).margin
+    np.testing.assert_array_equal(curve.sel(layer=0), curve.sel(layer=1))
+    np.testing.assert_array_equal(curve.sel(layer=2), curve.sel(layer=3))
+    assert abs(curve.sel(layer=1) - curve.sel(layer=2)).max() > 0.01
+
+
+def test_it_stands_beside_lens_and_patching(trained, facts):
+    model, old, new = trained
+    curve, patched = graft_curve(model, old, new, facts), patch_residual(new.on(model), old.on(model), facts)
+    with new.applied(model):
+        where = where_written(mm.read_depth(model, facts), patched, curve)
+    np.testing.assert_array_equal(where.patched.notnull(), margins(model, new, facts) > 0)
+    np.testing.assert_array_equal(where.grafted.notnull(), margins(model, new, facts) > 0)
+    assert where.patched.notnull().any()
+
+
+def test_refusals(trained, facts, tiny):
+    model, old, new = trained
+    with pytest.raises(StudyError, match="both the base"):
+        graft_curve(model, None, None, facts)
+    with pytest.raises(ChangeError, match="not those that this adapter was trained on"):
+        graft_curve(tiny("llama", seed=1), old, new, facts)
