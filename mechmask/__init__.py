@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from mechmask.models.load import load_model as load_model
     from mechmask.models.model import Model as Model
     from mechmask.models.variant import Variant as Variant
+    from mechmask.read.attribute import attribute as attribute
     from mechmask.read.depth import read_depth as read_depth
     from mechmask.read.drift import change_cosine as change_cosine
     from mechmask.read.drift import residual_drift as residual_drift
@@ -88,6 +89,7 @@ _HOMES = {
     "load_model": "models.load",
     "Model": "models.model",
     "Variant": "models.variant",
+    "attribute": "read.attribute",
     "read_depth": "read.depth",
     "change_cosine": "read.drift",
     "residual_drift": "read.drift",

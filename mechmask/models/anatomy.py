@@ -104,6 +104,11 @@ class Anatomy:
         return len(self.blocks)
 
     @property
+    def n_heads(self) -> int:
+        """The number of query heads of a block."""
+        return self.module.config.get_text_config().num_attention_heads
+
+    @property
     def decoder(self) -> nn.Module:
         """The module without its unembedding; its output is what the unembedding reads."""
         return self.module.base_model

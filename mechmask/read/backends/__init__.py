@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -11,10 +11,12 @@ from torch import Tensor
 from mechmask.errors import ReadingError
 from mechmask.models.forest import Batch
 from mechmask.models.model import Model
+from mechmask.read.backends.parts import Parts
 
 
+@runtime_checkable
 class Backend(Protocol):
-    """What ``read_depth`` asks of a backend."""
+    """What ``read_depth`` and ``attribute`` ask of a backend."""
 
     name: str
 
@@ -22,12 +24,16 @@ class Backend(Protocol):
         """The residual stream at every node of a batch, layers 0 (embedding) to L (what the final norm reads)."""
         ...
 
+    def parts(self, batch: Batch) -> Parts:
+        """What embedding, attentions and MLPs add to the residual stream at every node of a batch, and the heads."""
+        ...
+
 
 def backend_of(backend: str | Backend, model: Model) -> Backend:
     """The backend itself, or the one of that name over a model as it is now.
 
     Raises:
-        ReadingError: if there is none of that name.
+        ReadingError: if there is none of that name, or its library is not installed.
     """
     if not isinstance(backend, str):
         return backend
@@ -47,4 +53,10 @@ def _transformer_lens(model: Model) -> Backend:
     return BridgeBackend(model)
 
 
-BACKENDS: dict[str, Callable[[Model], Backend]] = {"transformer_lens": _transformer_lens}
+def _nnsight(model: Model) -> Backend:
+    from mechmask.read.backends.trace import NnsightBackend
+
+    return NnsightBackend(model)
+
+
+BACKENDS: dict[str, Callable[[Model], Backend]] = {"transformer_lens": _transformer_lens, "nnsight": _nnsight}

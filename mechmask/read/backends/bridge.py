@@ -2,15 +2,18 @@
 
 A bridge rewrites the module that it wraps (classes, ``state_dict`` keys, attention), so it gets a clone of the module
 tree whose parameters and buffers are the original's own tensors: nothing of the caller's module changes and no weight
-is held twice, but for fused projections, which TransformerLens splits into copies. The clone is made for each reading,
-since it would not see an adapter that is put on later.
+is held twice, but for fused projections, which TransformerLens splits into copies. Making one takes over a second, so
+the last bridge of a module is kept for as long as it has the same parameters and the same adapters switched on: weights
+that change in place are seen through it. Copies are not, so a module with fused projections gets one each time.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -21,8 +24,11 @@ from transformers.utils import logging as transformers_logging
 
 from mechmask.models.forest import Batch
 from mechmask.models.model import Model
+from mechmask.read.backends.parts import Parts, at_nodes, sharing_clone
 
 _FUSED = ("c_attn", "query_key_value", "qkv_proj", "gate_up_proj")
+
+_kept: WeakKeyDictionary[nn.Module, tuple[tuple[object, ...], TransformerBridge]] = WeakKeyDictionary()
 
 
 class BridgeBackend:
@@ -32,21 +38,38 @@ class BridgeBackend:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._bridge = _bridge_over(model)
+        self._bridge = _kept_bridge(model)
 
     def residuals(self, batch: Batch) -> Float[Tensor, "layer node width"]:
         """The residual stream at every node of a batch, layers 0 to L, in the dtype of the model."""
-        rows, columns = batch.rows, batch.columns
+        return torch.stack(self._watch(batch, ["blocks.0.hook_in", *self._each("hook_out")]))
+
+    def parts(self, batch: Batch) -> Parts:
+        """What embedding, attentions and MLPs add to the residual stream at every node of a batch, and the heads."""
+        n = self._model.n_layers
+        names = [*self._each("hook_attn_out"), *self._each("hook_mlp_out"), *self._each("attn.hook_z")]
+        embedding, *added = self._watch(batch, ["blocks.0.hook_in", *names])
+        attention, mlp, heads = (torch.stack(added[start : start + n]) for start in (0, n, 2 * n))
+        return Parts(embedding, attention, mlp, heads.unflatten(-1, (self._model.anatomy.n_heads, -1)))
+
+    def _each(self, name: str) -> list[str]:
+        return [f"blocks.{i}.{name}" for i in range(self._model.n_layers)]
+
+    def _watch(self, batch: Batch, names: list[str]) -> list[Tensor]:
+        """What passes the hooks of these names, at the nodes of a batch."""
         kept: dict[str, Tensor] = {}
 
-        def keep(residual: Tensor, hook: Any) -> None:
-            kept[hook.name] = residual[rows.to(residual.device), columns.to(residual.device)]
+        def keep(name: str) -> Callable[[Tensor, Any], None]:
+            def hooked(value: Tensor, hook: Any) -> None:  # noqa: ARG001
+                kept[name] = at_nodes(value, batch)
 
-        names = ["blocks.0.hook_in", *(f"blocks.{i}.hook_out" for i in range(self._model.n_layers))]
-        with self._bridge.hooks(fwd_hooks=[*((name, keep) for name in names), (names[-1], _stop)]), suppress(_Stop):
+            return hooked
+
+        last = f"blocks.{self._model.n_layers - 1}.hook_out"
+        hooks = [*((name, keep(name)) for name in names), (last, _stop)]
+        with self._bridge.hooks(fwd_hooks=hooks), suppress(_Stop):
             self._bridge(**_bridge_inputs(batch, self._model), return_type=None, prepend_bos=False)
-        device = kept[names[-1]].device
-        return torch.stack([kept[name].to(device) for name in names])
+        return [kept[name].to(kept[names[-1]].device) for name in names]
 
 
 class _Stop(Exception):  # noqa: N818
@@ -73,12 +96,34 @@ def _merge_fused_adapters(clone: nn.Module) -> None:
             setattr(clone.get_submodule(parent), last, own.get_base_layer())
 
 
-def _bridge_over(model: Model) -> TransformerBridge:
+def _kept_bridge(model: Model) -> TransformerBridge:
+    """The bridge that was made last over this module, if it still sees what the module computes with."""
     module = model.module
-    shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
-    clone = copy.deepcopy(module, shared)
-    clone.config.architectures = [type(module).__name__]
-    clone.eval()
+    if any(name.rpartition(".")[2] in _FUSED for name, _ in module.named_modules()):
+        return _bridge_over(model)
+    seen = _what_a_bridge_sees(module)
+    if module not in _kept or _kept[module][0] != seen:
+        _kept[module] = seen, _bridge_over(model)
+    return _kept[module][1]
+
+
+def _what_a_bridge_sees(module: nn.Module) -> tuple[object, ...]:
+    """Which tensors a module computes with, and which of its adapters are on.
+
+    A kept bridge holds the tensors that it was made over, so no other one can have the identity of one of them.
+    """
+    tensors = [(name, id(tensor)) for name, tensor in (*module.named_parameters(), *module.named_buffers())]
+    adapters = [
+        (name, child.disable_adapters, tuple(child.active_adapters), tuple(child.merged_adapters))
+        for name, child in module.named_modules()
+        if isinstance(child, BaseTunerLayer)
+    ]
+    return (*tensors, *adapters)
+
+
+def _bridge_over(model: Model) -> TransformerBridge:
+    clone = sharing_clone(model.module)
+    clone.config.architectures = [type(model.module).__name__]
     _merge_fused_adapters(clone)
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()

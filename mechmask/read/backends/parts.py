@@ -1,0 +1,45 @@
+"""What a block's parts add to the residual stream, and what the hook backends share in reading it.
+
+Embedding, attention and MLP of every block sum to what the final norm reads (Elhage et al. 2021). Every hook backend
+gets a module tree of its own: what it rewrites or leaves behind is not the caller's module.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from mechmask.models.forest import Batch
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The residual stream at the nodes of a batch, part by part, in the dtype of the model.
+
+    Attributes:
+        embedding: the residual at layer 0 ``[node, width]``.
+        attention: what each block's attention adds ``[block, node, width]``.
+        mlp: what each block's MLP adds ``[block, node, width]``.
+        heads: what enters each attention's output projection, by query head ``[block, node, head, head_width]``.
+    """
+
+    embedding: Float[Tensor, "node width"]
+    attention: Float[Tensor, "block node width"]
+    mlp: Float[Tensor, "block node width"]
+    heads: Float[Tensor, "block node head head_width"]
+
+
+def at_nodes(value: Tensor, batch: Batch) -> Float[Tensor, "node last"]:
+    """A hooked value at the nodes of a batch: some layers see rows and positions as one axis, or heads as two."""
+    rows, columns = batch.rows.to(value.device), batch.columns.to(value.device)
+    return value.reshape(*batch.input_ids.shape, -1)[rows, columns]
+
+
+def sharing_clone(module: PreTrainedModel) -> PreTrainedModel:
+    """The same module tree anew, in evaluation mode, over the very same parameters and buffers."""
+    shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    return copy.deepcopy(module, shared).eval()
