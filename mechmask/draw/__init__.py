@@ -1,11 +1,33 @@
 """Figures from labelled arrays: what a reading says, drawn with its intervals. matplotlib here, no torch.
 
 Each function takes a reading or result and returns a matplotlib ``Figure``; ``save_figure`` writes one reproducibly.
+``interactive`` holds twins of some of them for a notebook, which need plotly.
 """
 
+from mechmask.draw import interactive
+from mechmask.draw.checkpoints import checkpoints
+from mechmask.draw.delta import delta
 from mechmask.draw.depth import depth
 from mechmask.draw.erase import erase
+from mechmask.draw.heatmap import heatmap
+from mechmask.draw.interventions import interventions
+from mechmask.draw.lens_quality import lens_quality
+from mechmask.draw.models import models
 from mechmask.draw.style import save_figure
 from mechmask.draw.trajectory import trajectory
+from mechmask.draw.waterfall import waterfall
 
-__all__ = ["depth", "erase", "save_figure", "trajectory"]
+__all__ = [
+    "checkpoints",
+    "delta",
+    "depth",
+    "erase",
+    "heatmap",
+    "interactive",
+    "interventions",
+    "lens_quality",
+    "models",
+    "save_figure",
+    "trajectory",
+    "waterfall",
+]

@@ -6,14 +6,12 @@ Which lens read the layers is in the reading's attrs; a lens is not the model's 
 
 from __future__ import annotations
 
-from collections import Counter
 from string import ascii_lowercase
 
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from mechmask.draw.band import (
     Band,
@@ -25,6 +23,7 @@ from mechmask.draw.band import (
     require_routes,
     require_shape,
 )
+from mechmask.draw.layers import depth_axis, drawn_facts, frame, make_room_for_rug, mark_commits, mark_median
 from mechmask.draw.states import by_state
 from mechmask.draw.style import (
     COLUMN_INCHES,
@@ -43,7 +42,6 @@ from mechmask.measure.contest import distractors_of
 from mechmask.measure.reading import require
 
 _WHAT = "The depth figure"
-_RUG_SHARE = 0.2  # of the lower panels' height, kept free of data for the commit layers
 
 
 def depth(reading: xr.Dataset, *, level: float = 0.95) -> Figure:
@@ -77,11 +75,10 @@ def depth(reading: xr.Dataset, *, level: float = 0.95) -> Figure:
             entitle(upper, ascii_lowercase[column % 26], name)
             committed = _draw_commits((upper, lower), commit_layer(state))
             entitle(lower, ascii_lowercase[(n_states + column) % 26], committed)
-            _depth_axis(upper, state)
+            depth_axis(upper, state)
             lower.set_xlabel("layer")
         outside = [_frame(axes, bands, labels) for axes, labels in zip(grid[:, 0], _rows(bands), strict=True)]
-        low, high = grid[1, 0].get_ylim()
-        grid[1, 0].set_ylim(low - (high - low) * _RUG_SHARE / (1 - _RUG_SHARE), high)
+        make_room_for_rug(grid[1, 0])
         grid[0, 0].set_ylabel("log-probability (nats)")
         grid[1, 0].set_ylabel("margin new \N{MINUS SIGN} old (nats)")
         _put_legend(figure, grid, bands, level, [said for said in outside if said])
@@ -91,14 +88,11 @@ def depth(reading: xr.Dataset, *, level: float = 0.95) -> Figure:
 def _states(reading: xr.Dataset) -> dict[str, xr.Dataset]:
     """The facts to draw, by what their column is called."""
     require(reading, _WHAT, variables=("logprob", "margin"), dims=("fact", "route", "layer"))
-    if "phrasing" in reading.dims:
-        reading = reading.isel(phrasing=0, drop=True)
+    reading = drawn_facts(reading)
     extra = ("state",) if "state" in reading.dims else ()
     require_shape(reading, _WHAT, "logprob", ("fact", "route", "layer", *extra))
     require_shape(reading, _WHAT, "margin", ("fact", "layer", *extra))
     require_routes(reading, _WHAT)
-    if "role" in reading.coords and (reading.role == "contradicted").any():
-        reading = reading.isel(fact=np.flatnonzero(reading.role.values == "contradicted"))
     return by_state(reading, "The contest")
 
 
@@ -124,21 +118,13 @@ def _draw_margin(axes: Axes, state: xr.Dataset, level: float) -> dict[str, Band]
 
 def _draw_commits(panels: tuple[Axes, Axes], commits: xr.DataArray) -> str:
     """A tick for each fact at its commit layer and a line at the median, in the lower panel; returns what it shows."""
-    layers = np.sort(commits.values[np.isfinite(commits.values)])
+    layers = commits.values[np.isfinite(commits.values)]
     said = f"{len(layers)} of {commits.size} commit"
     if not len(layers):
         return said
-    lower = panels[1]
-    seen: Counter[float] = Counter()
-    rows = [seen.update([layer]) or seen[layer] - 1 for layer in layers.tolist()]
-    pitch = min(0.04, (_RUG_SHARE - 0.06) / max(rows) if max(rows) else 1.0)
-    heights = [0.03 + pitch * row for row in rows]
-    rug = lower.plot(layers, heights, linestyle="", marker="|", markersize=4, markeredgewidth=1.0, color=NEW.color)
-    rug[0].set(transform=lower.get_xaxis_transform(), label="commit layer of a fact")
-    median = float(np.median(layers))
-    for axes in panels:
-        axes.axvline(median, color=NEW.color, linewidth=0.8, linestyle=":", zorder=0.6, label="median commit layer")
-    return f"{said}, median {median:g}"
+    mark_commits(panels[1], layers)
+    mark_median(panels, layers)
+    return f"{said}, median {float(np.median(layers)):g}"
 
 
 def _rows(bands: dict[str, list[Band]]) -> tuple[list[str], list[str]]:
@@ -147,37 +133,9 @@ def _rows(bands: dict[str, list[Band]]) -> tuple[list[str], list[str]]:
 
 
 def _frame(axes: Axes, bands: dict[str, list[Band]], labels: list[str]) -> str:
-    """Let the layers above the embedding rule the axis; returns what of the embedding lies outside, in words.
-
-    A lens that reads the embedding as if it were the last layer is off by tens of nats, which would flatten the rest.
-    """
+    """The frame of a row, over all its states."""
     drawn = [band for label in labels for band in bands[label]]
-    above = np.concatenate([edge[band.x > 0] for band in drawn for edge in (band.low, band.high, band.estimate)])
-    above = above[np.isfinite(above)]
-    at_embedding = np.concatenate([edge[band.x == 0] for band in drawn for edge in (band.low, band.high)])
-    at_embedding = at_embedding[np.isfinite(at_embedding)]
-    if not above.size or not at_embedding.size:
-        return ""
-    margin = 0.05 * (np.ptp(above) or 1.0)
-    low, high = above.min() - margin, above.max() + margin
-    if low <= at_embedding.min() and at_embedding.max() <= high:
-        return ""
-    axes.set_ylim(low, high)
-    what = "margin" if labels == ["margin"] else "log-probability"
-    reach = f"{at_embedding.min():.0f} to {at_embedding.max():.0f} nats".replace("-", "\N{MINUS SIGN}")
-    return f"{what} at layer 0 leaves the frame: {reach}"
-
-
-def _depth_axis(axes: Axes, state: xr.Dataset) -> None:
-    last = state.layer.values[-1]
-    share = float(state["depth"].values[-1]) if "depth" in state.coords else 1.0
-    n_layers = float(last) / share if last and share else 1.0
-    top = axes.secondary_xaxis(
-        "top", functions=(lambda layer: np.asarray(layer) / n_layers, lambda share: np.asarray(share) * n_layers)
-    )
-    top.set_xlabel("depth (layer / L)", fontsize=7)
-    top.set_xticks([0, 0.5, 1])
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    return frame(axes, drawn, "margin" if labels == ["margin"] else "log-probability")
 
 
 def _put_legend(

@@ -7,7 +7,7 @@ marker, so that nothing is lost in grey print. Nothing here touches matplotlib's
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,6 +43,11 @@ CEILING = Look(BLACK, (0, (2.5, 1.8)), "", 0.7)
 CONTROL = Look(GREEN, (0, (1, 1)), "D")
 NEVER = Look(GREY, (0, (7, 2, 1, 2, 1, 2)), "v")
 MARGIN = Look(BLACK, "-", "")
+
+BEFORE = Look(SKY, (0, (4, 1.2, 1, 1.2, 1, 1.2)), "D")  # beside MARGIN, which is the state after
+CHANGE = Look(GREEN, (0, (6, 1.5)), "P")
+PATCHED = Look(ORANGE, (0, (5, 1.5)), "s")
+GRAFTED = Look(SKY, (0, (4, 1.2, 1, 1.2)), "^")
 
 VERDICT_LOOKS = {
     "masked": Look(BLUE, "-", "o"),
@@ -136,6 +141,12 @@ def plain(text: object) -> str:
     return str(text).replace("$", r"\$")
 
 
+def shortened(text: object, n_characters: int) -> str:
+    """Text from data, cut to ``n_characters`` where it is longer."""
+    whole = " ".join(str(text).split())
+    return plain(whole if len(whole) <= n_characters else whole[: n_characters - 1] + "\N{HORIZONTAL ELLIPSIS}")
+
+
 def percent(level: float) -> str:
     """0.95 as ``95%``."""
     return f"{100 * level:g}%"
@@ -143,5 +154,22 @@ def percent(level: float) -> str:
 
 def entitle(axes: Axes, letter: str, title: str = "", *, pad: float = 5.0) -> None:
     """The panel's letter at its upper left corner, a short title behind it."""
-    axes.set_title(letter, loc="left", fontweight="bold", fontsize=9, pad=pad)
+    at_the_top = letter + "\n" * title.count("\n")
+    axes.set_title(at_the_top, loc="left", fontweight="bold", fontsize=9, pad=pad)
     axes.set_title(title, x=14 / (72 * axes.bbox.width / SCREEN_DPI), ha="left", pad=pad)
+
+
+def legend_below(figure: Figure, entries: dict[str, Any], note: str, n_columns: int) -> None:
+    """A legend under all panels, each entry once, with a note above it."""
+    figure.legend(
+        *(list(entries.values()), list(entries)),
+        title=note,
+        loc="outside lower center",
+        ncols=n_columns,
+        alignment="left",
+    )
+
+
+def entries_of(panels: Iterable[Axes]) -> dict[str, Any]:
+    """What the panels draw, by label; what several draw is there once."""
+    return {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}

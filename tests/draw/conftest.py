@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import xarray as xr
+from matplotlib.figure import Figure
 
 from mechmask.measure.contest import ceiling, margin, standing
 from mechmask.measure.erase import erase_index
@@ -85,3 +88,67 @@ def erase_result(trajectory_reading: xr.Dataset) -> xr.Dataset:
     gentle["logprob"] = before.logprob.where((before.route != "old") | ~contradicted, before.logprob - loss)
     both = [erase_index(before, end) for end in (after, gentle)]
     return xr.concat(both, xr.DataArray(["finetune", "ft_l"], dims="state", name="state"))
+
+
+@pytest.fixture
+def two_readings(depth_reading: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
+    """Before and after fine-tuning, as two readings."""
+    return depth_reading.sel(state="before", drop=True), depth_reading.sel(state="finetune", drop=True)
+
+
+@pytest.fixture
+def checkpoint_reading(two_readings: tuple[xr.Dataset, xr.Dataset]) -> xr.Dataset:
+    """Six checkpoints on the way from before to after."""
+    before, after = two_readings
+    shares = [0, 0.1, 0.3, 0.6, 0.8, 1]
+    steps = xr.DataArray([0, 1, 4, 16, 64, 256], dims="step", name="step")
+    logprob = xr.concat([before.logprob * (1 - share) + after.logprob * share for share in shares], steps)
+    return xr.Dataset({"logprob": logprob, "margin": margin(logprob)}, attrs={"onset_step": 10})
+
+
+@pytest.fixture
+def attribution() -> xr.Dataset:
+    """Twelve facts and 26 components of a model of eight blocks; the bias stands first to be put last."""
+    rng = np.random.default_rng(3)
+    names = ["bias", "embedding", *(f"{kind} {block}" for block in range(12) for kind in ("attn", "mlp"))]
+    kinds = ["bias", "embedding", *["attention", "mlp"] * 12]
+    blocks = [-1, -1, *np.repeat(np.arange(12), 2)]
+    values = 0.5 * rng.normal(size=(12, 26)) + np.linspace(-2, 3, 26) * rng.choice([-1, 1], 26)
+    coords = {"fact": IDS[:12], "component": names, "block": ("component", blocks), "kind": ("component", kinds)}
+    parts = {"attribution": (("fact", "component"), values), "margin": ("fact", values.sum(1))}
+    return xr.Dataset(parts, coords)
+
+
+@pytest.fixture
+def intervened(two_readings: tuple[xr.Dataset, xr.Dataset]) -> tuple[xr.Dataset, xr.Dataset]:
+    """Patched and grafted: from the margin of before to that of after, the one later than the other."""
+    target, source = (reading.margin.isel(layer=-1, drop=True) for reading in two_readings)
+    layers = two_readings[0].layer
+    readings = []
+    for turn in (20, 15):
+        share = 1 / (1 + np.exp(-(layers - turn) / 2.0))
+        made = {"margin": target + (source - target) * share, "margin_source": source, "margin_target": target}
+        readings.append(xr.Dataset(made).drop_vars("depth", errors="ignore"))
+    return readings[0], readings[1]
+
+
+@pytest.fixture
+def lens_report() -> xr.Dataset:
+    """Two lenses that are the model at layer 12."""
+    layers = np.arange(13)
+    kl = np.stack([8 * np.exp(-layers / 5), 2 * np.exp(-layers / 4)]) * (1 - layers / 12)
+    return xr.Dataset({"kl": (("lens", "layer"), kl)}, {"lens": ["logit", "tuned"], "layer": layers})
+
+
+@pytest.fixture
+def legend_is_clear() -> Callable[[Figure], bool]:
+    """Whether the legend below is over no panel and within the figure, and every panel has room."""
+
+    def check(figure: Figure) -> bool:
+        figure.draw_without_rendering()
+        box = figure.legends[0].get_window_extent()
+        clear = not any(box.overlaps(axes.get_tightbbox()) for axes in figure.axes)
+        within = figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and box.y0 >= figure.bbox.y0
+        return clear and within and all(axes.bbox.height > 100 for axes in figure.axes)
+
+    return check

@@ -25,6 +25,27 @@ def test_the_same_figure_gives_the_same_bytes(request, tmp_path, name, suffix):
     assert sorted(tmp_path.iterdir()) == sorted(paths)
 
 
+FIGURES = {
+    "delta": lambda value: draw.delta(*value("two_readings")),
+    "heatmap": lambda value: draw.heatmap(value("depth_reading")),
+    "checkpoints": lambda value: draw.checkpoints(value("checkpoint_reading")),
+    "waterfall": lambda value: draw.waterfall(value("attribution"), top=4),
+    "interventions": lambda value: draw.interventions(None, *value("intervened")),
+    "models": lambda value: draw.models(dict(zip("ab", value("two_readings"), strict=True))),
+    "lens_quality": lambda value: draw.lens_quality(value("lens_report")),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix"), [*((name, ".svg") for name in FIGURES), ("heatmap", ".pdf"), ("heatmap", ".png")]
+)
+def test_a_figure_made_again_under_other_settings_gives_the_same_bytes(request, tmp_path, name, suffix):
+    path = draw.save_figure(FIGURES[name](request.getfixturevalue), tmp_path / f"first{suffix}")
+    with matplotlib.rc_context({"font.size": 20, "lines.linewidth": 9, "hatch.linewidth": 5, "image.cmap": "jet"}):
+        again = draw.save_figure(FIGURES[name](request.getfixturevalue), tmp_path / f"again{suffix}")
+    assert again.read_bytes() == path.read_bytes() and path.stat().st_size > 5000
+
+
 def test_a_path_without_a_suffix_becomes_a_pdf_and_folders_are_made(tmp_path):
     path = draw.save_figure(Figure(), tmp_path / "new" / "figure")
     assert path == tmp_path / "new" / "figure.pdf"

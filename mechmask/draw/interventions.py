@@ -1,0 +1,168 @@
+"""Three answers to one question: at which depth does the new value take over?
+
+The lens reads what each layer would say; patching and grafting change the model at that layer and ask what it then
+says. Where they part, the lens sees a value that the model does not use, or misses one that it does.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from mechmask.draw.band import (
+    band_along,
+    band_note,
+    draw_band,
+    n_text,
+    require_level,
+    require_routes,
+    require_shape,
+)
+from mechmask.draw.layers import (
+    commits_along,
+    depth_axis,
+    drawn_facts,
+    frame,
+    make_room_for_rug,
+    margin_commits,
+    mark_commits,
+    mark_median,
+)
+from mechmask.draw.style import (
+    GRAFTED,
+    GREY,
+    MARGIN,
+    PATCHED,
+    Drawing,
+    entries_of,
+    legend_below,
+    styled,
+)
+from mechmask.errors import ReadingError
+from mechmask.measure.reading import require
+from mechmask.measure.statistics import mean_interval
+
+_WHAT = "The intervention figure"
+_LOOKS = {"lens": MARGIN, "patching": PATCHED, "grafting": GRAFTED}
+_LANE = 0.07  # of the panel's height for the commit layers of each
+_ENDS = {"source": (0, (1, 1.5)), "target": (0, (8, 3))}
+
+
+def interventions(
+    depth: xr.Dataset | None = None,
+    patched: xr.Dataset | None = None,
+    grafted: xr.Dataset | None = None,
+    *,
+    level: float = 0.95,
+) -> Figure:
+    """Margin by layer as the lens reads it, under patching, and under grafting; any of the three may be left out.
+
+    Args:
+        depth: ``margin[fact, layer]`` in nats and, where it is there, ``logprob[fact, route, layer]``, as
+            ``read_depth`` gives them.
+        patched: the same, of the target with layer l's residual from the source, as ``patch_residual`` gives it; where
+            it has them also ``margin_source[fact]`` and ``margin_target[fact]``, the two models as they are.
+        grafted: the same, of a model with the other's blocks up to or from a layer.
+        level: of all intervals, which are over facts.
+
+    Returns:
+        The figure. A tick is the commit layer of a fact, a vertical line their median. So that they compare, the commit
+        layer is among all routes only where every reading has their log-probabilities; else it is among old and new
+        alone: the layer from which the margin stays above zero. The legend says which.
+
+    Raises:
+        ReadingError: if none is given, or one lacks ``margin[fact, layer]``.
+    """
+    require_level(level)
+    readings = _given({"lens": depth, "patching": patched, "grafting": grafted})
+    with styled():
+        figure = Drawing(5.25, 4.2)
+        axes = figure.subplots()
+        bands = {name: band_along(reading.margin, "layer", level) for name, reading in readings.items()}
+        commits, rule = _commits(readings)
+        for name, band in bands.items():
+            said = _draw_commits(axes, name, commits)
+            draw_band(axes, band, _LOOKS[name], f"{name} ({n_text(band)}), {said}")
+        axes.axhline(0, color=GREY, linewidth=0.6, zorder=0.5)
+        outside = frame(axes, list(bands.values()), "margin")
+        _draw_ends(axes, readings, level)
+        make_room_for_rug(axes, 0.06 + _LANE * len(readings))
+        depth_axis(axes, next(iter(readings.values())))
+        axes.set_xlabel("layer")
+        axes.set_ylabel("margin new \N{MINUS SIGN} old (nats)")
+        notes = [band_note(bands.values(), level), rule, outside]
+        legend_below(figure, _entries(axes), "\n".join(filter(None, notes)), 2)
+    return figure
+
+
+def _given(readings: dict[str, xr.Dataset | None]) -> dict[str, xr.Dataset]:
+    given = {}
+    for name, reading in readings.items():
+        if reading is None:
+            continue
+        require(reading, _WHAT, variables=("margin",), dims=("fact", "layer"))
+        given[name] = drawn_facts(reading).sortby("layer")
+        require_shape(given[name], _WHAT, "margin", ("fact", "layer"))
+        for end in _ENDS:
+            if f"margin_{end}" in reading:
+                require_shape(given[name], _WHAT, f"margin_{end}", ("fact",))
+        if "logprob" in reading:
+            require_shape(given[name], _WHAT, "logprob", ("fact", "route", "layer"))
+            require_routes(given[name], _WHAT)
+    if not given:
+        raise ReadingError(f"{_WHAT} has nothing to draw. Give depth, patched or grafted.")
+    return given
+
+
+def _commits(readings: dict[str, xr.Dataset]) -> tuple[dict[str, np.ndarray], str]:
+    """Commit layers of each reading by one rule, and the rule in words."""
+    if all("logprob" in reading for reading in readings.values()):
+        commits = {name: commits_along(reading.logprob, "layer") for name, reading in readings.items()}
+        return commits, "commit layer: from here up new leads every other route"
+    commits = {name: margin_commits(reading.margin) for name, reading in readings.items()}
+    return commits, "commit layer: from here up the margin stays above 0"
+
+
+def _draw_commits(axes: Axes, name: str, commits: dict[str, np.ndarray]) -> str:
+    """The commit layers in a lane of their own; returns how many facts commit and their median."""
+    foot = 0.03 + _LANE * list(commits).index(name)
+    mark_commits(axes, commits[name], _LOOKS[name], f": {name}", lane=(foot, foot + _LANE - 0.04))
+    mark_median([axes], commits[name], _LOOKS[name], f": {name}")
+    layers = commits[name][np.isfinite(commits[name])]
+    median = f", median {np.median(layers):g}" if len(layers) else ""
+    return f"{len(layers)} commit{median}"
+
+
+def _draw_ends(axes: Axes, readings: dict[str, xr.Dataset], level: float) -> None:
+    """The models as they are: one line where patching and grafting say the same, else one for each."""
+    for end, linestyle in _ENDS.items():
+        means = {
+            name: mean_interval(reading[f"margin_{end}"].where(np.isfinite(reading[f"margin_{end}"])).values, level)
+            for name, reading in readings.items()
+            if f"margin_{end}" in reading
+        }
+        same = len(means) > 1 and np.allclose(*[mean[:3] for mean in means.values()][:2], atol=1e-3, equal_nan=True)
+        for name, mean in list(means.items())[: 1 if same else None]:
+            whose = "" if same or len(means) == 1 else f" of {name}"
+            color = GREY if not whose else _LOOKS[name].color
+            line = axes.axhline(mean.estimate, color=color, linewidth=0.9, linestyle=linestyle, zorder=0.7)
+            line.set_label(f"{end} model{whose} as it is (n = {mean.n})")
+            axes.axhspan(mean.low, mean.high, color=color, alpha=0.1, linewidth=0, zorder=0.3)
+            shown = [*axes.get_ylim(), *(edge for edge in mean[:3] if np.isfinite(edge))]
+            axes.set_ylim(min(shown), max(shown))  # the lens's frame knows nothing of the models' own margins
+
+
+def _entries(axes: Axes) -> dict:
+    """Lines, ends, and one entry for each kind of mark: their colours are those of the lines."""
+    marks = ("commit layer of a fact", "median commit layer")
+    drawn = entries_of([axes])
+    entries = {label: handle for label, handle in drawn.items() if not label.startswith(marks)}
+    if any(label.startswith(marks) for label in drawn):
+        tick = {"linestyle": "", "marker": "|", "markersize": 4, "markeredgewidth": 1.0}
+        entries["commit layer of a fact, in its line's colour"] = Line2D([], [], color=GREY, **tick)
+        median = Line2D([], [], color=GREY, linewidth=0.8, linestyle=":")
+        entries["median commit layer, in its line's colour"] = median
+    return entries

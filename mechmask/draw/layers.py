@@ -1,0 +1,118 @@
+"""What figures by layer share: which facts they draw, the axis of depth, the frame, and the marks of commit layers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from mechmask.draw.band import Band
+from mechmask.draw.style import NEW, Look
+from mechmask.measure.commit import commit_layer
+
+RUG_SHARE = 0.2  # of a panel's height, kept free of data for the commit layers
+RUG_LANE = (0.03, 0.17)  # of it, where the ticks stand
+
+
+def drawn_facts(reading: xr.Dataset) -> xr.Dataset:
+    """The prompt itself where there are phrasings, and the contradicted facts where there are any."""
+    if "phrasing" in reading.dims:
+        reading = reading.isel(phrasing=0, drop=True)
+    if "role" in reading.coords and (reading.role == "contradicted").any():
+        reading = reading.isel(fact=np.flatnonzero(reading.role.values == "contradicted"))
+    return reading
+
+
+def commits_along(logprob: xr.DataArray, along: str) -> np.ndarray:
+    """Commit layer of new ``[fact]`` as a coordinate of ``along``, which need not hold every layer; NaN without one.
+
+    Args:
+        logprob: ``[fact, route, along]`` in nats.
+        along: ``layer`` or ``depth``.
+    """
+    places = np.arange(logprob.sizes[along])
+    numbered = logprob.drop_vars([name for name in logprob.coords if along in logprob[name].dims])
+    numbered = (numbered.rename({along: "layer"}) if along != "layer" else numbered).assign_coords(layer=places)
+    found = commit_layer(numbered.to_dataset(name="logprob")).values
+    there = np.isfinite(found)
+    return np.where(there, logprob[along].values[np.where(there, found, 0).astype(int)], np.nan)
+
+
+def margin_commits(margin: xr.DataArray, along: str = "layer") -> np.ndarray:
+    """Where old and new alone contest: the first place ``[fact]`` from which the margin stays above zero."""
+    contest = xr.concat([xr.zeros_like(margin), margin], xr.DataArray(["old", "new"], dims="route", name="route"))
+    return commits_along(contest, along)
+
+
+def mark_commits(
+    axes: Axes, commits: np.ndarray, look: Look = NEW, label: str = "", *, lane: tuple[float, float] = RUG_LANE
+) -> None:
+    """A tick for each fact at its commit layer, in a lane at the panel's foot; ticks at one layer stand in a pile."""
+    layers = np.sort(commits[np.isfinite(commits)])
+    if not len(layers):
+        return
+    seen: Counter[float] = Counter()
+    rows = [seen.update([layer]) or seen[layer] - 1 for layer in layers.tolist()]
+    pitch = min(0.04, (lane[1] - lane[0]) / max(rows) if max(rows) else 1.0)
+    heights = [lane[0] + pitch * row for row in rows]
+    rug = axes.plot(layers, heights, linestyle="", marker="|", markersize=4, markeredgewidth=1.0, color=look.color)
+    rug[0].set(transform=axes.get_xaxis_transform(), label=f"commit layer of a fact{label}")
+
+
+def mark_median(
+    panels: Sequence[Axes], commits: np.ndarray, look: Look = NEW, label: str = "", *, linestyle: str = ":"
+) -> None:
+    """A vertical line at the median over the facts that commit."""
+    layers = commits[np.isfinite(commits)]
+    for axes in panels if len(layers) else ():
+        line = axes.axvline(float(np.median(layers)), color=look.color, linewidth=0.8, linestyle=linestyle, zorder=0.6)
+        line.set_label(f"median commit layer{label}")
+
+
+def make_room_for_rug(axes: Axes, share: float = RUG_SHARE) -> None:
+    """Lower the axis' foot so that ``share`` of the height is free of data."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(low - (high - low) * share / (1 - share), high)
+
+
+def frame(axes: Axes, bands: Sequence[Band], what: str) -> str:
+    """Let the layers above the embedding rule the axis; returns what of the embedding lies outside, in words.
+
+    A lens that reads the embedding as if it were the last layer is off by tens of nats, which would flatten the rest.
+    """
+    above = np.concatenate([edge[band.x > 0] for band in bands for edge in (band.low, band.high, band.estimate)])
+    above = above[np.isfinite(above)]
+    at_embedding = np.concatenate([edge[band.x == 0] for band in bands for edge in (band.low, band.high)])
+    at_embedding = at_embedding[np.isfinite(at_embedding)]
+    if not above.size or not at_embedding.size:
+        return ""
+    margin = 0.05 * (np.ptp(above) or 1.0)
+    low, high = above.min() - margin, above.max() + margin
+    if low <= at_embedding.min() and at_embedding.max() <= high:
+        return ""
+    axes.set_ylim(low, high)
+    reach = f"{at_embedding.min():.0f} to {at_embedding.max():.0f} nats".replace("-", "\N{MINUS SIGN}")
+    return f"{what} at layer 0 leaves the frame: {reach}"
+
+
+def height(reading: xr.Dataset) -> float:
+    """L: from the reading's ``depth[layer]``, or without one its last layer."""
+    last = float(reading.layer.values[-1])
+    known = "depth" in reading.coords and reading["depth"].dims == ("layer",)
+    share = float(reading["depth"].values[-1]) if known else 1.0
+    return last / share if last and share else 1.0
+
+
+def depth_axis(axes: Axes, reading: xr.Dataset) -> None:
+    """Layers below, depth above."""
+    n_layers = height(reading)
+    top = axes.secondary_xaxis(
+        "top", functions=(lambda layer: np.asarray(layer) / n_layers, lambda share: np.asarray(share) * n_layers)
+    )
+    top.set_xlabel("depth (layer / L)", fontsize=7)
+    top.set_xticks([0, 0.5, 1])
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
