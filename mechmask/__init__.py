@@ -46,6 +46,10 @@ if TYPE_CHECKING:
     from mechmask.read.drift import residual_drift as residual_drift
     from mechmask.read.generate import generate as generate
     from mechmask.read.known import known_facts as known_facts
+    from mechmask.read.lenses.cached import cached_lens as cached_lens
+    from mechmask.read.lenses.config import LensConfig as LensConfig
+    from mechmask.read.lenses.fit import fit_lens as fit_lens
+    from mechmask.read.lenses.store import load_lens as load_lens
     from mechmask.read.logits import read_logits as read_logits
     from mechmask.read.margin import read_margin as read_margin
     from mechmask.read.patch import patch_residual as patch_residual
@@ -95,6 +99,10 @@ _HOMES = {
     "residual_drift": "read.drift",
     "generate": "read.generate",
     "known_facts": "read.known",
+    "cached_lens": "read.lenses.cached",
+    "LensConfig": "read.lenses.config",
+    "fit_lens": "read.lenses.fit",
+    "load_lens": "read.lenses.store",
     "read_logits": "read.logits",
     "read_margin": "read.margin",
     "patch_residual": "read.patch",

@@ -21,7 +21,7 @@ from mechmask.models.model import Model
 from mechmask.models.routes import Contest
 from mechmask.read.backends import Backend, backend_of
 from mechmask.read.check import require_identity
-from mechmask.read.lens import Lens, lens_of
+from mechmask.read.lens import Lens, lens_of, lens_provenance
 from mechmask.read.logits import may_pack
 from mechmask.read.phrasing import over_phrasings
 from mechmask.read.provenance import provenance, require_score
@@ -37,14 +37,15 @@ def read_depth(
     backend: str | Backend = "transformer_lens",
     *,
     phrasings: str = "prompt",
-    batch_size: int = 32,
+    batch_size: int = 64,
 ) -> xr.Dataset:
     """Log-probability of every route of every fact at every layer.
 
     Args:
         model: the model, as it is now: an applied change counts.
         facts: the facts.
-        lens: how a layer is read; ``logit``, or an object with ``transport(residual, layer)``.
+        lens: how a layer is read; ``logit``, ``ridge``, ``tuned`` (fitted on the weights under an adapter when first
+            asked for), a ``TunedLens``, or an object with a name and ``transport(residual, layer)``.
         score: ``divergence`` (the token at which old and new differ; a distractor that has no token of its own there is
             NaN), ``sequence`` or ``mean``.
         backend: who watches the residual stream: ``transformer_lens``, or what ``backend_of`` returned, to read one
@@ -70,7 +71,7 @@ def read_depth(
     )
     layers = np.arange(model.n_layers + 1)
     reading = reading.assign_coords(layer=layers, depth=("layer", layers / model.n_layers))
-    attrs = provenance(model, score=score, lens=chosen.name, backend=watcher.name)
+    attrs = provenance(model, score=score, **lens_provenance(chosen), backend=watcher.name)
     return reading.assign(margin=margin(reading.logprob).assign_attrs(units="nats")).assign_attrs(
         attrs, **reading.attrs
     )

@@ -1,13 +1,16 @@
 """Lenses: from the residual at a layer to the one that the final norm would read.
 
 A lens has a name and ``transport(residual, layer)``. The logit lens (nostalgebraist 2020) is the identity: what would
-the model say if it stopped here? A new lens is one class and one line in ``LENSES``.
+the model say if it stopped here? The ridge lens is the affine map that predicts the last residual best in squares, the
+tuned lens (Belrose et al. 2023) the one whose output is nearest to the model's. A new lens is one file and one line in
+``LENSES``.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, TypeGuard, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -15,9 +18,17 @@ from torch import Tensor
 from mechmask.errors import ReadingError
 from mechmask.models.model import Model
 
+if TYPE_CHECKING:
+    from tuned_lens.nn.lenses import TunedLens
 
+
+@runtime_checkable
 class Lens(Protocol):
-    """What ``read_depth`` asks of a lens; at layer L it has to be the identity."""
+    """What ``read_depth`` asks of a lens; at layer L it has to be the identity.
+
+    One that was fitted also has ``provenance``, which goes into the attributes of a reading, and ``shape``: the number
+    of layers and the width that it was made for.
+    """
 
     name: str
 
@@ -36,20 +47,65 @@ class LogitLens:
         return residual
 
 
-LENSES: dict[str, Callable[[Model], Lens]] = {"logit": lambda _: LogitLens()}
-
-
-def lens_of(lens: str | Lens, model: Model) -> Lens:
+def lens_of(lens: str | Lens | TunedLens, model: Model) -> Lens:
     """The lens itself, or the one of that name for a model.
 
+    A fitted lens asked by name is that of the weights under an adapter, so that one lens reads before and after; it is
+    fitted when it is first asked for, then kept in the cache.
+
     Raises:
-        ReadingError: if no lens has that name.
+        ReadingError: if no lens has that name, the object is no lens, or it was made for a model of another shape.
     """
-    if not isinstance(lens, str):
-        return lens
-    if lens not in LENSES:
+    if isinstance(lens, str):
+        if lens not in LENSES:
+            raise ReadingError(
+                f"There is no lens {lens!r}. There are {', '.join(LENSES)}; any object with a name and "
+                "transport(residual, layer) will do."
+            )
+        return LENSES[lens](model)
+    chosen = _adopted(lens, model) if not isinstance(lens, Lens) and _is_tuned_lens(lens) else lens
+    if not isinstance(chosen, Lens):
         raise ReadingError(
-            f"There is no lens {lens!r}. There are {', '.join(LENSES)}; any object with transport(residual, "
-            "layer) will do."
+            f"A {type(lens).__name__} is no lens. Give one of {', '.join(LENSES)}, a TunedLens, or an object with a "
+            "name and transport(residual, layer)."
         )
-    return LENSES[lens](model)
+    shape, needed = getattr(chosen, "shape", None), (model.n_layers, model.width)
+    if shape is not None and shape != needed:
+        raise ReadingError(
+            f"This lens is for {shape[0]} layers of width {shape[1]}; {model.name} has {needed[0]} of width "
+            f"{needed[1]}. Fit one on this model."
+        )
+    return chosen
+
+
+def lens_provenance(lens: Lens) -> dict[str, str | int]:
+    """Attributes of a reading through ``lens``: its name, and where it comes from if it was fitted."""
+    return {"lens": lens.name, **getattr(lens, "provenance", {})}
+
+
+def _is_tuned_lens(lens: object) -> TypeGuard[TunedLens]:
+    """Whether this is a ``TunedLens``, without importing its library: if it is one, that has happened."""
+    module = sys.modules.get("tuned_lens.nn.lenses")
+    return module is not None and isinstance(lens, module.TunedLens)
+
+
+def _adopted(lens: TunedLens, model: Model) -> Lens:
+    from mechmask.read.lenses.tuned import AdoptedTunedLens
+
+    return AdoptedTunedLens(lens, model)
+
+
+def _cached(kind: str) -> Callable[[Model], Lens]:
+    def make(model: Model) -> Lens:
+        from mechmask.read.lenses.cached import cached_lens
+
+        return cached_lens(model, kind)
+
+    return make
+
+
+LENSES: dict[str, Callable[[Model], Lens]] = {
+    "logit": lambda _: LogitLens(),
+    "ridge": _cached("ridge"),
+    "tuned": _cached("tuned"),
+}

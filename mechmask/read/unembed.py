@@ -6,6 +6,7 @@ logits of the queried tokens, then dropped.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +15,9 @@ from torch import Tensor, nn
 
 from mechmask.models.anatomy import Anatomy
 
-_ROWS = 512  # residuals unembedded together
-_VOCABULARY = 8192  # logits computed together: 512 x 8192 float32 is 16 MiB
+# Residuals and tokens whose logits are made together, 4 MiB in float32: on two cores a fifth faster than 512 x 8192.
+_ROWS = 1024
+_VOCABULARY = 1024
 
 
 @dataclass(frozen=True)
@@ -109,14 +111,16 @@ def _score_rows(anatomy: Anatomy, rows: Tensor, nodes: Tensor, tokens: Tensor, f
     for start, chunk in _logit_chunks(anatomy, rows):
         inside = asked_here & (tokens >= start) & (tokens < start + chunk.shape[1])
         logits[inside] = chunk[nodes[inside] - first, tokens[inside] - start]
-        normaliser = torch.logaddexp(normaliser, chunk.logsumexp(1))
-        top, where = chunk.max(1)
-        best = torch.where(top > best_logit, where + start, best)
+        top = chunk.amax(1)
+        better = (top > best_logit).nonzero()[:, 0]  # few of the rows, after the first chunks
+        best[better] = chunk[better].argmax(1) + start
         best_logit = torch.maximum(best_logit, top)
+        # in place: a second copy of the chunk costs as much as the product that made it
+        normaliser = torch.logaddexp(normaliser, chunk.sub_(top[:, None]).exp_().sum(1).log() + top)
     return _Part(logits, normaliser, best)
 
 
-def _logit_chunks(anatomy: Anatomy, rows: Tensor):
+def _logit_chunks(anatomy: Anatomy, rows: Tensor) -> Iterator[tuple[int, Tensor]]:
     """Chunks of float32 logits with the id of their first token, the final softcap applied."""
     head, cap = anatomy.unembedding, anatomy.softcap
     if type(head) is not nn.Linear:  # an adapter on the unembedding: only the module knows how it computes

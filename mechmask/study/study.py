@@ -72,6 +72,7 @@ class MaskStudy:
         self.model = model
         self.facts = facts
         self.config = config
+        self._lens = lens_of(config.lens, model)  # one lens reads every state: that of the model before any change
         self._folder: StudyFolder | None = None
 
     def run(self, directory: str | Path) -> MaskStudy:
@@ -208,7 +209,7 @@ class MaskStudy:
     def _read_layers(self, facts: Sequence[Fact], backend: Backend | None = None) -> xr.Dataset:
         c = self.config
         watcher = backend or c.backend
-        return read_depth(self.model, facts, c.lens, backend=watcher, phrasings="all", batch_size=c.batch_size)
+        return read_depth(self.model, facts, self._lens, backend=watcher, phrasings="all", batch_size=c.batch_size)
 
     def _edit_each(self, install: Change | None) -> None:
         """FT-L on each contradicted fact alone; controls and never facts are read under each edit."""
@@ -318,7 +319,6 @@ def _try_out(model: Model, facts: FactSet, config: StudyConfig) -> None:
     """Meet every refusal now that would come after the first training."""
     for phrasing in range(max(len(fact.phrasings) for fact in facts)):
         encode_contests(model.tokenizer, facts, phrasing)
-    lens_of(config.lens, model)
     require_backend(config.backend)
     if isinstance(config.edit, FTLConfig):
         model.anatomy.mlp_output(config.edit.layer)
