@@ -42,6 +42,7 @@ from mechmask.draw.style import (
     styled,
 )
 from mechmask.errors import ReadingError
+from mechmask.measure.commit import suffices_up_to
 from mechmask.measure.reading import require
 from mechmask.measure.statistics import mean_interval
 
@@ -118,12 +119,19 @@ def _given(readings: dict[str, xr.Dataset | None]) -> dict[str, xr.Dataset]:
 
 
 def _commits(readings: dict[str, xr.Dataset]) -> tuple[dict[str, np.ndarray], str]:
-    """Commit layers of each reading by one rule, and the rule in words."""
-    if all("logprob" in reading for reading in readings.values()):
-        commits = {name: commits_along(reading.logprob, "layer") for name, reading in readings.items()}
-        return commits, "commit layer: from here up new leads every other route"
-    commits = {name: margin_commits(reading.margin) for name, reading in readings.items()}
-    return commits, "commit layer: from here up the margin stays above 0"
+    """Commit layers of each reading, and the rule in words; of grafting it is the last layer that is still enough."""
+    rising = {name: reading for name, reading in readings.items() if name != "grafting"}
+    rules = []
+    if rising and all("logprob" in reading for reading in rising.values()):
+        commits = {name: commits_along(reading.logprob, "layer") for name, reading in rising.items()}
+        rules.append("from here up new leads every other route")
+    else:
+        commits = {name: margin_commits(reading.margin) for name, reading in rising.items()}
+        rules += ["from here up the margin stays above 0"] if rising else []
+    if "grafting" in readings:
+        commits["grafting"] = suffices_up_to(readings["grafting"].margin).values
+        rules.append("of grafting, up to here the blocks above are enough")
+    return commits, "commit layer: " + ";\n".join(rules)
 
 
 def _draw_commits(axes: Axes, name: str, commits: dict[str, np.ndarray]) -> str:

@@ -116,13 +116,11 @@ def _note(report: xr.Dataset) -> str:
     if {"kl_low", "kl_high"} <= set(report.variables):
         level = f"{100 * report.attrs['level']:g}% " if "level" in report.attrs else ""
         sequences = f" over {int(report.attrs['n_sequences']):,} sequences" if "n_sequences" in report.attrs else ""
-        said[0] += f"; band: its {level}interval{sequences}"
+        said.append(f"band: its {level}interval{sequences}")
     kl = report.kl.values
     small, missing = int((kl < _FLOOR_NATS).sum()), int((~np.isfinite(kl)).sum())
     if small:
-        said.append(
-            f"{small} value{'s' * (small != 1)} under {_FLOOR_NATS:g} nats not drawn: there the lens is the output"
-        )
+        said.append(f"{small} value{'s' * (small != 1)} under {_FLOOR_NATS:g} nats not drawn (the output itself)")
     if missing:
         said.append(f"{missing} value{'s' * (missing != 1)} not finite, not drawn")
     return "\n".join(said)

@@ -35,3 +35,15 @@ def commit_layer(depth: xr.Dataset, route: str = "new") -> xr.DataArray:
     leads = depth.logprob.sel(route=route, drop=True) > rivals
     leads_to_the_end = leads.isel(layer=slice(None, None, -1)).cumprod("layer").astype(bool)
     return depth.layer.where(leads_to_the_end).min("layer").rename("commit_layer")
+
+
+def leads_from(margin: xr.DataArray) -> xr.DataArray:
+    """First layer from which on a margin ``[fact, layer]`` is above zero; NaN where it is not at L."""
+    leads = (margin > 0).isel(layer=slice(None, None, -1)).cumprod("layer").astype(bool)
+    return margin.layer.where(leads).min("layer")
+
+
+def suffices_up_to(margin: xr.DataArray) -> xr.DataArray:
+    """Last layer up to which a margin ``[fact, layer]`` is above zero; NaN where it is not at layer 0."""
+    suffices = (margin > 0).cumprod("layer").astype(bool)
+    return margin.layer.where(suffices).max("layer")

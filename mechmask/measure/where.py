@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from mechmask.errors import ReadingError
-from mechmask.measure.commit import commit_layer
+from mechmask.measure.commit import commit_layer, leads_from, suffices_up_to
 from mechmask.measure.reading import require
 
 METHODS = ("lens", "patched", "grafted")
@@ -56,7 +56,7 @@ def where_written(
         )
     found = xr.Dataset({"lens": commit_layer(depth_after, "new")})
     nowhere = xr.full_like(found.lens, np.nan, dtype=float)
-    others = {"patched": (patched, _leads_from), "grafted": (grafted, _suffices_up_to)}
+    others = {"patched": (patched, leads_from), "grafted": (grafted, suffices_up_to)}
     for name, (reading, locate) in others.items():
         found[name] = nowhere if reading is None else locate(_margin(reading, depth_after, name)).reindex_like(nowhere)
     answers = found.to_dataarray("method")
@@ -181,18 +181,6 @@ def commit_interval(
         if np.isfinite([low, high]).all():
             break
     return CommitInterval(float(of(sample)), float(low), float(high), n, n_none)
-
-
-def _leads_from(margin: xr.DataArray) -> xr.DataArray:
-    """First layer from which on the margin is above zero; NaN where it is not at L."""
-    leads = (margin > 0).isel(layer=slice(None, None, -1)).cumprod("layer").astype(bool)
-    return margin.layer.where(leads).min("layer")
-
-
-def _suffices_up_to(margin: xr.DataArray) -> xr.DataArray:
-    """Last layer up to which the margin is above zero; NaN where it is not at layer 0."""
-    suffices = (margin > 0).cumprod("layer").astype(bool)
-    return margin.layer.where(suffices).max("layer")
 
 
 def _margin(reading: xr.Dataset, depth: xr.Dataset, name: str) -> xr.DataArray:

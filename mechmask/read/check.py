@@ -33,12 +33,9 @@ def require_identity(model: Model, contests: Sequence[Contest | None], table: Ro
         ReadingError: if the error passes the tolerance for the model's dtype, or any number read is NaN.
     """
     at_output = table.logprob if table.logprob.ndim == 2 else table.logprob[..., -1]
-    unread = [table.facts[i].id for i, row in enumerate(at_output) if not (row == row).all()]
+    unread = [i for i, row in enumerate(at_output) if not (row == row).all()]
     if unread:
-        raise ReadingError(
-            f"The model's log-probabilities of fact {unread[0]!r} are NaN. Check its weights, or its dtype, "
-            "before it is read."
-        )
+        raise _not_a_number(model, contests, unread)
     contest, route, index = _probe(contests, table)
     cell = table.cell(index, route)
     first, n = int(table.first_token[cell]), int(table.n_tokens[cell])
@@ -64,8 +61,11 @@ def require_margin(model: Model, contests: Sequence[Contest | None], margins: np
         margins: logit of new less logit of old where they diverge, in nats ``[contest]``.
 
     Raises:
-        ReadingError: if the error passes the tolerance for the model's dtype.
+        ReadingError: if the error passes the tolerance for the model's dtype, or any margin is NaN.
     """
+    unread = [i for i, contest in enumerate(contests) if contest is not None and np.isnan(margins[i])]
+    if unread:
+        raise _not_a_number(model, contests, unread)
     length, index = max((len(contest.prompt), i) for i, contest in enumerate(contests) if contest is not None)
     contest = contests[index]
     if contest is None or not length:
@@ -80,6 +80,21 @@ def require_margin(model: Model, contests: Sequence[Contest | None], margins: np
             "as mechmask.models.anatomy says."
         )
     return error
+
+
+def _not_a_number(model: Model, contests: Sequence[Contest | None], unread: Sequence[int]) -> ReadingError:
+    """Names the first fact that is NaN by itself: a NaN reaches every fact that shares its row."""
+    found = [contest for i in unread if (contest := contests[i]) is not None]
+    source = found[0]
+    for contest in found:
+        alone = [_plain_logprob(model, contest.prompt, ids, 0, len(ids)) for ids in contest.routes.values()]
+        if np.isnan(alone).any():
+            source = contest
+            break
+    return ReadingError(
+        f"The model's log-probabilities of fact {source.fact_id!r} are NaN. Check its weights, or its dtype, before it "
+        "is read."
+    )
 
 
 def _probe(contests: Sequence[Contest | None], table: RouteTable) -> tuple[Contest, str, int]:

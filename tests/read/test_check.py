@@ -129,8 +129,9 @@ def test_nan_of_one_fact_alone_is_found(tiny, facts):
     assert odd
     with torch.no_grad():
         model.module.get_input_embeddings().weight[sorted(odd)] = torch.nan
-    with pytest.raises(ReadingError, match="Łódź/mayor"):
-        mm.read_logits(model, facts)
+    for read in (mm.read_logits, mm.read_margin):
+        with pytest.raises(ReadingError, match="Łódź/mayor"):
+            read(model, facts)
     mm.read_logits(model, facts[:-1])
 
 
