@@ -26,6 +26,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+lenses = typer.Typer(help="Lenses for readings of depth.", no_args_is_help=True)
+app.add_typer(lenses, name="lens")
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script instead of a table.")]
 
 
@@ -72,6 +75,8 @@ def read(
     facts: Annotated[Path, typer.Argument(help="JSONL or CSV of facts.")],
     score: Annotated[str, typer.Option(help="sequence, mean or divergence.")] = "sequence",
     depth: Annotated[bool, typer.Option("--depth", help="Read every layer, not only the output.")] = False,
+    lens: Annotated[str, typer.Option(help="With --depth: logit, ridge, tuned, or the directory of a lens.")] = "logit",
+    backend: Annotated[str, typer.Option(help="With --depth: transformer_lens or nnsight.")] = "transformer_lens",
     out: Annotated[Path | None, typer.Option(help="Also write the reading to this netCDF file.")] = None,
     json: Json = False,
 ) -> None:
@@ -82,10 +87,15 @@ def read(
     from mechmask.measure.reading import save_reading
     from mechmask.models.load import load_model
     from mechmask.read.depth import read_depth
+    from mechmask.read.lenses.store import load_lens
     from mechmask.read.logits import read_logits
 
     contested, loaded = load_facts(facts), load_model(model)
-    reading = read_depth(loaded, contested, score=score) if depth else read_logits(loaded, contested, score)
+    if depth:
+        chosen = load_lens(lens, loaded) if Path(lens).is_dir() else lens
+        reading = read_depth(loaded, contested, chosen, score, backend)
+    else:
+        reading = read_logits(loaded, contested, score)
     if out is not None and out.is_dir():
         raise ReadingError(f"{out} is a directory. Name a file for the reading.")
     if out is not None:
@@ -96,6 +106,29 @@ def read(
     }
     table = pd.DataFrame(columns)
     _show(table, f"{loaded.name}, {score}, nats", json)
+
+
+@lenses.command()
+def fit(
+    model: Annotated[str, typer.Argument(help="smollm2-135m, a Hub id, a directory, a .gguf file or a PEFT adapter.")],
+    out: Annotated[Path, typer.Option(help="New directory for the lens, in tuned-lens's own format.")],
+    corpus: Annotated[
+        Path | None, typer.Option(help="UTF-8 text; by default text that the model samples from itself.")
+    ] = None,
+    kind: Annotated[str, typer.Option(help="tuned, or ridge: the closed form that it starts from.")] = "tuned",
+    n_tokens: Annotated[int, typer.Option(help="Tokens of text, a tenth of them held out.")] = 16384,
+    seed: Annotated[int, typer.Option(help="Draws the text and the held-out part.")] = 0,
+    json: Json = False,
+) -> None:
+    """Fit a lens, save it, and print its held-out KL divergence from the model's output at every layer."""
+    from mechmask.models.load import load_model
+    from mechmask.read.lenses.fit import fit_lens
+
+    if out.exists():
+        raise ReadingError(f"{out} is there already. Name a new directory for the lens.")
+    lens = fit_lens(load_model(model), corpus, kind=kind, n_tokens=n_tokens, seed=seed)
+    lens.save(out)
+    _show(lens.report.kl.transpose("layer", "lens").to_pandas(), "Held-out KL, nats", json)
 
 
 @app.command()

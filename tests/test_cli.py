@@ -319,3 +319,33 @@ def test_an_error_is_one_line_and_exit_code_two(mechmask, saved, fact_file, tmp_
     assert lines[-1].startswith("mechmask: ")
     assert "Traceback" not in shown.err
     assert len(lines) == 1
+
+
+def test_a_lens_is_fitted_saved_and_read_through(mechmask, saved, fact_file, tmp_path):
+    fitted = mechmask("lens", "fit", saved, "--out", tmp_path / "lens", "--kind", "ridge", "--n-tokens", 2048, "--json")
+    assert fitted.code == 0, fitted.err
+    rows = strict(fitted.out)
+    assert [row["layer"] for row in rows] == [0, 1, 2, 3]
+    assert rows[-1]["ridge"] == pytest.approx(0, abs=1e-5) and rows[0]["ridge"] < rows[0]["logit"]
+    through = {
+        lens: mechmask("read", saved, fact_file, "--score", "divergence", "--depth", "--lens", lens, "--out", out).code
+        for lens, out in (("logit", tmp_path / "logit.nc"), (tmp_path / "lens", tmp_path / "ridge.nc"))
+    }
+    assert set(through.values()) == {0}
+    import mechmask as mm
+
+    logit, ridge = (mm.load_reading(tmp_path / f"{name}.nc") for name in ("logit", "ridge"))
+    difference = abs(ridge.margin - logit.margin).max("fact")
+    assert difference[-1] < 1e-5 < difference[0]
+    assert ridge.attrs["lens"] == "ridge"
+
+
+def test_a_lens_is_never_written_over(mechmask, saved, tmp_path):
+    refused = mechmask("lens", "fit", saved, "--out", tmp_path)
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "there already" in refused.err
+
+
+def test_a_backend_that_is_not_there_is_refused(mechmask, saved, fact_file):
+    refused = mechmask("read", saved, fact_file, "--depth", "--score", "divergence", "--backend", "hooks")
+    assert refused.code == 2 and "transformer_lens, nnsight" in refused.err
