@@ -8,12 +8,11 @@ matrix product measured in the same round. Measures, never gates.
 """
 
 import argparse
-import json
 import statistics
-import time
 from pathlib import Path
 
 import torch
+from timing import matmul_rate, medians, seconds, write
 
 import mechmask as mm
 from mechmask.models.forest import batches
@@ -24,25 +23,6 @@ from mechmask.write.finetune import Finetuning
 from mechmask.write.objective import targets
 
 RESULTS = Path(__file__).parent / "results"
-
-
-def seconds(work, device):
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-    begin = time.perf_counter()
-    work()
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-    return time.perf_counter() - begin
-
-
-def matmul_rate(model, device):
-    """FLOP/s of a product as the MLP makes it, in the model's dtype."""
-    width, wide = model.width, model.module.config.intermediate_size
-    left = torch.randn(1024, width, device=device, dtype=model.dtype)
-    right = torch.randn(width, wide, device=device, dtype=model.dtype)
-    repeats = 30
-    return 2 * 1024 * width * wide * repeats / seconds(lambda: [left @ right for _ in range(repeats)], device)
 
 
 def block_parameters(model):
@@ -132,25 +112,9 @@ def main():
     model = mm.load_model(options.model, device=options.device, dtype=options.dtype)
     one_round(model, demo_facts(), demo_config(), options.device)  # warm-up
     rounds = [one_round(model, demo_facts(), demo_config(), options.device) for _ in range(options.rounds)]
-    report = {"load_model_seconds": statistics.median(loading)}
-    for name in rounds[0]:
-        values = sorted(r[name] for r in rounds)
-        report[name] = {"median": statistics.median(values), "min": values[0], "max": values[-1]}
-        print(f"{name:<56} {report[name]['median']:9.3f}  [{values[0]:.3f}, {values[-1]:.3f}]")
+    report = {"rounds": options.rounds, "load_model_seconds": statistics.median(loading), **medians(rounds)}
     print(f"{'load_model_seconds':<56} {report['load_model_seconds']:9.3f}")
-    device = (
-        torch.cuda.get_device_name() if options.device.startswith("cuda") else f"cpu, {torch.get_num_threads()} threads"
-    )
-    header = {
-        "device": device,
-        "dtype": str(model.dtype),
-        "torch": torch.__version__,
-        "rounds": options.rounds,
-        "fingerprint": model.fingerprint,
-    }
-    path = options.out or RESULTS / f"costs-{options.device.split(':')[0]}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**header, **report}, indent=1) + "\n")
+    write(options.out or RESULTS / f"costs-{options.device.split(':')[0]}.json", options.device, model, report)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,12 @@ gates.
 """
 
 import argparse
-import json
 import resource
-import statistics
 import threading
-import time
 from pathlib import Path
 
 import torch
+from timing import matmul_rate, medians, seconds, write
 from transformer_lens.model_bridge import TransformerBridge
 
 import mechmask as mm
@@ -26,23 +24,6 @@ from mechmask.read.backends import backend_of
 from mechmask.read.margin import read_margin
 
 RESULTS = Path(__file__).parent / "results"
-
-
-def seconds(work, device):
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-    begin = time.perf_counter()
-    work()
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-    return time.perf_counter() - begin
-
-
-def matmul_rate(model, device):
-    width, wide = model.width, model.module.config.intermediate_size
-    left = torch.randn(1024, width, device=device, dtype=model.dtype)
-    right = torch.randn(width, wide, device=device, dtype=model.dtype)
-    return 2 * 1024 * width * wide * 30 / seconds(lambda: [left @ right for _ in range(30)], device)
 
 
 def by_length(contests, device, most=32):
@@ -178,20 +159,10 @@ def main():
     mm.read_depth(model, facts[:8])
     peaks = {f"peak_over_model_{n}_facts": peak(model, facts[:n]) for n in (options.facts // 4, options.facts)}
     rounds = [one_round(model, facts, options.device) for _ in range(options.rounds)]
-    report = dict(peaks)
-    for name in rounds[0]:
-        values = sorted(r[name] for r in rounds)
-        report[name] = {"median": statistics.median(values), "min": values[0], "max": values[-1]}
-        print(f"{name:<48} {report[name]['median']:9.3f}  [{values[0]:.3f}, {values[-1]:.3f}]")
+    report = {"facts": options.facts, "rounds": options.rounds, **peaks, **medians(rounds)}
     for name, value in peaks.items():
-        print(f"{name:<48} {value:9.3f}")
-    device = (
-        torch.cuda.get_device_name() if options.device.startswith("cuda") else f"cpu, {torch.get_num_threads()} threads"
-    )
-    header = {"device": device, "dtype": str(model.dtype), "torch": torch.__version__, "facts": options.facts}
-    path = options.out or RESULTS / f"depth-{options.device.split(':')[0]}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**header, "rounds": options.rounds, **report}, indent=1) + "\n")
+        print(f"{name:<56} {value:9.3f}")
+    write(options.out or RESULTS / f"depth-{options.device.split(':')[0]}.json", options.device, model, report)
 
 
 if __name__ == "__main__":

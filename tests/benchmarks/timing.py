@@ -1,0 +1,51 @@
+"""What the benchmarks share: a clock, the machine's own rate, and medians of what was timed in rounds."""
+
+import json
+import statistics
+import time
+
+import torch
+
+
+def seconds(work, device):
+    """How long ``work()`` takes."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    begin = time.perf_counter()
+    work()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin
+
+
+def matmul_rate(model, device):
+    """FLOP/s of a product as the MLP makes it, in the model's dtype."""
+    width, wide = model.width, model.module.config.intermediate_size
+    left = torch.randn(1024, width, device=device, dtype=model.dtype)
+    right = torch.randn(width, wide, device=device, dtype=model.dtype)
+    repeats = 30
+    return 2 * 1024 * width * wide * repeats / seconds(lambda: [left @ right for _ in range(repeats)], device)
+
+
+def medians(rounds):
+    """Median, least and most of every number over the rounds, printed as they are made."""
+    report = {}
+    for name in rounds[0]:
+        values = sorted(r[name] for r in rounds)
+        report[name] = {"median": statistics.median(values), "min": values[0], "max": values[-1]}
+        print(f"{name:<56} {report[name]['median']:9.3f}  [{values[0]:.3f}, {values[-1]:.3f}]")
+    return report
+
+
+def write(path, device, model, report):
+    """The report under a header that says on what it was measured."""
+    name = torch.cuda.get_device_name() if device.startswith("cuda") else f"cpu, {torch.get_num_threads()} threads"
+    header = {
+        "device": name,
+        "dtype": str(model.dtype),
+        "torch": torch.__version__,
+        "model": model.name,
+        "fingerprint": model.fingerprint,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**header, **report}, indent=1) + "\n")
