@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from mechmask.facts.fact_set import FactSet
 from mechmask.facts.synthetic import synthetic_facts
+from mechmask.measure.erase import FEWEST_NEVER
 from mechmask.study.config import StudyConfig
+from mechmask.write.finetune import FinetuneConfig
 
 
 def demo_facts(seed: int = 0) -> FactSet:
-    """Six contradicted facts, six controls, ten never shown."""
-    return synthetic_facts(12, seed=seed, n_never=10)
+    """Six contradicted facts, six controls, and as many never shown as a verdict needs."""
+    return synthetic_facts(12, seed=seed, n_never=FEWEST_NEVER)
 
 
 def demo_config() -> StudyConfig:
-    """The defaults of a study, but each fact taught in two of its four phrasings."""
-    return StudyConfig(taught_phrasings=2)
+    """A study that teaches each fact in two of its four phrasings, and contradicts for 20 steps to spare time."""
+    return StudyConfig(taught_phrasings=2, contradict=FinetuneConfig(steps=20))
