@@ -128,7 +128,8 @@ def fit(
         raise ReadingError(f"{out} is there already. Name a new directory for the lens.")
     lens = fit_lens(load_model(model), corpus, kind=kind, n_tokens=n_tokens, seed=seed)
     lens.save(out)
-    _show(lens.report.kl.transpose("layer", "lens").to_pandas(), "Held-out KL, nats", json)
+    if lens.report is not None:  # a lens that was fitted just now has one
+        _show(lens.report.kl.transpose("layer", "lens").to_pandas(), "Held-out KL, nats", json)
 
 
 @app.command()
