@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mechmask.models.routes import Contest
 
-# Attention over a row of so many tokens costs 3% of a block's own products on SmolLM2-135M, and rows of a full budget
+# Attention over a row of so many tokens is 4% of a block's own products on SmolLM2-135M, and rows of a full budget
 # leave little padding.
 ROW_TOKENS = 128
 

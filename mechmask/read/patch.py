@@ -102,9 +102,11 @@ class _Patched:
 
     @classmethod
     def of(cls, facts: list[Fact], n_layers: int) -> _Patched:
+        """Nothing read yet."""
         return cls(RouteTable(facts, n_layers + 1), RouteTable(facts), RouteTable(facts))
 
     def dataset(self) -> xr.Dataset:
+        """What ``patch_residual`` returns, its attributes left out."""
         reading = self.patched.dataset("divergence")
         for name, table in (("source", self.source), ("target", self.target)):
             own = table.dataset("divergence").logprob

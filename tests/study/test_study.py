@@ -96,6 +96,18 @@ def test_the_trajectory_equals_a_fine_tuning_run_by_hand(done, tiny, small_facts
         _same(study.trajectory.sel(step=step), readings[step], EXACT)
 
 
+def test_as_many_phrasings_are_taught_as_the_config_says(tiny, small_facts, small_config, tmp_path):
+    config = small_config.model_copy(update={"taught_phrasings": 2, "edit": None})
+    study = MaskStudy(tiny("llama"), small_facts, config).run(tmp_path / "two")
+    model = tiny("llama")
+    with Finetuning(model, small_facts.install_examples(2), config.install) as run:
+        run.advance(4)
+        install = run.change()
+    with Finetuning(model, small_facts.contradiction_examples(2), config.contradict, install) as run:
+        run.advance(4)
+        _same(study.trajectory.sel(step=8), read_logits(model, small_facts), EXACT)
+
+
 def test_before_and_after_equal_readings_under_the_changes_in_the_folder(done, tiny, small_facts):
     study, directory = done
     model = tiny("llama")
