@@ -5,6 +5,7 @@ Nothing heavy is imported before a fixture asks for it: tests of the ground room
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
     from mechmask.facts.fact_set import FactSet
     from mechmask.models.model import Model
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # two processes share the cores: threads of both would wait for each other
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 VOCABULARY = 512
 _SIZES = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}

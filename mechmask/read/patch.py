@@ -7,6 +7,7 @@ the correction has been written (activation patching: Meng et al. 2022; between 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,7 @@ from mechmask.models.replay import Replay
 from mechmask.models.routes import Contest, encode_contests
 from mechmask.models.variant import Variant, active, unchanged, unlike
 from mechmask.read.check import TOLERANCE_NATS, require_identity
+from mechmask.read.progress import progress_bar
 from mechmask.read.provenance import provenance
 from mechmask.read.table import RouteTable
 from mechmask.read.unembed import score_tokens
@@ -41,6 +43,7 @@ def patch_residual(
     *,
     positions: str = "divergence",
     batch_size: int = 32,
+    progress: bool = True,
 ) -> xr.Dataset:
     """The contest in ``target`` when the residual stream at one layer comes from ``source``.
 
@@ -55,6 +58,7 @@ def patch_residual(
         positions: ``divergence`` patches only the position at which old and new diverge, ``all`` every position up to
             it.
         batch_size: prompts a forward pass. It bounds memory and changes nothing else.
+        progress: whether a bar on standard error says how far it is.
 
     Returns:
         In nats, by the divergence score: ``logprob[fact, route, layer]`` and ``margin[fact, layer]`` of the patched
@@ -74,12 +78,14 @@ def patch_residual(
         raise ReadingError("There is no fact to read. Give at least one.")
     contests = _shared_contests(unchanged(source), unchanged(target), facts)
     read = _Patched.of(facts, unchanged(target).n_layers)
-    # where one fact's prompt goes on from another's place of divergence, a shared row would patch both
-    for batch in batches(contests, score="divergence", batch_size=batch_size, row_tokens=0):
-        with active(source) as model, model.inference():
-            donor = _donate(model, batch, positions, read)
-        with active(target) as model, model.inference():
-            _receive(model, batch, positions, donor, read)
+    with progress_bar("patching", math.ceil(len(facts) / batch_size), shown=progress) as tick:
+        # where one fact's prompt goes on from another's place of divergence, a shared row would patch both
+        for batch in batches(contests, score="divergence", batch_size=batch_size, row_tokens=0):
+            with active(source) as model, model.inference():
+                donor = _donate(model, batch, positions, read)
+            with active(target) as model, model.inference():
+                _receive(model, batch, positions, donor, read)
+            tick("")
     attrs = _checked(source, target, contests, read)
     return read.dataset().assign_attrs(attrs, positions=positions)
 

@@ -11,12 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 Tick = Callable[[str], None]
 
 
-@contextmanager
-def progress_bar(name: str, total: int, *, shown: bool = True) -> Iterator[Tick]:
-    """A bar over ``total`` pieces; what it yields takes one piece further and says how it stands.
-
-    On standard error; where that is no terminal, as in a notebook, its end is all it shows.
-    """
+def bar_on_stderr(*, shown: bool = True) -> Progress:
+    """A bar that leaves standard output clean; where there is no terminal, as in a notebook, its end is all it shows."""
     columns = (
         TextColumn("{task.description:<12}"),
         BarColumn(),
@@ -24,7 +20,12 @@ def progress_bar(name: str, total: int, *, shown: bool = True) -> Iterator[Tick]
         TimeElapsedColumn(),
         TextColumn("{task.fields[status]}"),
     )
-    console = Console(stderr=True, force_jupyter=False)
-    with Progress(*columns, console=console, disable=not shown) as progress:
+    return Progress(*columns, console=Console(stderr=True, force_jupyter=False), disable=not shown)
+
+
+@contextmanager
+def progress_bar(name: str, total: int, *, shown: bool = True) -> Iterator[Tick]:
+    """A bar over ``total`` pieces; what it yields takes one piece further and says how it stands."""
+    with bar_on_stderr(shown=shown) as progress:
         task = progress.add_task(name, total=total, status="")
         yield lambda status: progress.update(task, advance=1, status=status)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, TaskID
+
+from mechmask.read.progress import bar_on_stderr
 
 
 class PhaseBar:
@@ -38,16 +39,6 @@ class PhaseBar:
 
 @contextmanager
 def phase_bar(name: str, total: int, done: int = 0) -> Iterator[PhaseBar]:
-    """A bar over ``total`` pieces of which ``done`` are made already.
-
-    On standard error, so that output stays clean; where that is no terminal, as in a notebook, its end is all it shows.
-    """
-    columns = (
-        TextColumn("{task.description:<12}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[status]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True, force_jupyter=False)) as progress:
+    """A bar over ``total`` pieces of which ``done`` are made already."""
+    with bar_on_stderr() as progress:
         yield PhaseBar(progress, progress.add_task(name, total=total, completed=done, status=""))

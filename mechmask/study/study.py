@@ -7,6 +7,7 @@ facts of the same installed model by FT-L, one at a time, and hold both to the s
 from __future__ import annotations
 
 import functools
+import html
 import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,6 +18,7 @@ from typing import Any
 import pandas as pd
 import xarray as xr
 
+from mechmask.draw import checkpoints as draw_checkpoints
 from mechmask.draw import depth as draw_depth
 from mechmask.draw import erase as draw_erase
 from mechmask.draw import save_figure
@@ -102,6 +104,19 @@ class MaskStudy:
             self._conclude()
         return self
 
+    def __repr__(self) -> str:
+        where = f", in {str(self._folder.root)!r}" if self._folder else ""
+        return f"MaskStudy({self.model.name!r}, {self.facts!r}{where})"
+
+    def _repr_html_(self) -> str:
+        """What it is, and once it has been run the outcome and the overview."""
+        shown = f"<p>{html.escape(repr(self))}</p>"
+        try:
+            table = self.overview().to_html(escape=True, float_format="{:.2f}".format)
+        except StudyError:
+            return shown
+        return f"{shown}<p>{html.escape(self.conclusion())}</p>{table}"
+
     @cached_property
     def before(self) -> xr.Dataset:
         """Output reading of every fact and phrasing before the contradiction."""
@@ -116,6 +131,11 @@ class MaskStudy:
     def trajectory(self) -> xr.Dataset:
         """The readout at every checkpoint: ``[step, fact, ...]``; ``attrs["onset_step"]`` is the onset."""
         return self._stored("results/trajectory")
+
+    @cached_property
+    def depth_trajectory(self) -> xr.Dataset:
+        """Depth reading of the contradicted facts' prompts at every checkpoint ``[step, fact, route, layer]``."""
+        return self._stored("results/depth_trajectory")
 
     @cached_property
     def depth(self) -> xr.Dataset:
@@ -184,6 +204,7 @@ class MaskStudy:
     def _checkpoint(self, phase: str, run: Finetuning, bar: PhaseBar) -> float:
         """Read, then store the state: a process killed in between reads once more and gets the same bits."""
         reading = self._kept.checkpoint(phase, run.step, self._readout)
+        self._kept.checkpoint(f"{phase}/depth", run.step, self._depth_readout)
         if run.step:
             self._kept.save_state(phase, run.state())
         taught = reading.recalled.sel(fact=reading.role != "never")
@@ -197,6 +218,10 @@ class MaskStudy:
         reading = read_logits(self.model, self.facts, self.config.score, batch_size=self.config.batch_size)
         return reading.assign(generation=generate(self.model, self.facts, reading=reading))
 
+    def _depth_readout(self) -> xr.Dataset:
+        """The contest of the contradicted facts at every layer, by the prompt alone."""
+        return self._read_layers(self.facts.contradicted, phrasings="prompt")
+
     def _read_state(self, state: str, change: Change | None) -> None:
         """Output of every fact and depth of the contradicted ones, over all phrasings."""
         with self._applied(change):
@@ -206,10 +231,10 @@ class MaskStudy:
     def _read_output(self, facts: Sequence[Fact]) -> xr.Dataset:
         return read_logits(self.model, facts, self.config.score, phrasings="all", batch_size=self.config.batch_size)
 
-    def _read_layers(self, facts: Sequence[Fact], backend: Backend | None = None) -> xr.Dataset:
+    def _read_layers(self, facts: Sequence[Fact], backend: Backend | None = None, phrasings: str = "all") -> xr.Dataset:
         c = self.config
         watcher = backend or c.backend
-        return read_depth(self.model, facts, self._lens, backend=watcher, phrasings="all", batch_size=c.batch_size)
+        return read_depth(self.model, facts, self._lens, backend=watcher, phrasings=phrasings, batch_size=c.batch_size)
 
     def _edit_each(self, install: Change | None) -> None:
         """FT-L on each contradicted fact alone; controls and never facts are read under each edit."""
@@ -230,12 +255,19 @@ class MaskStudy:
 
     def _conclude(self) -> None:
         """Tables and figures, which need no model."""
-        for name in ("before", "after", "trajectory", "depth", "erase"):
+        for name in ("before", "after", "trajectory", "depth_trajectory", "depth", "erase"):
             self.__dict__.pop(name, None)
         self._kept.reading("results/trajectory", self._trajectory)
+        self._kept.reading("results/depth_trajectory", functools.partial(self._trajectory, "/depth"))
         self._kept.reading("results/depth", self._depth)
         self._kept.reading("results/erase", self._erase)
-        for name, draw in (("trajectory", draw_trajectory), ("depth", draw_depth), ("erase", draw_erase)):
+        drawn = {
+            "trajectory": draw_trajectory,
+            "depth_trajectory": draw_checkpoints,
+            "depth": draw_depth,
+            "erase": draw_erase,
+        }
+        for name, draw in drawn.items():
             figure = functools.cache(lambda name=name, draw=draw: draw(getattr(self, name)))
             for suffix in ("pdf", "png"):
                 self._kept.file(f"figures/{name}.{suffix}", lambda path, figure=figure: save_figure(figure(), path))
@@ -244,10 +276,11 @@ class MaskStudy:
         about = provenance(self.model)
         self._kept.file("provenance.json", lambda path: write_text(path, json.dumps(about, indent=2, sort_keys=True)))
 
-    def _trajectory(self) -> xr.Dataset:
+    def _trajectory(self, kind: str = "") -> xr.Dataset:
+        """The readings of both phases as one; ``/depth`` are those at every layer."""
         onset, pieces = 0, []
         for phase in ("install", "contradict"):
-            readings = self._kept.checkpoints(phase)
+            readings = self._kept.checkpoints(f"{phase}{kind}")
             # the first reading of the contradiction is the last one of the installation
             kept = readings if not pieces else readings[1:]
             pieces += [
@@ -308,7 +341,7 @@ class MaskStudy:
             "dtype": str(self.model.dtype),
         }
         return {
-            "schema_version": 1,
+            "schema_version": 2,
             "config": self.config.model_dump(mode="json"),
             "model": model,
             "facts": self.facts.fingerprint(),

@@ -40,6 +40,9 @@ class Change(ABC):
         self.method = method
         self.details = dict(details)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.method!r})"
+
     @abstractmethod
     def applied(self, model: Model) -> Any:
         """A context in which ``model`` is changed; leaving it restores every bit, whatever happened inside.

@@ -2,8 +2,9 @@
 
 256 facts, all layers. Every ratio is of two times of one round; the median over rounds is reported, with the range. The
 limit is the floating-point work that the result needs (each distinct token once through the blocks, each place that is
-read once a layer through the unembedding) over the rate of a large matrix product of the same round. Measures, never
-gates.
+read once a layer through the unembedding) over the rate of a large matrix product of the same round. Two peers unembed
+every position: tuned-lens as its users call it, prompt by prompt into numpy, and its way in batches that throw away
+what they have made. Measures, never gates.
 
     python tests/benchmarks/depth.py --rounds 3
 """
@@ -16,11 +17,13 @@ from pathlib import Path
 import torch
 from timing import matmul_rate, medians, seconds, write
 from transformer_lens.model_bridge import TransformerBridge
+from tuned_lens.nn.lenses import LogitLens
+from tuned_lens.plotting import PredictionTrajectory
 
 import mechmask as mm
 from mechmask.models.forest import batches
 from mechmask.models.routes import encode_contests
-from mechmask.read.backends import backend_of
+from mechmask.read.lenses.tuned import SharedUnembed
 from mechmask.read.margin import read_margin
 
 RESULTS = Path(__file__).parent / "results"
@@ -37,9 +40,18 @@ def by_length(contests, device, most=32):
     ]
 
 
+@torch.no_grad()
+def prediction_trajectories(model, rows):
+    """tuned-lens itself, on one prompt after the other; its own ``Unembed`` fails beside TransformerLens 4."""
+    lens = LogitLens(SharedUnembed(model))
+    for ids in rows:
+        for prompt in ids.tolist():
+            PredictionTrajectory.from_lens_and_model(lens, model.module, prompt, model.tokenizer)
+
+
 @torch.inference_mode()
 def every_position(model, rows):
-    """tuned-lens's way: the log-probabilities of the whole vocabulary at every position of every layer."""
+    """tuned-lens's way in batches: the log-probabilities of the whole vocabulary at every position of every layer."""
     anatomy, kept = model.anatomy, []
 
     def keep(_, args, kwargs):
@@ -91,7 +103,15 @@ class PeakMemory:
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def one_round(model, facts, device):
+def half_as_high(model, name, device):
+    """The same model without the upper half of its blocks."""
+    half = mm.load_model(name, device=device).module
+    del half.get_submodule(model.anatomy.layout.blocks)[model.n_layers // 2 :]
+    half.config.num_hidden_layers = model.n_layers // 2
+    return mm.load_model(half, tokenizer=model.tokenizer)
+
+
+def one_round(model, low, facts, device):
     contests = encode_contests(model.tokenizer, facts)
     rows = by_length(contests, device)
     paths = [contest.prompt + contest.routes["old"][: contest.n_common] for contest in contests]
@@ -120,21 +140,24 @@ def one_round(model, facts, device):
         "read_margin": seconds(lambda: read_margin(model, facts), device),
         "forward_packed": seconds(plain, device),
         "forward_prompts": seconds(plain_prompts, device),
+        "prediction_trajectories": seconds(lambda: prediction_trajectories(model, rows), device),
         "every_position": seconds(lambda: every_position(model, rows), device),
         "accumulated_resid": seconds(lambda: accumulated_resid(bridge, rows), device),
-        "backend": seconds(lambda: backend_of("transformer_lens", model), device),
+        "read_depth_nnsight": seconds(lambda: mm.read_depth(model, facts, backend="nnsight"), device),
     }
     half = facts[: len(facts) // 2]
     return {
         "matmul_gflops": rate / 1e9,
         **{f"{name}_seconds": value for name, value in took.items()},
         "read_depth_limit_share": work / rate / took["read_depth"],
+        "prediction_trajectories_over_read_depth": took["prediction_trajectories"] / took["read_depth"],
         "every_position_over_read_depth": took["every_position"] / took["read_depth"],
         "accumulated_resid_over_read_depth": took["accumulated_resid"] / took["read_depth"],
         "read_margin_over_forward_of_its_tokens": took["read_margin"] / took["forward_packed"],
         "read_margin_over_forward_of_the_prompts": took["read_margin"] / took["forward_prompts"],
         "tokens_read_over_prompt_tokens": sum(b.input_ids.numel() for b in packed) / sum(map(len, paths)),
         "half_the_facts_seconds_share": seconds(lambda: mm.read_depth(model, half), device) / took["read_depth"],
+        "half_the_layers_seconds_share": seconds(lambda: mm.read_depth(low, facts), device) / took["read_depth"],
     }
 
 
@@ -158,7 +181,9 @@ def main():
     facts = mm.synthetic_facts(options.facts, n_never=0)
     mm.read_depth(model, facts[:8])
     peaks = {f"peak_over_model_{n}_facts": peak(model, facts[:n]) for n in (options.facts // 4, options.facts)}
-    rounds = [one_round(model, facts, options.device) for _ in range(options.rounds)]
+    low = half_as_high(model, options.model, options.device)
+    mm.read_depth(low, facts[:8])
+    rounds = [one_round(model, low, facts, options.device) for _ in range(options.rounds)]
     report = {"facts": options.facts, "rounds": options.rounds, **peaks, **medians(rounds)}
     for name, value in peaks.items():
         print(f"{name:<56} {value:9.3f}")

@@ -11,9 +11,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 import mechmask as mm
-from mechmask.errors import ModelError, ReadingError
+from mechmask.errors import ReadingError
 from mechmask.models.anatomy import Anatomy
-from mechmask.models.final_norm import frozen
 from mechmask.read.attribute import UNITS, attribute
 from mechmask.read.backends import backend_of
 
@@ -326,26 +325,6 @@ def test_what_does_not_sum_is_refused(tiny, awkward, monkeypatch):
         model.module.model.layers[0].mlp.down_proj.weight[0] = torch.nan
     with pytest.raises(ReadingError, match="not finite"):
         attribute(model, awkward)
-
-
-def test_a_norm_of_another_kind_is_refused():
-    class LargestIsOne(nn.Module):
-        def forward(self, x):
-            return x.clamp(-1, 1)
-
-    with pytest.raises(ModelError, match="neither a LayerNorm nor an RMSNorm"):
-        frozen(LargestIsOne(), torch.randn(3, 8))
-
-
-@pytest.mark.parametrize("norm", [nn.LayerNorm(8), nn.LayerNorm(8, elementwise_affine=False), nn.RMSNorm(8)])
-def test_a_frozen_norm_is_the_norm_where_it_is_frozen(norm):
-    generator = torch.Generator().manual_seed(0)
-    inputs, direction = (torch.randn(shape, generator=generator) for shape in [(3, 8), (3, 2, 8)])
-    for parameter in norm.parameters():
-        nn.init.normal_(parameter, generator=generator)
-    held = frozen(norm, inputs)
-    there = torch.einsum("nw,ntw->nt", inputs, held.pull_back(direction)) + direction @ held.bias
-    torch.testing.assert_close(there, torch.einsum("nw,ntw->nt", norm(inputs), direction))
 
 
 def test_wrong_arguments_are_refused(tiny, awkward):

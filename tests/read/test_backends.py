@@ -199,6 +199,17 @@ def test_module_and_tokenizer_are_left_as_they_were(tiny, family, corners):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("family", ["gpt2", "phi3"])
+def test_no_random_number_is_drawn(tiny, family, corners, backend):
+    """A reading within a run must not move what is drawn after it; TransformerLens draws for what it splits."""
+    model = tiny(family)
+    _, batch = packed(model, corners)
+    state = torch.get_rng_state()
+    seen(backend_of(backend, model), model, batch)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_nothing_is_unembedded(tiny, corners, backend):
     """Every position's logits would cost more than the rest of a real model's pass."""
     model = tiny("llama")

@@ -67,6 +67,8 @@ def test_dimensions_are_those_of_the_design(done):
     assert set(study.depth.margin.dims) == {"state", "fact", "phrasing", "layer"}
     assert set(study.trajectory.logprob.dims) == {"step", "fact", "route"}
     assert set(study.trajectory.margin.dims) == {"step", "fact"}
+    assert set(study.depth_trajectory.logprob.dims) == {"step", "fact", "route", "layer"}
+    assert set(study.depth_trajectory.margin.dims) == {"step", "fact", "layer"}
     assert set(study.erase["index"].dims) == {"state", "fact"}
 
 
@@ -75,25 +77,41 @@ def test_the_trajectory_runs_through_both_phases(done):
     trajectory = study.trajectory
     assert list(trajectory.step.values) == [0, 2, 4, 6, 8]
     assert list(trajectory.phase.values) == ["install"] * 3 + ["contradict"] * 2
-    assert int(trajectory.attrs["onset_step"]) == 4
+    assert int(trajectory.attrs["onset_step"]) == study.depth_trajectory.attrs["onset_step"] == 4
+    assert list(study.depth_trajectory.step.values) == [0, 2, 4, 6, 8]
     assert set(trajectory.generation.dims) == {"step", "fact"}
 
 
 def test_the_trajectory_equals_a_fine_tuning_run_by_hand(done, tiny, small_facts, small_config):
     study, _ = done
     model = tiny("llama")
-    readings = {0: read_logits(model, small_facts)}
+
+    def read():
+        return read_logits(model, small_facts), read_depth(model, small_facts.contradicted)
+
+    readings = {0: read()}
     with Finetuning(model, small_facts.install_examples(), small_config.install) as run:
         for step in (1, 2, 3, 4):
             run.advance(1)
-            readings[step] = read_logits(model, small_facts)
+            readings[step] = read()
         install = run.change()
     with Finetuning(model, small_facts.contradiction_examples(), small_config.contradict, install) as run:
         for step in (5, 6, 7, 8):
             run.advance(1)
-            readings[step] = read_logits(model, small_facts)
+            readings[step] = read()
     for step in (0, 2, 4, 6, 8):
-        _same(study.trajectory.sel(step=step), readings[step], EXACT)
+        output, layers = readings[step]
+        _same(study.trajectory.sel(step=step), output, EXACT)
+        _same(study.depth_trajectory.sel(step=step), layers, ("logprob", "margin"))
+
+
+def test_a_notebook_shows_the_outcome(done, tiny, small_facts, small_config):
+    study, directory = done
+    assert str(directory) in repr(study) and "12 facts" in repr(study)
+    page = study._repr_html_()
+    assert study.conclusion()[:40] in page and f"{study.overview()['index'].iloc[0]:.2f}" in page
+    unrun = MaskStudy(tiny("llama"), small_facts, small_config)
+    assert "table" not in unrun._repr_html_() and "12 facts" in unrun._repr_html_()
 
 
 def test_as_many_phrasings_are_taught_as_the_config_says(tiny, small_facts, small_config, tmp_path):

@@ -1,17 +1,21 @@
 """TransformerLens as backend: a ``TransformerBridge`` over a structural clone that shares every weight.
 
 A bridge rewrites the module that it wraps (classes, ``state_dict`` keys, attention), so it gets a clone of the module
-tree whose parameters and buffers are the original's own tensors: nothing of the caller's module changes and no weight
-is held twice, but for fused projections, which TransformerLens splits into copies. Making one takes over a second, so
-the last bridge of a module is kept for as long as it has the same parameters and the same adapters switched on: weights
-that change in place are seen through it. Copies are not, so a module with fused projections gets one each time.
+tree whose parameters and buffers are the original's own tensors: nothing of the caller's module changes. There are two.
+The residual stream is read between blocks that run as they are (``OpaqueBlockBridge``): hooks inside would cost a fifth
+more, since TransformerLens computes attention step by step for them. Parts are read by the whole bridge, for which
+TransformerLens splits fused projections into copies.
+
+Making a bridge takes up to a second, so the last ones of a module are kept for as long as it has the same parameters
+and the same adapters switched on: weights that change in place are seen through them. Copies are not, so the parts of a
+module with fused projections get a new one each time.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,6 +24,9 @@ from jaxtyping import Float
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.architecture_adapter import ArchitectureAdapter
+from transformer_lens.model_bridge.generalized_components import OpaqueBlockBridge
+from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformers.utils import logging as transformers_logging
 
 from mechmask.models.forest import Batch
@@ -28,34 +35,39 @@ from mechmask.read.backends.parts import Parts, at_nodes, sharing_clone
 
 _FUSED = ("c_attn", "query_key_value", "qkv_proj", "gate_up_proj")
 
-_kept: WeakKeyDictionary[nn.Module, tuple[tuple[object, ...], TransformerBridge]] = WeakKeyDictionary()
+Maker = Callable[[Model], TransformerBridge]
+
+# By module, what each maker made last and what that one sees.
+_kept: WeakKeyDictionary[nn.Module, dict[Maker, tuple[tuple[object, ...], TransformerBridge]]] = WeakKeyDictionary()
 
 
 class BridgeBackend:
-    """The residual stream by TransformerLens hooks; sees weights that change in place, not adapters put on later."""
+    """The residual stream by TransformerLens hooks: what the model computes with at each call."""
 
     name = "transformer_lens"
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._bridge = _kept_bridge(model)
 
     def residuals(self, batch: Batch) -> Float[Tensor, "layer node width"]:
         """The residual stream at every node of a batch, layers 0 to L, in the dtype of the model."""
-        return torch.stack(self._watch(batch, ["blocks.0.hook_in", *self._each("hook_out")]))
+        bridge = _kept_bridge(self._model, _between_blocks)
+        return torch.stack(self._watch(bridge, batch, ["blocks.0.hook_in", *self._each("hook_out")]))
 
     def parts(self, batch: Batch) -> Parts:
         """What embedding, attentions and MLPs add to the residual stream at every node of a batch, and the heads."""
         n = self._model.n_layers
         names = [*self._each("hook_attn_out"), *self._each("hook_mlp_out"), *self._each("attn.hook_z")]
-        embedding, *added = self._watch(batch, ["blocks.0.hook_in", *names])
+        fused = any(name.rpartition(".")[2] in _FUSED for name, _ in self._model.module.named_modules())
+        bridge = _inside_blocks(self._model) if fused else _kept_bridge(self._model, _inside_blocks)
+        embedding, *added = self._watch(bridge, batch, ["blocks.0.hook_in", *names])
         attention, mlp, heads = (torch.stack(added[start : start + n]) for start in (0, n, 2 * n))
         return Parts(embedding, attention, mlp, heads.unflatten(-1, (self._model.anatomy.n_heads, -1)))
 
     def _each(self, name: str) -> list[str]:
         return [f"blocks.{i}.{name}" for i in range(self._model.n_layers)]
 
-    def _watch(self, batch: Batch, names: list[str]) -> list[Tensor]:
+    def _watch(self, bridge: TransformerBridge, batch: Batch, names: list[str]) -> list[Tensor]:
         """What passes the hooks of these names, at the nodes of a batch."""
         kept: dict[str, Tensor] = {}
 
@@ -67,8 +79,8 @@ class BridgeBackend:
 
         last = f"blocks.{self._model.n_layers - 1}.hook_out"
         hooks = [*((name, keep(name)) for name in names), (last, _stop)]
-        with self._bridge.hooks(fwd_hooks=hooks), suppress(_Stop):
-            self._bridge(**_bridge_inputs(batch, self._model), return_type=None, prepend_bos=False)
+        with bridge.hooks(fwd_hooks=hooks), suppress(_Stop):
+            bridge(**_bridge_inputs(batch, self._model), return_type=None, prepend_bos=False)
         return [kept[name].to(kept[names[-1]].device) for name in names]
 
 
@@ -96,15 +108,13 @@ def _merge_fused_adapters(clone: nn.Module) -> None:
             setattr(clone.get_submodule(parent), last, own.get_base_layer())
 
 
-def _kept_bridge(model: Model) -> TransformerBridge:
+def _kept_bridge(model: Model, make: Maker) -> TransformerBridge:
     """The bridge that was made last over this module, if it still sees what the module computes with."""
     module = model.module
-    if any(name.rpartition(".")[2] in _FUSED for name, _ in module.named_modules()):
-        return _bridge_over(model)
-    seen = _what_a_bridge_sees(module)
-    if module not in _kept or _kept[module][0] != seen:
-        _kept[module] = seen, _bridge_over(model)
-    return _kept[module][1]
+    kept, seen = _kept.setdefault(module, {}), _what_a_bridge_sees(module)
+    if make not in kept or kept[make][0] != seen:
+        kept[make] = seen, make(model)
+    return kept[make][1]
 
 
 def _what_a_bridge_sees(module: nn.Module) -> tuple[object, ...]:
@@ -121,15 +131,50 @@ def _what_a_bridge_sees(module: nn.Module) -> tuple[object, ...]:
     return (*tensors, *adapters)
 
 
-def _bridge_over(model: Model) -> TransformerBridge:
+def _between_blocks(model: Model) -> TransformerBridge:
+    """A bridge with hooks around blocks only: each runs as it is, its fused projections, adapters and attention too."""
+    clone = sharing_clone(model.module)
+    attention = clone.config._attn_implementation
+
+    def opaque(adapter: ArchitectureAdapter) -> None:
+        mapping = adapter.get_component_mapping()
+        mapping["blocks"] = OpaqueBlockBridge(model.anatomy.layout.blocks)
+
+    with _quietly():
+        bridge = build_bridge_from_module(
+            clone,
+            type(model.module).__name__,
+            hf_config=clone.config,
+            tokenizer=copy.deepcopy(model.tokenizer),
+            dtype=model.dtype,
+            model_name=model.name,
+            post_adapter_hook=opaque,
+        )
+    clone.set_attn_implementation(attention)
+    return bridge
+
+
+def _inside_blocks(model: Model) -> TransformerBridge:
+    """A bridge with all of TransformerLens's hooks."""
     clone = sharing_clone(model.module)
     clone.config.architectures = [type(model.module).__name__]
     _merge_fused_adapters(clone)
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    try:
+    with _quietly():
         return TransformerBridge.boot_transformers(
             model.name, hf_model=clone, tokenizer=copy.deepcopy(model.tokenizer), dtype=model.dtype
         )
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """No word of transformers about a module that is made here, and no draw from the caller's random state.
+
+    TransformerLens draws weights for what it splits, which are thrown away.
+    """
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
     finally:
         transformers_logging.set_verbosity(verbosity)

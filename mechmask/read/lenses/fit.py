@@ -132,8 +132,7 @@ class Fit:
         self.corpus = self._text(corpus)
         self._generator = torch.Generator().manual_seed(config.seed)
         train, stop, judge = self._split()
-        with torch.random.fork_rng(devices=[]):  # it draws weights for what it splits, which are thrown away
-            self._backend = backend_of("transformer_lens", model)
+        self._backend = backend_of("transformer_lens", model)
         self.train = Stream(self._backend, train)
         self._stop, self.judge = self.held_out(stop), self.held_out(judge)
 
