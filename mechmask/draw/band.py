@@ -2,6 +2,9 @@
 
 The statistics are those of ``mechmask.measure.statistics``; here they are only laid out along an axis. Values that are
 not finite are left out, never silently: ``n`` says how many remain, and the figure how many infinite ones there were.
+
+Facts that were trained together are not independent: where a reading holds several draws of facts (``seed`` on
+``fact``), each draw's mean is one observation.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ _MOST_MARKERS = 10  # along one line: enough to tell lines apart in grey print, 
 
 
 class Band(NamedTuple):
-    """An interval at every ``x``, and how many infinite values it leaves out."""
+    """An interval at every ``x`` over n of ``unit``, and how many infinite values it leaves out."""
 
     x: np.ndarray
     estimate: np.ndarray
@@ -29,24 +32,28 @@ class Band(NamedTuple):
     high: np.ndarray
     n: np.ndarray
     n_infinite: int
+    unit: str = "facts"
 
 
 def band_along(
     values: xr.DataArray, along: str, level: float, interval: Callable[[np.ndarray, float], Interval] = mean_interval
 ) -> Band:
-    """The interval over facts at every place along a dimension.
+    """The interval over facts, or over draws of facts, at every place along a dimension.
 
     Args:
-        values: ``[along, fact]`` in any order.
+        values: ``[along, fact]`` in any order; draws where ``fact`` has the coordinate ``seed``.
         along: the dimension that is the figure's x axis.
         level: of the interval.
         interval: what to make of the facts' values at one place.
     """
     table = values.transpose(along, "fact").values.astype(float)
-    finite = np.where(np.isfinite(table), table, np.nan)
-    intervals = np.array([interval(row, level) for row in finite], dtype=float).reshape(-1, 4)
+    finite = values.transpose(along, "fact").copy(data=np.where(np.isfinite(table), table, np.nan))
+    drawn = "seed" in values.coords and values["seed"].dims == ("fact",)
+    samples = finite.groupby("seed").mean().transpose(along, "seed") if drawn else finite
+    intervals = np.array([interval(row, level) for row in samples.values], dtype=float).reshape(-1, 4)
     estimate, low, high, n = intervals.T
-    return Band(values[along].values, estimate, low, high, n.astype(int), int(np.isinf(table).sum()))
+    unit = "draws" if drawn else "facts"
+    return Band(values[along].values, estimate, low, high, n.astype(int), int(np.isinf(table).sum()), unit)
 
 
 def draw_band(axes: Axes, band: Band, look: Look, label: str, *, alpha: float = 0.18) -> None:
@@ -78,9 +85,11 @@ def n_text(*bands: Band) -> str:
 
 def band_note(bands: Iterable[Band], level: float) -> str:
     """What lines and bands are, and what they leave out."""
+    bands = list(bands)
     n_infinite = sum(band.n_infinite for band in bands)
     left_out = f"\n{n_infinite} infinite value{'s' * (n_infinite != 1)} left out" if n_infinite else ""
-    return f"line: mean over n facts; band: its {percent(level)} t interval{left_out}"
+    units = " or ".join(dict.fromkeys(band.unit for band in bands)).replace("draws", "draws of facts")
+    return f"line: mean over n {units}; band: its {percent(level)} t interval{left_out}"
 
 
 def require_level(level: float) -> None:

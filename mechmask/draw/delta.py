@@ -73,7 +73,7 @@ def delta(before: xr.Dataset, after: xr.Dataset | None = None, *, level: float =
             without ``after``, such a reading with the dimension ``state``: its state ``before`` (else its first) is
             compared with every other one.
         after: the same of the changed model. Facts meet by label; those in one reading only are left out and counted.
-        level: of all intervals, which are over facts.
+        level: of all intervals, which are over facts; over draws of facts where ``fact`` has the coordinate ``seed``.
 
     Returns:
         The figure. Ticks are the commit layers of the new value, one a fact, vertical lines their medians. Layers
@@ -151,11 +151,8 @@ def _paired(before: xr.Dataset, after: xr.Dataset) -> _Change:
 
 
 def _draw(upper: Axes, lower: Axes, change: _Change, level: float) -> list[Band]:
-    difference = xr.DataArray(
-        change.after.margin.transpose("fact", "layer").values - change.before.margin.transpose("fact", "layer").values,
-        {"layer": change.before.layer.values},
-        ("fact", "layer"),
-    )
+    after = change.after.margin.transpose("fact", "layer")
+    difference = after.copy(data=after.values - change.before.margin.transpose("fact", "layer").values)
     drawn = ((upper, BEFORE, change.before.margin), (upper, MARGIN, change.after.margin), (lower, CHANGE, difference))
     bands = []
     for (axes, look, values), label in zip(drawn, _LABELS, strict=True):

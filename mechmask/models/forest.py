@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -86,6 +86,35 @@ class Batch:
         if self.attention_mask is not None:
             inputs["attention_mask"] = additive(self.attention_mask, dtype).to(device)
         return inputs
+
+
+def with_twins(batch: Batch, n: int) -> Batch:
+    """A batch of plain rows in which n more tokens stand behind each row, each a twin of the token that is read.
+
+    A twin has the token, the position and the past of its original, and no other token sees it: what is done to its
+    residual stream is done to it alone.
+
+    Args:
+        batch: rows that are plain sequences, each read at one node.
+        n: twins of each node; they stand in the row's last n columns.
+    """
+    length = batch.input_ids.shape[1]
+    last = torch.empty(len(batch.input_ids), dtype=torch.long)
+    last[batch.rows] = batch.columns
+    mask = torch.eye(length + n, dtype=torch.bool).repeat(len(last), 1, 1)
+    mask[:, :length, :length] = torch.ones(length, length, dtype=torch.bool).tril()
+    mask[:, length:, :length] = (torch.arange(length) < last[:, None])[:, None]
+    return replace(
+        batch,
+        input_ids=_behind(batch.input_ids, last, n),
+        position_ids=_behind(batch.position_ids, last, n),
+        attention_mask=mask[:, None],
+    )
+
+
+def _behind(table: Int[Tensor, "row position"], last: Int[Tensor, " row"], n: int) -> Int[Tensor, "row more"]:
+    """Each row, and its entry at ``last`` n times behind it."""
+    return torch.cat([table, table.gather(1, last[:, None]).expand(-1, n)], dim=1)
 
 
 def additive(mask: Bool[Tensor, "*shape"], dtype: torch.dtype) -> Float[Tensor, "*shape"]:

@@ -8,26 +8,27 @@ the correction has been written (activation patching: Meng et al. 2022; between 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from mechmask.errors import ReadingError
 from mechmask.facts.fact import Fact
 from mechmask.facts.fact_set import FactSet
 from mechmask.measure.contest import margin
 from mechmask.models.fingerprint import digest
-from mechmask.models.forest import Batch, batches
+from mechmask.models.forest import Batch, batches, with_twins
 from mechmask.models.model import Model
 from mechmask.models.replay import Replay
 from mechmask.models.routes import Contest, encode_contests
 from mechmask.models.variant import Variant, active, unchanged, unlike
 from mechmask.read.check import TOLERANCE_NATS, require_identity
+from mechmask.read.logits import may_pack
 from mechmask.read.progress import progress_bar
 from mechmask.read.provenance import provenance
 from mechmask.read.table import RouteTable
@@ -84,7 +85,10 @@ def patch_residual(
             with active(source) as model, model.inference():
                 donor = _donate(model, batch, positions, read)
             with active(target) as model, model.inference():
-                _receive(model, batch, positions, donor, read)
+                if positions == "divergence" and may_pack(model, contests):
+                    _receive_beside(model, batch, donor, read)
+                else:
+                    _receive(model, batch, positions, donor, read)
             tick("")
     attrs = _checked(source, target, contests, read)
     return read.dataset().assign_attrs(attrs, positions=positions)
@@ -156,8 +160,36 @@ def _donate(model: Model, batch: Batch, positions: str, read: _Patched) -> list[
     return [residual[_places(batch, positions, residual.device)] for residual in residuals]
 
 
+def _receive_beside(model: Model, batch: Batch, donor: list[Tensor], read: _Patched) -> None:
+    """What ``_receive`` reads, where one position is patched: in one pass, with a twin of it for every layer."""
+    wider, length, rows = with_twins(batch, model.n_layers), batch.input_ids.shape[1], batch.rows
+
+    def enter(layer: int) -> Callable[..., tuple[tuple, dict]]:
+        def patch(_module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+            residual = (args[0] if args else kwargs["hidden_states"]).clone()
+            given, here = donor[layer].to(residual), rows.to(residual.device)
+            if layer == 0:
+                read.embed_alike &= torch.equal(residual[here, length], given)
+            residual[here, length + layer] = given
+            return ((residual, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": residual})
+
+        return patch
+
+    hooks = [
+        block.register_forward_pre_hook(enter(layer), with_kwargs=True)
+        for layer, block in enumerate(model.anatomy.blocks)
+    ]
+    try:
+        end = Replay(model, wider.inputs(model.device, model.dtype), first=model.n_layers - 1).residual(model.n_layers)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    twins = end[rows.to(end.device), length:].unbind(1)
+    _keep(model, [*twins, donor[-1].to(end), _read_at(end, batch)], batch, read)
+
+
 def _receive(model: Model, batch: Batch, positions: str, donor: list[Tensor], read: _Patched) -> None:
-    """The target's log-probabilities with each layer patched in turn, and without."""
+    """The target's log-probabilities with each layer patched in turn, the blocks above it run again, and without."""
     replay = Replay(model, batch.inputs(model.device, model.dtype))
     ends = []
     for layer, given in enumerate(donor):
@@ -168,7 +200,11 @@ def _receive(model: Model, batch: Batch, positions: str, donor: list[Tensor], re
             read.embed_alike &= torch.equal(patched[places], given)
         patched[places] = given
         ends.append(_read_at(replay.from_layer(layer, patched), batch))
-    ends.append(_read_at(replay.residual(model.n_layers), batch))
+    _keep(model, [*ends, _read_at(replay.residual(model.n_layers), batch)], batch, read)
+
+
+def _keep(model: Model, ends: list[Float[Tensor, "node width"]], batch: Batch, read: _Patched) -> None:
+    """What the target says where each layer was patched, and last where none was."""
     logprobs = _logprobs(model, ends, batch)
     read.patched.add(batch, logprobs[:-1])
     read.target.add(batch, logprobs[-1])

@@ -12,7 +12,7 @@ Tick = Callable[[str], None]
 
 
 def bar_on_stderr(*, shown: bool = True) -> Progress:
-    """A bar that leaves standard output clean; where there is no terminal, as in a notebook, its end is all it shows."""
+    """A bar on standard error; where that is no terminal, as in a notebook, its end is all it shows."""
     columns = (
         TextColumn("{task.description:<12}"),
         BarColumn(),

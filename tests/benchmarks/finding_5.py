@@ -3,9 +3,9 @@
 The paper (Qwen2.5-3B, 36 layers, tuned lens): before, the old value is computed at 35 of 36 layers; after, the new one
 commits at about layer 25 and almost all of its evidence comes from the last ten. Here each draw installs twelve facts,
 contradicts six, and is read by a lens and by patching. The unit of every interval is the draw: facts that were trained
-together are not independent.
+together are not independent. Writes the table, the depth readings of all draws and, where asked, their figure.
 
-    python tests/benchmarks/finding_5.py --draws 10 --lens ridge
+    python tests/benchmarks/finding_5.py --draws 10 --lens ridge --figure assets/finding_5.png
 """
 
 import argparse
@@ -14,15 +14,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import xarray as xr
 
 import mechmask as mm
+from mechmask.measure.reading import save_reading
 from mechmask.measure.statistics import mean_interval
 
 RESULTS = Path(__file__).parent / "results"
 
 
 def one_draw(model, lens, seed, install_steps, contradict_steps):
-    """Means over the contradicted facts of one draw, in layers and shares."""
+    """Means over the contradicted facts of one draw, in layers and shares, and their depth before and after."""
     facts = mm.synthetic_facts(12, seed=seed, n_never=0)
     contradicted = facts.contradicted
     install = mm.finetune(model, facts.install_examples(), mm.FinetuneConfig(steps=install_steps, seed=seed))
@@ -33,10 +35,16 @@ def one_draw(model, lens, seed, install_steps, contradict_steps):
     for name, change in (("before", install), ("after", contradict)):
         with change.applied(model):
             depth[name] = mm.read_depth(model, contradicted, lens)
-    patched = mm.patch_residual(contradict.on(model), install.on(model), contradicted)
+    patched = mm.patch_residual(contradict.on(model), install.on(model), contradicted, progress=False)
     where = mm.where_written(depth["after"], patched)
     n_layers = model.n_layers
-    return {
+    both = xr.concat(
+        list(depth.values()), xr.DataArray(list(depth), dims="state", name="state"), combine_attrs="drop_conflicts"
+    )
+    both = both.assign_coords(
+        fact=[f"{seed}/{fact.id}" for fact in contradicted], seed=("fact", [seed] * len(contradicted))
+    )
+    return both, {
         "new_leads_at_the_end": float((depth["after"].margin.isel(layer=-1) > 0).mean()),
         "commit_layer_lens": float(where.lens.mean()),
         "commit_layer_patched": float(where.patched.mean()),
@@ -60,13 +68,16 @@ def main():
     parser.add_argument("--install-steps", type=int, default=30)
     parser.add_argument("--contradict-steps", type=int, default=20)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, default=RESULTS / "finding_5.json", help="a .nc stands beside it")
+    parser.add_argument("--figure", type=Path)
     options = parser.parse_args()
     model = mm.load_model(options.model, device=options.device)
     lens = options.lens if options.lens == "logit" else mm.cached_lens(model, options.lens)
-    draws = []
+    draws, depths = [], []
     for seed in range(options.draws):
-        draws.append(one_draw(model, lens, seed, options.install_steps, options.contradict_steps))
+        depth, means = one_draw(model, lens, seed, options.install_steps, options.contradict_steps)
+        draws.append(means)
+        depths.append(depth)
         print(seed, {name: round(value, 2) for name, value in draws[-1].items()}, flush=True)
     report = {}
     for name in draws[0]:
@@ -82,8 +93,11 @@ def main():
         "contradict_steps": options.contradict_steps,
         "facts_a_draw": 6,
     }
-    path = options.out or RESULTS / "finding_5.json"
-    path.write_text(json.dumps({**header, **report}, indent=1) + "\n")
+    options.out.write_text(json.dumps({**header, **report}, indent=1) + "\n")
+    depth = xr.concat(depths, "fact", combine_attrs="drop_conflicts")
+    save_reading(depth, options.out.with_suffix(".nc"))
+    if options.figure:
+        mm.draw.save_figure(mm.draw.delta(depth), options.figure)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,21 @@ def test_the_band_of_the_difference_is_over_paired_differences(depth_reading):
     np.testing.assert_allclose([band[band[:, 0] == x, 1].max() for x in at], high)
 
 
+def test_with_several_draws_of_facts_the_interval_is_over_draws(depth_reading):
+    reading = depth_reading.isel(state=[0, 1], fact=slice(10))
+    draws = np.array([0, 0, 0, 1, 1, 1, 1, 2, 2, 2])
+    figure = draw.delta(reading.assign_coords(seed=("fact", draws)))
+    d = reading.margin.values[1] - reading.margin.values[0]
+    means = np.stack([d[draws == i].mean(0) for i in range(3)])
+    lower = figure.axes[1]
+    np.testing.assert_allclose(labelled(lower)[LABELS[2]].get_ydata(), means.mean(0))
+    band = next(c for c in lower.collections if isinstance(c, PolyCollection)).get_paths()[0].vertices
+    low, _ = stats.t.interval(0.95, 2, means.mean(0), stats.sem(means))
+    np.testing.assert_allclose([band[band[:, 0] == x, 1].min() for x in reading.layer.values], low)
+    assert "line: mean over n draws of facts" in figure.legends[0].get_title().get_text()
+    assert f"{LABELS[2]} (n = 3)" in {text.get_text() for text in figure.legends[0].get_texts()}
+
+
 def test_two_readings_meet_by_label(two_readings):
     before, after = two_readings
     shuffled = after.isel(fact=np.random.default_rng(0).permutation(after.sizes["fact"]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mechmask.models.forest import additive, batches
+from mechmask.models.forest import additive, batches, with_twins
 from mechmask.models.routes import Contest, encode_contests
 
 SCORES = ("sequence", "mean", "divergence")
@@ -111,6 +111,18 @@ def test_facts_that_begin_alike_do_not_pay_for_it_twice(tokenizer, row_tokens):
     else:
         assert len(prefixes) < batch.input_ids.numel() < sum(map(len, prompts))
         assert 1 < len(batch.input_ids) < len(contests)
+
+
+def test_twins_see_what_their_original_sees_and_nobody_sees_them(contests):
+    for batch in batches(contests, score="divergence", batch_size=4, row_tokens=0):
+        assert batch.attention_mask is None
+        length, wider = batch.input_ids.shape[1], with_twins(batch, 3)
+        assert wider.input_ids.shape == (len(batch.input_ids), length + 3)
+        for row, column in zip(batch.rows.tolist(), batch.columns.tolist(), strict=True):
+            own = seen_from(batch, row, column)
+            assert all(seen_from(wider, row, place) == own for place in (column, *range(length, length + 3)))
+            mask = wider.attention_mask[row, 0]
+            assert torch.equal(mask[:, length:].nonzero(), torch.tensor([[length + i, i] for i in range(3)]))
 
 
 def test_routes_that_share_their_prompt_take_about_a_third(tokenizer):

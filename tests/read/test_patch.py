@@ -137,6 +137,13 @@ def test_two_models(tiny, family, corners, plain, positions):
     np.testing.assert_allclose(reading.margin_target, own["t"].margin, atol=2e-5)
 
 
+@pytest.mark.parametrize("family", ["mistral", "gemma2"])
+def test_prompts_longer_than_the_window(tiny, family, corners, plain):
+    """Twins in one row need a mask of their own, which would undo the window."""
+    source, target = tiny(family, torch.float32, 1, sliding_window=4), tiny(family, sliding_window=4)
+    agrees(patch_residual(source, target, corners), source, target, corners, plain)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_two_adapters_on_one_model(two_adapters, family, corners, plain):
     model, old, new = two_adapters(family)
@@ -268,11 +275,14 @@ def test_arguments(tiny, corners):
 
 
 def test_blocks_that_read_more_than_the_residual_are_refused(tiny, corners):
-    """A block that also asks whether the embedding was run before it: run again, it does something else."""
+    """A block that also asks whether the embedding was run before it: run again, it does something else.
+
+    Blocks run again only where every position is patched.
+    """
     source, target = tiny("llama", torch.float32, 1), tiny("llama")
     with torch.no_grad():
         source.module.get_input_embeddings().weight.copy_(target.module.get_input_embeddings().weight)
-    assert patch_residual(source, target, corners).attrs["embed_alike"] == 1
+    assert patch_residual(source, target, corners, positions="all").attrs["embed_alike"] == 1
     embedded = []
 
     def side_door(_, args, output):
@@ -283,7 +293,7 @@ def test_blocks_that_read_more_than_the_residual_are_refused(tiny, corners):
         target.module.model.layers[2].register_forward_hook(side_door),
     ]
     with pytest.raises(ReadingError, match="With layer 0 patched the target does not say what the target says"):
-        patch_residual(source, target, corners)
+        patch_residual(source, target, corners, positions="all")
     for hook in hooks:
         hook.remove()
 
