@@ -33,6 +33,7 @@ from mechmask.measure.commit import commit_layer
 from mechmask.measure.reading import require
 
 _WHAT = "The checkpoint figure"
+COMMITTED = "half of all facts have committed to new from here up"
 _MOST_STEPS = 14  # of which the number is written under the axis
 
 
@@ -52,7 +53,7 @@ def checkpoints(reading: xr.Dataset, *, level: float = 0.95) -> Figure:
         ReadingError: if the reading lacks one of these, has other dimensions, or leaves out layers.
     """
     require_level(level)
-    reading = _checked(reading).sortby("step")
+    reading = checkpoint_reading(reading)
     bands = [band_along(reading.margin.isel(step=i), "layer", level) for i in range(reading.sizes["step"])]
     mean, low, high = (np.stack([getattr(band, name) for band in bands], 1) for name in ("estimate", "low", "high"))
     scale = scale_of(mean.T, reading.layer.values, _WHAT)
@@ -81,13 +82,18 @@ def checkpoints(reading: xr.Dataset, *, level: float = 0.95) -> Figure:
     return figure
 
 
-def _checked(reading: xr.Dataset) -> xr.Dataset:
+def checkpoint_reading(reading: xr.Dataset) -> xr.Dataset:
+    """What the figure draws of a reading, in the order of steps.
+
+    Raises:
+        ReadingError: if it cannot be drawn.
+    """
     require(reading, _WHAT, variables=("logprob", "margin"), dims=("step", "fact", "route", "layer"))
     reading = drawn_facts(reading)
     require_shape(reading, _WHAT, "logprob", ("step", "fact", "route", "layer"))
     require_shape(reading, _WHAT, "margin", ("step", "fact", "layer"))
     require_routes(reading, _WHAT)
-    return reading
+    return reading.sortby("step")
 
 
 def _draw_uncertain(axes: Axes, layers: np.ndarray, mean: np.ndarray, holds_zero: np.ndarray, level: float) -> dict:
@@ -103,14 +109,20 @@ def _draw_uncertain(axes: Axes, layers: np.ndarray, mean: np.ndarray, holds_zero
 
 def _draw_commits(axes: Axes, commits: xr.DataArray) -> dict:
     """A bar in every column at the layer by which half of its facts have committed."""
+    columns, layers = committed_half(commits)
+    if not len(columns):
+        return {}
+    for color, width in (("white", 3.0), (BLACK, 1.6)):
+        axes.hlines(layers - 0.5, columns - 0.5, columns + 0.5, colors=color, linewidth=width)
+    return {COMMITTED: Line2D([], [], color=BLACK, linewidth=1.6)}
+
+
+def committed_half(commits: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
+    """The checkpoints at which half of all facts have committed, by number, and the layer from which they have."""
     late = commits.fillna(np.inf).transpose("step", "fact").values
     halves = np.sort(late, 1)[:, (late.shape[1] - 1) // 2]
     there = np.flatnonzero(np.isfinite(halves))
-    if not len(there):
-        return {}
-    for color, width in (("white", 3.0), (BLACK, 1.6)):
-        axes.hlines(halves[there] - 0.5, there - 0.5, there + 0.5, colors=color, linewidth=width)
-    return {"half of all facts have committed to new from here up": Line2D([], [], color=BLACK, linewidth=1.6)}
+    return there, halves[there]
 
 
 def _mark_onset(axes: Axes, reading: xr.Dataset) -> dict:

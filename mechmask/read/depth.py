@@ -55,7 +55,8 @@ def read_depth(
 
     Returns:
         ``logprob[fact, route, layer]`` and ``margin[fact, layer]`` in nats, layers 0..L, with ``depth`` = layer / L
-        beside ``layer``; with ``phrasings="all"`` each has ``phrasing`` too.
+        beside ``layer``; with ``phrasings="all"`` each has ``phrasing`` too. ``value[fact, route]`` and ``token[fact,
+        route]``, the tokens that the score reads with ``|`` between two, are coordinates.
 
     Raises:
         RouteError: if a value cannot be told from the prompt or from its rival; all facts in one message.
@@ -86,7 +87,7 @@ def _read(
     backend: Backend,
     batch_size: int,
 ) -> xr.Dataset:
-    table = RouteTable(facts, model.n_layers + 1)
+    table = RouteTable(model.tokenizer, facts, model.n_layers + 1)
     with model.inference():
         for batch in batches(contests, score=score, batch_size=batch_size, pack=may_pack(model, contests)):
             table.add(batch, _score_layers(model, lens, backend.residuals(batch), batch).double().cpu().numpy())

@@ -49,7 +49,8 @@ def read_logits(
         new diverge, in nats; ``recalled[fact, route]``, whether greedy decoding says the value (its token that is
         scored, for ``divergence``); ``greedy[fact, value_token]`` (not for ``divergence``), the token ids that greedy
         decoding says as far as the routes go along and the first that none has, -1 after. With ``phrasings="all"`` each
-        has ``phrasing`` too. ``value[fact, route]`` is a coordinate.
+        has ``phrasing`` too. ``value[fact, route]`` and ``token[fact, route]``, the tokens that the score reads (``|``
+        between two), are coordinates.
 
     Raises:
         RouteError: if a value cannot be told from the prompt or from its rival; all facts in one message.
@@ -77,7 +78,7 @@ def may_pack(model: Model, contests: Sequence[Contest | None]) -> bool:
 
 
 def _read(model: Model, facts: list[Fact], contests: list[Contest | None], score: str, batch_size: int) -> xr.Dataset:
-    table = RouteTable(facts)
+    table = RouteTable(model.tokenizer, facts)
     missed = np.zeros(table.logprob.shape, dtype=int)
     uncertainty = np.full(len(facts), np.nan)
     greedy = np.full((len(facts), max(len(ids) for c in contests if c is not None for ids in c.routes.values())), -1)

@@ -78,7 +78,7 @@ def patch_residual(
     if not facts:
         raise ReadingError("There is no fact to read. Give at least one.")
     contests = _shared_contests(unchanged(source), unchanged(target), facts)
-    read = _Patched.of(facts, unchanged(target).n_layers)
+    read = _Patched.of(unchanged(target), facts)
     with progress_bar("patching", math.ceil(len(facts) / batch_size), shown=progress) as tick:
         # where one fact's prompt goes on from another's place of divergence, a shared row would patch both
         for batch in batches(contests, score="divergence", batch_size=batch_size, row_tokens=0):
@@ -111,9 +111,10 @@ class _Patched:
     embed_alike: bool = True
 
     @classmethod
-    def of(cls, facts: list[Fact], n_layers: int) -> _Patched:
+    def of(cls, model: Model, facts: list[Fact]) -> _Patched:
         """Nothing read yet."""
-        return cls(RouteTable(facts, n_layers + 1), RouteTable(facts), RouteTable(facts))
+        tables = (RouteTable(model.tokenizer, facts, n) for n in (model.n_layers + 1, None, None))
+        return cls(*tables)
 
     def dataset(self) -> xr.Dataset:
         """What ``patch_residual`` returns, its attributes left out."""

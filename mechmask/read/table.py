@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
+from transformers import PreTrainedTokenizerBase
 
 from mechmask.facts.fact import Fact
 from mechmask.models.forest import Batch
@@ -19,12 +20,15 @@ class RouteTable:
     """Log-probability of every route of every contest in nats, as far as it has been read.
 
     Args:
+        tokenizer: spells the tokens that were read.
         facts: the facts, in the order in which contests are numbered.
         n_layers: entries of the layer axis; none where only the output is read.
     """
 
-    def __init__(self, facts: Sequence[Fact], n_layers: int | None = None) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], n_layers: int | None = None) -> None:
         self.facts = list(facts)
+        self._tokenizer = tokenizer
+        self._tokens: dict[tuple[int, int], list[int]] = {}
         self.routes = route_names(self.facts)
         shape = (len(self.facts), len(self.routes))
         self._column = {route: i for i, route in enumerate(self.routes)}
@@ -39,6 +43,7 @@ class RouteTable:
             if not self.n_tokens[cell]:
                 self.first_token[cell] = query.index
             self.n_tokens[cell] += 1
+            self._tokens.setdefault(cell, []).append(query.token)
             self.logprob[cell] += value
 
     def cell(self, contest: int, route: str) -> tuple[int, int]:
@@ -54,5 +59,13 @@ class RouteTable:
             **fact_coordinates(self.facts),
             "route": self.routes,
             "value": value_coordinate(self.facts, self.routes),
+            "token": (("fact", "route"), self._token_texts()),
         }
         return xr.Dataset({"logprob": (dims, values, {"units": "nats"})}, coordinates)
+
+    def _token_texts(self) -> np.ndarray:
+        """The tokens that the score reads, ``|`` between two; empty where nothing was read."""
+        texts = np.full(self.n_tokens.shape, "", dtype=object)
+        for cell, ids in self._tokens.items():
+            texts[cell] = "|".join(self._tokenizer.decode([token]) for token in ids)
+        return texts.astype(str)

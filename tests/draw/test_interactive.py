@@ -6,7 +6,7 @@ import pytest
 import xarray as xr
 
 from mechmask import draw
-from mechmask.draw.interactive import escaped
+from mechmask.draw.interactive.page import escaped
 from mechmask.errors import ReadingError
 
 graph_objects = pytest.importorskip("plotly.graph_objects")
@@ -19,7 +19,8 @@ def reading(depth_reading):
     names[0] = "<img src=x onerror=alert(1)>$x$ & co"
     texts = [[f"{route} of <b>{i}</b>" for route in depth_reading.route.values] for i in range(len(names))]
     made = depth_reading.assign_coords(fact=list(names), state=["before", "<i>after</i>", "ft_l"])
-    return made.assign_coords(value=(("fact", "route"), texts))
+    tokens = [[f" {i}{route[0]}" for route in depth_reading.route.values] for i in range(len(names))]
+    return made.assign_coords(value=(("fact", "route"), texts), token=(("fact", "route"), tokens))
 
 
 def traces(figure, prefix):
@@ -54,13 +55,27 @@ def test_the_pointer_names_fact_layer_values_logprobs_and_margin(reading):
     said = texts[fact, 20].replace("\N{MINUS SIGN}", "-")
     for part in (
         "layer 20 (depth 0.67)",
-        f"old “old of &lt;b&gt;3&lt;/b&gt;”: {logprob[0]:.2f} nats",
-        f"new “new of &lt;b&gt;3&lt;/b&gt;”: {logprob[1]:.2f} nats",
+        f"old “old of &lt;b&gt;3&lt;/b&gt;” at “ 3o”: {logprob[0]:.2f} nats",
+        f"new “new of &lt;b&gt;3&lt;/b&gt;” at “ 3n”: {logprob[1]:.2f} nats",
         f"margin new - old: {logprob[1] - logprob[0]:.2f} nats",
         f"standing S of old: {standing:.2f} nats",
         "commit layer: ",
     ):
         assert part in said
+
+
+def test_the_checkpoints_are_the_printed_ones(checkpoint_reading):
+    figure, axes = draw.interactive.checkpoints(checkpoint_reading), draw.checkpoints(checkpoint_reading).axes[0]
+    cells, bars = figure.data
+    np.testing.assert_allclose(cells.z, axes.images[0].get_array())
+    assert list(figure.layout.xaxis.ticktext) == [label.get_text() for label in axes.get_xticklabels()]
+    segments = [s for c in axes.collections if hasattr(c, "get_segments") for s in c.get_segments()]
+    drawn = zip(bars.x[::3], bars.x[1::3], bars.y[::3], strict=True)
+    assert {(left, right, y) for left, right, y in drawn} == {(s[0, 0], s[1, 0], s[0, 1]) for s in segments}
+    said = cells.hovertext[20][5].replace("\N{MINUS SIGN}", "-")
+    mean = checkpoint_reading.margin.values[5, checkpoint_reading.role.values == "contradicted", 20].mean()
+    assert f"step {checkpoint_reading.step.values[5]}" in said and f"old: {mean:.2f} nats, 95% t interval" in said
+    assert f"contradiction begins (step {checkpoint_reading.onset_step})" in figure.layout.annotations[0].text
 
 
 @pytest.mark.parametrize("value", ["margin", "standing"])

@@ -95,6 +95,20 @@ def test_routes_that_a_fact_lacks_are_nan_and_say_nothing(llama, facts):
     assert mm.read_logits(llama, [facts["France/capital"]]).sizes["route"] == 4
 
 
+@pytest.mark.parametrize("score", ["sequence", "divergence"])
+def test_the_tokens_that_are_read_are_named(llama, facts, plain, score):
+    oracle, reading = plain(llama), mm.read_logits(llama, facts, score)
+    for fact in facts:
+        for route in reading.route.values:
+            ids = oracle.value_ids(fact, route) if route in fact.values else []
+            if score == "divergence" and ids:
+                n = oracle.diverging(fact)
+                ids = ids[n : n + 1] if oracle.in_divergence(fact, route) else []
+            named = reading.token.sel(fact=fact.id, route=route).item()
+            assert named == "|".join(llama.tokenizer.decode([token]) for token in ids)
+    assert any(reading.token.values.ravel())
+
+
 def test_a_distractor_without_a_token_of_its_own_is_nan_in_divergence(llama, facts):
     """1844 against 1849 part at the fourth digit: of 1846, 1812 and 1901 only the first gets there."""
     row = mm.read_logits(llama, facts, "divergence").logprob.sel(fact="Karl Benz/born")

@@ -51,7 +51,7 @@ class BridgeBackend:
 
     def residuals(self, batch: Batch) -> Float[Tensor, "layer node width"]:
         """The residual stream at every node of a batch, layers 0 to L, in the dtype of the model."""
-        bridge = _kept_bridge(self._model, _between_blocks)
+        bridge = _kept_bridge(self._model, between_blocks)
         return torch.stack(self._watch(bridge, batch, ["blocks.0.hook_in", *self._each("hook_out")]))
 
     def parts(self, batch: Batch) -> Parts:
@@ -59,7 +59,7 @@ class BridgeBackend:
         n = self._model.n_layers
         names = [*self._each("hook_attn_out"), *self._each("hook_mlp_out"), *self._each("attn.hook_z")]
         fused = any(name.rpartition(".")[2] in _FUSED for name, _ in self._model.module.named_modules())
-        bridge = _inside_blocks(self._model) if fused else _kept_bridge(self._model, _inside_blocks)
+        bridge = inside_blocks(self._model) if fused else _kept_bridge(self._model, inside_blocks)
         embedding, *added = self._watch(bridge, batch, ["blocks.0.hook_in", *names])
         attention, mlp, heads = (torch.stack(added[start : start + n]) for start in (0, n, 2 * n))
         return Parts(embedding, attention, mlp, heads.unflatten(-1, (self._model.anatomy.n_heads, -1)))
@@ -131,7 +131,7 @@ def _what_a_bridge_sees(module: nn.Module) -> tuple[object, ...]:
     return (*tensors, *adapters)
 
 
-def _between_blocks(model: Model) -> TransformerBridge:
+def between_blocks(model: Model) -> TransformerBridge:
     """A bridge with hooks around blocks only: each runs as it is, its fused projections, adapters and attention too."""
     clone = sharing_clone(model.module)
     attention = clone.config._attn_implementation
@@ -154,7 +154,7 @@ def _between_blocks(model: Model) -> TransformerBridge:
     return bridge
 
 
-def _inside_blocks(model: Model) -> TransformerBridge:
+def inside_blocks(model: Model) -> TransformerBridge:
     """A bridge with all of TransformerLens's hooks."""
     clone = sharing_clone(model.module)
     clone.config.architectures = [type(model.module).__name__]
