@@ -80,7 +80,15 @@ def make_room_for_rug(axes: Axes, share: float = RUG_SHARE) -> None:
 
 
 def frame(axes: Axes, bands: Sequence[Band], what: str) -> str:
-    """Let the layers above the embedding rule the axis; returns what of the embedding lies outside, in words.
+    """Let the layers above the embedding rule the axis; returns what of the embedding lies outside, in words."""
+    limits, said = framed(bands, what)
+    if limits:
+        axes.set_ylim(*limits)
+    return said
+
+
+def framed(bands: Sequence[Band], what: str) -> tuple[tuple[float, float] | None, str]:
+    """Limits that the layers above the embedding need, and in words what of it lies outside; no limits if nothing does.
 
     A lens that reads the embedding as if it were the last layer is off by tens of nats, which would flatten the rest.
     """
@@ -89,14 +97,13 @@ def frame(axes: Axes, bands: Sequence[Band], what: str) -> str:
     at_embedding = np.concatenate([edge[band.x == 0] for band in bands for edge in (band.low, band.high)])
     at_embedding = at_embedding[np.isfinite(at_embedding)]
     if not above.size or not at_embedding.size:
-        return ""
+        return None, ""
     margin = 0.05 * (np.ptp(above) or 1.0)
-    low, high = above.min() - margin, above.max() + margin
+    low, high = float(above.min() - margin), float(above.max() + margin)
     if low <= at_embedding.min() and at_embedding.max() <= high:
-        return ""
-    axes.set_ylim(low, high)
+        return None, ""
     reach = f"{at_embedding.min():.0f} to {at_embedding.max():.0f} nats".replace("-", "\N{MINUS SIGN}")
-    return f"{what} at layer 0 leaves the frame: {reach}"
+    return (low, high), f"{what} at layer 0 leaves the frame: {reach}"
 
 
 def height(reading: xr.Dataset) -> float:

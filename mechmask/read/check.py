@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from mechmask.errors import ReadingError
 from mechmask.models.model import Model
@@ -70,13 +72,15 @@ def require_margin(model: Model, contests: Sequence[Contest | None], margins: np
     contest = contests[index]
     if contest is None or not length:
         raise ReadingError("Nothing was read. Give facts whose prompts have tokens.")
+    old, new = (contest.routes[route] for route in ("old", "new"))
     n = contest.n_common
-    old, new = (_plain_logprob(model, contest.prompt, contest.routes[route], n, 1) for route in ("old", "new"))
-    error = abs(new - old - float(margins[index]))
+    logits = _plain_logits(model, contest.prompt + old[:n], 1)[0]
+    own = (logits[new[n]] - logits[old[n]]).item()
+    error = abs(own - float(margins[index]))
     if not error <= 2 * TOLERANCE_NATS[model.dtype]:
         raise ReadingError(
             f"The margin of fact {contest.fact_id!r} does not agree with the model's own output ({margins[index]:.4f} "
-            f"against {new - old:.4f} nats), so no number of it can be trusted. Check that the model's family is built "
+            f"against {own:.4f} nats), so no number of it can be trusted. Check that the model's family is built "
             "as mechmask.models.anatomy says."
         )
     return error
@@ -107,8 +111,12 @@ def _probe(contests: Sequence[Contest | None], table: RouteTable) -> tuple[Conte
 
 
 def _plain_logprob(model: Model, prompt: tuple[int, ...], value: tuple[int, ...], first: int, n: int) -> float:
-    ids = torch.tensor([prompt + value[: first + n]], device=model.device)
-    with model.inference():
-        logits = model.module(input_ids=ids, use_cache=False).logits[0, -n - 1 : -1].float()
+    logits = _plain_logits(model, prompt + value[: first + n - 1], n)
     tokens = torch.tensor(value[first : first + n], device=logits.device)
     return logits.log_softmax(-1).gather(1, tokens[:, None]).sum().item()
+
+
+def _plain_logits(model: Model, ids: tuple[int, ...], n: int) -> Float[Tensor, "token vocabulary"]:
+    """What the model's own forward pass says after each of the last ``n`` tokens."""
+    with model.inference():
+        return model.module(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, -n:].float()

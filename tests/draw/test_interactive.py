@@ -46,6 +46,23 @@ def test_depth_draws_every_fact_and_the_mean(reading):
     assert not any(trace.showlegend for trace in traces(figure, "old: mean")[1:])
 
 
+def test_the_layers_above_the_embedding_rule_the_axes(reading):
+    far = reading.copy(deep=True)
+    far.logprob[{"layer": 0}] -= 200
+    figure = draw.interactive.depth(far)
+    low, high = figure.layout.yaxis.range
+    above = far.logprob.isel(layer=slice(1, None), fact=np.flatnonzero(reading.role.values == "contradicted"))
+    shown = above.sel(route=["old", "new"])
+    assert -60 < low < float(shown.min()) and float(shown.max()) < high < 20
+    assert "log-probability at layer 0 leaves the frame" in figure.layout.annotations[-1].text
+
+
+def test_the_legend_names_the_commit_bars_once_where_there_are_any(reading):
+    bars = traces(draw.interactive.heatmap(reading), "commit layer")
+    assert [len(bar.x) > 0 for bar in bars].index(True) == [bool(bar.showlegend) for bar in bars].index(True)
+    assert sum(bool(bar.showlegend) for bar in bars) == 1
+
+
 def test_the_pointer_names_fact_layer_values_logprobs_and_margin(reading):
     trace = traces(draw.interactive.depth(reading), "margin: each")[1]
     texts = np.array(trace.hovertext).reshape(10, 32)

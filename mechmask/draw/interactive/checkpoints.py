@@ -17,7 +17,7 @@ from mechmask.draw.interactive.page import (
     colour_by,
     finished,
     nats,
-    note_scale,
+    note,
     plotly_modules,
 )
 from mechmask.draw.layers import height
@@ -65,15 +65,18 @@ def checkpoints(reading: xr.Dataset, *, level: float = 0.95) -> Figure:
     if "onset_step" in reading.attrs:
         onset = int(reading.attrs["onset_step"])
         column = float(np.interp(onset, steps, np.arange(len(steps))))
-        figure.add_vline(column, line_dash="dash", annotation_text=f"contradiction begins (step {onset})")
+        figure.add_vline(column, line_width=3, line_color="white")
+        figure.add_vline(column, line_width=1.5, line_dash="dash", line_color="black")
+        said = {"text": f"contradiction begins (step {onset})", "showarrow": False, "font": {"size": 11}}
+        figure.add_annotation(said, x=column, y=1, yref="paper", yanchor="bottom")
     figure.update_xaxes(
         title_text="optimizer step (one column a checkpoint)",
         tickvals=list(range(len(steps))),
         ticktext=[f"{step}" for step in steps],
     )
     figure.update_yaxes(title_text="layer")
-    note_scale(figure, scale)
-    return finished(figure, 320 + 40 * max(len(steps), 8), 560)
+    note(figure, scale.note)
+    return finished(figure, 320 + 40 * max(len(steps), 8), 600)
 
 
 def _commits(objects: ModuleType, reading: xr.Dataset) -> Any:

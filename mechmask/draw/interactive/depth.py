@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from mechmask.draw.band import band_along, n_text, require_level
+from mechmask.draw.band import Band, band_along, n_text, require_level
 from mechmask.draw.heatmap import ordered_states
 from mechmask.draw.interactive.page import (
     MINUS,
@@ -18,8 +18,10 @@ from mechmask.draw.interactive.page import (
     finished,
     hover_texts,
     nats,
+    note,
     plotly_modules,
 )
+from mechmask.draw.layers import framed
 from mechmask.draw.style import DISTRACTORS, GREY, MARGIN, NEW, OLD, Look, percent
 from mechmask.measure.contest import distractors_of, margin
 
@@ -38,6 +40,10 @@ def depth(reading: xr.Dataset, *, level: float = 0.95) -> Figure:
             there, are shown on hovering.
         level: of the means' intervals.
 
+    Returns:
+        The figure. Layers above the embedding rule the axes, and a line above says how far layer 0 goes; a double click
+        shows it.
+
     Raises:
         ReadingError: if the reading lacks something, or plotly is not installed.
     """
@@ -48,19 +54,28 @@ def depth(reading: xr.Dataset, *, level: float = 0.95) -> Figure:
     figure = subplots.make_subplots(
         2, len(states), shared_xaxes=True, shared_yaxes=True, subplot_titles=names, vertical_spacing=0.06
     )
+    drawn: dict[int, list[Band]] = {1: [], 2: []}
     for column, state in enumerate(states.values(), 1):
         texts = hover_texts(state)
         for label, values in _lines(state).items():
             row = 2 if label == "margin" else 1
             if label != "mean of distractors":
                 figure.add_trace(_facts(objects, state, values, texts, label, column == 1), row, column)
-            for trace in _mean(objects, values, label, level, column == 1):
+            band = band_along(values, "layer", level)
+            drawn[row] += [band, _reach(values, band)]
+            for trace in _mean(objects, band, label, level, column == 1):
                 figure.add_trace(trace, row, column)
         figure.add_hline(0, line_width=1, line_color=GREY, row=2, col=column)  # pyright: ignore[reportArgumentType]
+    outside = []
+    for row, what in ((1, "log-probability"), (2, "margin")):
+        limits, said = framed(drawn[row], what)
+        figure.update_yaxes(range=limits, row=row)
+        outside.append(said)
+    note(figure, "; ".join(filter(None, outside)))
     figure.update_xaxes(title_text="layer", row=2)
     figure.update_yaxes(title_text="log-probability (nats)", row=1, col=1)
     figure.update_yaxes(title_text=f"margin new {MINUS} old (nats)", row=2, col=1)
-    return finished(figure, 140 + PANEL_PIXELS * len(states), 640)
+    return finished(figure, 140 + PANEL_PIXELS * len(states), 700)
 
 
 def _lines(state: xr.Dataset) -> dict[str, xr.DataArray]:
@@ -95,8 +110,14 @@ def _facts(
     )
 
 
-def _mean(objects: ModuleType, values: xr.DataArray, label: str, level: float, first: bool) -> list[Any]:
-    band, look = band_along(values, "layer", level), _LOOKS[label]
+def _reach(values: xr.DataArray, band: Band) -> Band:
+    """From the lowest fact to the highest, where they are finite."""
+    finite = values.where(np.isfinite(values))
+    return band._replace(low=finite.min("fact").values, high=finite.max("fact").values)
+
+
+def _mean(objects: ModuleType, band: Band, label: str, level: float, first: bool) -> list[Any]:
+    look = _LOOKS[label]
     texts = [
         f"<b>mean of {label}</b> (n = {n})<br>layer {x}<br>{nats(estimate)}, {percent(level)} t interval "
         f"{nats(low)} to {nats(high)}"

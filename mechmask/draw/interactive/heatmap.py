@@ -17,7 +17,7 @@ from mechmask.draw.interactive.page import (
     escaped,
     finished,
     hover_texts,
-    note_scale,
+    note,
     plotly_modules,
 )
 from mechmask.measure.commit import commit_layer
@@ -48,13 +48,15 @@ def heatmap(reading: xr.Dataset, value: Literal["margin", "standing"] = "margin"
     facts = next(iter(states.values())).fact.values
     for column, (state, table) in enumerate(zip(states.values(), tables, strict=True), 1):
         figure.add_trace(_cells(objects, state, table), 1, column)
-        figure.add_trace(_commits(objects, state, column == 1), 1, column)
+        commits = _commits(objects, state)
+        named = any(trace.showlegend for trace in figure.data)
+        figure.add_trace(commits.update(showlegend=bool(len(commits.x)) and not named), 1, column)
     colour_by(figure, scale, VALUES[value])
     figure.update_xaxes(title_text="layer")
     figure.update_yaxes(range=[len(facts) - 0.5, -0.5])
     figure.update_yaxes(tickvals=list(range(len(facts))), ticktext=[escaped(fact) for fact in facts], col=1)
-    note_scale(figure, scale)
-    return finished(figure, 260 + PANEL_PIXELS * len(states), 220 + _ROW_PIXELS * max(len(facts), 8))
+    note(figure, scale.note)
+    return finished(figure, 260 + PANEL_PIXELS * len(states), 260 + _ROW_PIXELS * max(len(facts), 8))
 
 
 def _cells(objects: ModuleType, state: xr.Dataset, table: np.ndarray) -> Any:
@@ -68,7 +70,7 @@ def _cells(objects: ModuleType, state: xr.Dataset, table: np.ndarray) -> Any:
     )
 
 
-def _commits(objects: ModuleType, state: xr.Dataset, first: bool) -> Any:
+def _commits(objects: ModuleType, state: xr.Dataset) -> Any:
     """A bar at the left edge of every fact's commit layer."""
     commits = commit_layer(state).values
     rows = np.flatnonzero(np.isfinite(commits))
@@ -76,6 +78,4 @@ def _commits(objects: ModuleType, state: xr.Dataset, first: bool) -> Any:
     y = np.stack([rows - 0.5, rows + 0.5, np.full(len(rows), np.nan)], 1).ravel()
     line = {"color": "black", "width": 3}
     name = "commit layer of new"
-    return objects.Scatter(
-        x=x, y=y, mode="lines", line=line, hoverinfo="skip", name=name, legendgroup=name, showlegend=first
-    )
+    return objects.Scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", name=name, legendgroup=name)

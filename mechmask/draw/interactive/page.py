@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 WHAT = "The interactive figure"
 MINUS = "\N{MINUS SIGN}"
 PANEL_PIXELS = 380
+_FOOT_PIXELS = 120  # for the axis' title and a legend of two lines
 
 
 def plotly_modules() -> tuple[ModuleType, ModuleType]:
@@ -88,11 +89,11 @@ def colour_by(figure: Figure, scale: Scale, title: str) -> None:
     )
 
 
-def note_scale(figure: Figure, scale: Scale) -> None:
-    """What the colour scale leaves out, above the figure."""
-    if scale.note:
+def note(figure: Figure, text: str) -> None:
+    """What the figure leaves out, above it."""
+    if text:
         figure.add_annotation(
-            text=scale.note,
+            text=text,
             x=0,
             y=1,
             xref="paper",
@@ -106,7 +107,14 @@ def note_scale(figure: Figure, scale: Scale) -> None:
 
 
 def finished(figure: Figure, width: int, height: int) -> Figure:
-    """The figure in its size in pixels, its legend below."""
-    legend = {"orientation": "h", "yanchor": "top", "y": -0.12, "x": 0}
-    figure.update_layout(template="simple_white", width=width, height=height, legend=legend, hovermode="closest")
+    """The figure in its size in pixels, its legend at the foot."""
+    legend = {"orientation": "h", "yref": "container", "yanchor": "bottom", "y": 0.01, "x": 0}
+    figure.update_layout(
+        template="simple_white",
+        width=width,
+        height=height,
+        legend=legend,
+        margin={"b": _FOOT_PIXELS},
+        hovermode="closest",
+    )
     return figure
