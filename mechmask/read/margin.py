@@ -52,6 +52,7 @@ def read_margin(
         ReadingError: if lens, backend or phrasings are not known, or the margin at L is not the model's own.
     """
     chosen, watcher = lens_of(lens, model), backend_of(backend, model)
+    facts = [fact.model_copy(update={"distractors": ()}) for fact in facts]  # nothing is read of them
     reading = over_phrasings(
         model, facts, phrasings, lambda facts, contests: _read(model, facts, contests, chosen, watcher, batch_size)
     )

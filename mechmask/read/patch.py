@@ -113,8 +113,8 @@ class _Patched:
     @classmethod
     def of(cls, model: Model, facts: list[Fact]) -> _Patched:
         """Nothing read yet."""
-        tables = (RouteTable(model.tokenizer, facts, n) for n in (model.n_layers + 1, None, None))
-        return cls(*tables)
+        patched, *alone = (RouteTable(model.tokenizer, facts, n) for n in (model.n_layers + 1, None, None))
+        return cls(patched, alone[0], alone[1])
 
     def dataset(self) -> xr.Dataset:
         """What ``patch_residual`` returns, its attributes left out."""

@@ -67,5 +67,5 @@ class RouteTable:
         """The tokens that the score reads, ``|`` between two; empty where nothing was read."""
         texts = np.full(self.n_tokens.shape, "", dtype=object)
         for cell, ids in self._tokens.items():
-            texts[cell] = "|".join(self._tokenizer.decode([token]) for token in ids)
+            texts[cell] = "|".join(self._tokenizer.batch_decode([[token] for token in ids]))
         return texts.astype(str)

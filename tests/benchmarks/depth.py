@@ -15,7 +15,7 @@ import threading
 from pathlib import Path
 
 import torch
-from timing import matmul_rate, medians, seconds, write
+from timing import alternately, matmul_rate, medians, seconds, write
 from transformer_lens.model_bridge import TransformerBridge
 from tuned_lens.nn.lenses import LogitLens
 from tuned_lens.plotting import PredictionTrajectory
@@ -137,9 +137,14 @@ def one_round(model, low, facts, device):
     )
     took = {
         "read_depth": seconds(lambda: mm.read_depth(model, facts), device),
-        "read_margin": seconds(lambda: read_margin(model, facts), device),
-        "forward_packed": seconds(plain, device),
-        "forward_prompts": seconds(plain_prompts, device),
+        **alternately(
+            {
+                "read_margin": lambda: read_margin(model, facts),
+                "forward_packed": plain,
+                "forward_prompts": plain_prompts,
+            },
+            device,
+        ),
         "prediction_trajectories": seconds(lambda: prediction_trajectories(model, rows), device),
         "every_position": seconds(lambda: every_position(model, rows), device),
         "accumulated_resid": seconds(lambda: accumulated_resid(bridge, rows), device),

@@ -2,10 +2,10 @@
 
 Prints seconds of each part and, by layer, nats of the logit lens, ridge, the tuned lens, and the recipe of tuned-lens
 (Belrose et al. 2023: zero start, SGD with Nesterov momentum 0.9 and lr 1 - 0.9, weight decay 1e-3, linear decay, norm
-of the gradient clipped to 1; autograd over whole logits) given three times the steps. With WikiText-2 beside the
-repository also on that, which no lens was fitted on. Measures, never gates.
+of the gradient clipped to 1; autograd over whole logits) given three times the steps, which take six times as long.
+With WikiText-2 beside the repository also on that, which no lens was fitted on. Measures, never gates.
 
-    python tests/benchmarks/lens.py --layers 10 20
+    python tests/benchmarks/lens.py --out tests/benchmarks/results/lens-cpu.json
 """
 
 import argparse

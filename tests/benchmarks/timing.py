@@ -18,6 +18,15 @@ def seconds(work, device):
     return time.perf_counter() - begin
 
 
+def alternately(works, device, times=5):
+    """The median time of each piece of work, taken in turns: what is compared closely meets the same machine."""
+    took = {name: [] for name in works}
+    for _ in range(times):
+        for name, work in works.items():
+            took[name].append(seconds(work, device))
+    return {name: statistics.median(values) for name, values in took.items()}
+
+
 def matmul_rate(model, device):
     """FLOP/s of a product as the MLP makes it, in the model's dtype."""
     width, wide = model.width, model.module.config.intermediate_size

@@ -134,7 +134,7 @@ def _what_a_bridge_sees(module: nn.Module) -> tuple[object, ...]:
 def between_blocks(model: Model) -> TransformerBridge:
     """A bridge with hooks around blocks only: each runs as it is, its fused projections, adapters and attention too."""
     clone = sharing_clone(model.module)
-    attention = clone.config._attn_implementation
+    attention = clone.config._attn_implementation or "eager"
 
     def opaque(adapter: ArchitectureAdapter) -> None:
         mapping = adapter.get_component_mapping()
