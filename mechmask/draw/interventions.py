@@ -22,7 +22,6 @@ from mechmask.draw.band import (
     require_shape,
 )
 from mechmask.draw.layers import (
-    commits_along,
     depth_axis,
     drawn_facts,
     frame,
@@ -42,7 +41,7 @@ from mechmask.draw.style import (
     styled,
 )
 from mechmask.errors import ReadingError
-from mechmask.measure.commit import suffices_up_to
+from mechmask.measure.commit import lead, suffices_up_to
 from mechmask.measure.reading import require
 from mechmask.measure.statistics import mean_interval
 
@@ -120,16 +119,14 @@ def _given(readings: dict[str, xr.Dataset | None]) -> dict[str, xr.Dataset]:
 
 def _commits(readings: dict[str, xr.Dataset]) -> tuple[dict[str, np.ndarray], str]:
     """Commit layers of each reading, and the rule in words; of grafting it is the last layer that is still enough."""
-    rising = {name: reading for name, reading in readings.items() if name != "grafting"}
-    rules = []
-    if rising and all("logprob" in reading for reading in rising.values()):
-        commits = {name: commits_along(reading.logprob, "layer") for name, reading in rising.items()}
-        rules.append("from here up new leads every other route")
-    else:
-        commits = {name: margin_commits(reading.margin) for name, reading in rising.items()}
-        rules += ["from here up the margin stays above 0"] if rising else []
-    if "grafting" in readings:
-        commits["grafting"] = suffices_up_to(readings["grafting"].margin).values
+    by_logprob = all("logprob" in reading for reading in readings.values())
+    leads = {name: lead(reading.logprob) if by_logprob else reading.margin for name, reading in readings.items()}
+    commits = {name: margin_commits(values) for name, values in leads.items() if name != "grafting"}
+    rules = [f"from here up {'new leads every other route' if by_logprob else 'the margin stays above 0'}"] * bool(
+        commits
+    )
+    if "grafting" in leads:
+        commits["grafting"] = suffices_up_to(leads["grafting"]).values
         rules.append("of grafting, up to here the blocks above are enough")
     return commits, "commit layer: " + ";\n".join(rules)
 

@@ -31,10 +31,12 @@ def commit_layer(depth: xr.Dataset, route: str = "new") -> xr.DataArray:
         )
     if depth.layer[0] != 0 or not (depth.layer.diff("layer") == 1).all():
         raise ReadingError("The commit layer needs every layer up to the last, in order. Read all of them.")
-    rivals = depth.logprob.drop_sel(route=route).max("route")
-    leads = depth.logprob.sel(route=route, drop=True) > rivals
-    leads_to_the_end = leads.isel(layer=slice(None, None, -1)).cumprod("layer").astype(bool)
-    return depth.layer.where(leads_to_the_end).min("layer").rename("commit_layer")
+    return leads_from(lead(depth.logprob, route)).rename("commit_layer")
+
+
+def lead(logprob: xr.DataArray, route: str = "new") -> xr.DataArray:
+    """By how many nats a route leads the best of all others, ``[fact, layer]``; negative where it does not."""
+    return logprob.sel(route=route, drop=True) - logprob.drop_sel(route=route).max("route")
 
 
 def leads_from(margin: xr.DataArray) -> xr.DataArray:

@@ -16,7 +16,8 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from mechmask.errors import ReadingError
-from mechmask.measure.commit import commit_layer, leads_from, suffices_up_to
+from mechmask.measure.commit import lead, leads_from, suffices_up_to
+from mechmask.measure.contest import margin
 from mechmask.measure.reading import require
 
 METHODS = ("lens", "patched", "grafted")
@@ -34,36 +35,47 @@ def where_written(
     Args:
         depth_after: ``read_depth`` of the changed model, ``logprob[fact, route, layer]``.
         patched: ``patch_residual`` with the changed model as source and the one before as target,
-            ``margin[fact, layer]``.
-        grafted: ``graft_curve`` from the model before to the changed one, ``margin[fact, layer]``.
+            ``margin[fact, layer]`` and, where it is there, ``logprob[fact, route, layer]``.
+        grafted: ``graft_curve`` from the model before to the changed one, the same.
         tolerance_layers: how far two answers may lie apart without disagreeing.
 
     Returns:
         Over ``fact``, in layers 0..L: ``lens``, the commit layer of new; ``patched``, the first layer from which on the
         residual of the changed model makes the one before say new; ``grafted``, the last layer l such that the changed
         blocks above it, and above every layer before it, suffice (L where new leads without any). NaN where there is
-        none, or the fact was not read so. ``spread``: the largest difference between those that there are;
-        ``disagree``: 1 where it passes the tolerance, 0 where not; both NaN where fewer than two are there.
+        none, or the fact was not read so. So that they compare, new has to lead every other route where each reading
+        has their log-probabilities, else old alone (``attrs["rivals"]``: ``all`` or ``old``). ``spread``: the largest
+        difference between those that there are; ``disagree``: 1 where it passes the tolerance, 0 where not; both NaN
+        where fewer than two are there.
 
     Raises:
         ReadingError: if a reading lacks layers, is of a model of another height, or shares no fact with
             ``depth_after``.
     """
     require(depth_after, "Where it was written (lens)", variables=("logprob",), dims=("fact", "route", "layer"))
+    _every_layer(depth_after, "Where it was written (lens)")
     if extra := set(depth_after.logprob.dims) - {"fact", "route", "layer"}:
         raise ReadingError(
             f"Where it was written takes one depth reading; this one has {', '.join(map(str, extra))} too. Select one."
         )
-    found = xr.Dataset({"lens": commit_layer(depth_after, "new")})
+    given = {
+        name: _alone(reading, depth_after, name)
+        for name, reading in (("patched", patched), ("grafted", grafted))
+        if reading is not None
+    }
+    by_logprob = all("logprob" in reading for reading in given.values())
+    found = xr.Dataset({"lens": leads_from(_lead(depth_after, by_logprob))})
     nowhere = xr.full_like(found.lens, np.nan, dtype=float)
-    others = {"patched": (patched, leads_from), "grafted": (grafted, suffices_up_to)}
-    for name, (reading, locate) in others.items():
-        found[name] = nowhere if reading is None else locate(_margin(reading, depth_after, name)).reindex_like(nowhere)
+    for name, locate in (("patched", leads_from), ("grafted", suffices_up_to)):
+        there = name in given
+        found[name] = locate(_lead(given[name], by_logprob)).reindex_like(nowhere) if there else nowhere
     answers = found.to_dataarray("method")
     spread = (answers.max("method") - answers.min("method")).where(answers.count("method") > 1)
     disagree = (spread > tolerance_layers).astype(float).where(spread.notnull())
     last = int(depth_after.layer[-1])
-    return found.assign(spread=spread, disagree=disagree).assign_attrs(n_layers=last, tolerance_layers=tolerance_layers)
+    return found.assign(spread=spread, disagree=disagree).assign_attrs(
+        n_layers=last, tolerance_layers=tolerance_layers, rivals="all" if by_logprob else "old"
+    )
 
 
 def where_overview(
@@ -183,7 +195,13 @@ def commit_interval(
     return CommitInterval(float(of(sample)), float(low), float(high), n, n_none)
 
 
-def _margin(reading: xr.Dataset, depth: xr.Dataset, name: str) -> xr.DataArray:
+def _lead(reading: xr.Dataset, by_logprob: bool) -> xr.DataArray:
+    """By how much new leads every other route, or old alone."""
+    return lead(reading.logprob) if by_logprob else margin(reading.logprob) if "logprob" in reading else reading.margin
+
+
+def _alone(reading: xr.Dataset, depth: xr.Dataset, name: str) -> xr.Dataset:
+    """A reading of one model at every layer of the same height, without its coordinates."""
     what = f"Where it was written ({name})"
     require(reading, what, variables=("margin",), dims=("fact", "layer"))
     if extra := set(reading.margin.dims) - {"fact", "layer"}:
@@ -196,7 +214,7 @@ def _margin(reading: xr.Dataset, depth: xr.Dataset, name: str) -> xr.DataArray:
         )
     if not set(reading.fact.values) & set(depth.fact.values):
         raise ReadingError(f"{what} shares no fact with the depth reading. Read the same facts.")
-    return reading.margin.reset_coords(drop=True)
+    return reading.reset_coords(drop=True)
 
 
 def _every_layer(reading: xr.Dataset, what: str) -> None:
@@ -209,7 +227,7 @@ def _same_reading(before: xr.Dataset, after: xr.Dataset) -> None:
         require(reading, f"The evidence share ({name})", variables=("margin",), dims=("fact", "layer"))
         _every_layer(reading, f"The evidence share ({name})")
     same = all(list(before[dim].values) == list(after[dim].values) for dim in ("fact", "layer"))
-    if not same or any(before.attrs.get(name) != after.attrs.get(name) for name in ("lens", "score")):
+    if not same or any(before.attrs.get(name) != after.attrs.get(name) for name in ("lens", "lens_hash", "score")):
         raise ReadingError(
             "Before and after are not of the same facts and layers by the same lens and score. Read both alike."
         )

@@ -127,7 +127,7 @@ def _without_trailing_specials(ids: list[int], spans: list[tuple[int, int]], spe
     end = len(ids)
     while end and special[end - 1]:
         end -= 1
-    return _Tokens(tuple(ids[:end]), tuple((start, stop) for start, stop in spans[:end]))
+    return _Tokens(tuple(ids[:end]), tuple(spans[:end]))
 
 
 def _value_ids(label: str, prompt_text: str, value: str, prompt: _Tokens, joined: _Tokens) -> tuple[int, ...]:
@@ -135,7 +135,8 @@ def _value_ids(label: str, prompt_text: str, value: str, prompt: _Tokens, joined
         raise RouteError(f"A value of {label!r} is empty. Give the text that the model would say.")
     boundary = len(prompt_text)
     n = len(prompt.ids)
-    merged = any(start < boundary < stop for start, stop in joined.spans)
+    # spans are in order: where the prompt's tokens are the first ones, only the two beside the boundary can cross it
+    merged = any(start < boundary < stop for start, stop in joined.spans[max(n - 1, 0) : n + 1])
     if merged or joined.ids[:n] != prompt.ids:
         raise RouteError(
             f"The value {value!r} of {label!r} merges with the prompt {prompt_text!r} in this tokenizer, so it "

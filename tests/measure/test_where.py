@@ -47,6 +47,23 @@ def margins(values, facts=None):
     return depth(values)[["margin"]].assign_coords(fact=facts or names(len(values)))
 
 
+def test_one_rule_for_all_three():
+    """A distractor that leads new for longest in every reading: new beats old alone from layer 2 on, all from 4."""
+    margin = [[-1, -1, 1, 1, 1, 1]]
+    third = xr.DataArray([[-3, -3, 0, 0, -4, -4]], dims=("fact", "layer")).expand_dims(route=["distractor_0"], axis=1)
+    read = depth(margin)
+    with_third = xr.Dataset({"logprob": xr.concat([read.logprob, third], "route"), "margin": read.margin})
+    graft = with_third.isel(layer=slice(None, None, -1)).assign_coords(layer=range(6))
+    found = where_written(with_third, with_third, graft)
+    assert (
+        found.lens.item() == found.patched.item() == 4 and found.grafted.item() == 1 and found.attrs["rivals"] == "all"
+    )
+    found = where_written(with_third, with_third[["margin"]], graft)
+    assert (
+        found.lens.item() == found.patched.item() == 2 and found.grafted.item() == 3 and found.attrs["rivals"] == "old"
+    )
+
+
 def test_three_answers_side_by_side():
     after = depth([[-1, -1, -1, -1, 1, 1], [-1, 1, 1, -1, 1, 1], [1, 1, 1, 1, 1, -1], [1, 1, 1, 1, 1, 1]])
     patched = margins([[-1, -1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1], [-1, -1, -1, -1, 1, 1], [-1, -1, -1, 1, 1, -1]])

@@ -14,6 +14,7 @@ import xarray as xr
 import mechmask as mm
 from mechmask.errors import ReadingError
 from mechmask.models.forest import batches
+from mechmask.models.model import adapted_layers
 from mechmask.models.routes import encode_contests
 from mechmask.read.backends import Backend, backend_of
 from mechmask.read.backends.trace import NnsightBackend
@@ -320,3 +321,30 @@ def test_what_changes_between_two_readings_is_seen(tiny, family, facts):
         torch.nn.Embedding.from_pretrained(model.module.get_input_embeddings().weight * 2)
     )
     agrees()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_hook_of_the_caller_counts_for_as_long_as_it_is_on(tiny, family, facts):
+    model = tiny(family)
+    few = facts[:3]
+    before = mm.read_depth(model, few)
+    mlp = model.module.get_submodule(model.anatomy.adds_mlp(1))
+    hook = mlp.register_forward_hook(lambda _, args, output: output * 0)
+    ablated = mm.read_depth(model, few)
+    np.testing.assert_allclose(
+        ablated.logprob.isel(layer=-1), mm.read_logits(model, few, "divergence").logprob, atol=1e-4
+    )
+    assert abs(ablated.logprob - before.logprob).max() > 0.01
+    hook.remove()
+    xr.testing.assert_identical(mm.read_depth(model, few), before)
+
+
+def test_the_scale_of_an_adapter_counts(tiny, facts):
+    model = tiny("llama")
+    few = facts[:3]
+    change = mm.finetune(model, few.install_examples(), mm.FinetuneConfig(steps=2, lr=2e-2, rank=2))
+    with change.applied(model):
+        before = mm.read_depth(model, few)
+        for layer in adapted_layers(model.module):
+            layer.scaling = {name: 3 * scale for name, scale in layer.scaling.items()}
+        assert abs(mm.read_depth(model, few).logprob - before.logprob).max() > 0.01

@@ -6,9 +6,9 @@ The residual stream is read between blocks that run as they are (``OpaqueBlockBr
 more, since TransformerLens computes attention step by step for them. Parts are read by the whole bridge, for which
 TransformerLens splits fused projections into copies.
 
-Making a bridge takes up to a second, so the last ones of a module are kept for as long as it has the same parameters
-and the same adapters switched on: weights that change in place are seen through them. Copies are not, so the parts of a
-module with fused projections get a new one each time.
+Making a bridge takes up to a second, so the last ones of a module are kept for as long as it has the same parameters,
+the same adapters switched on at the same scale, and the same forward hooks: weights that change in place are seen
+through them. Copies are not, so the parts of a module with fused projections get a new one each time.
 """
 
 from __future__ import annotations
@@ -118,17 +118,26 @@ def _kept_bridge(model: Model, make: Maker) -> TransformerBridge:
 
 
 def _what_a_bridge_sees(module: nn.Module) -> tuple[object, ...]:
-    """Which tensors a module computes with, and which of its adapters are on.
+    """Which tensors a module computes with, which of its adapters are on and how much, and which hooks are on it.
 
-    A kept bridge holds the tensors that it was made over, so no other one can have the identity of one of them.
+    A kept bridge holds the tensors and hooks that it was made with, so no other one can have the identity of one.
     """
     tensors = [(name, id(tensor)) for name, tensor in (*module.named_parameters(), *module.named_buffers())]
+    modules = list(module.named_modules())
     adapters = [
-        (name, child.disable_adapters, tuple(child.active_adapters), tuple(child.merged_adapters))
-        for name, child in module.named_modules()
+        (
+            *(name, child.disable_adapters, tuple(child.active_adapters), tuple(child.merged_adapters)),
+            tuple(getattr(child, "scaling", {}).items()),
+        )
+        for name, child in modules
         if isinstance(child, BaseTunerLayer)
     ]
-    return (*tensors, *adapters)
+    hooks = [
+        (name, *map(id, hooked))
+        for name, child in modules
+        if (hooked := [*child._forward_pre_hooks.values(), *child._forward_hooks.values()])
+    ]
+    return (*tensors, *adapters, *hooks)
 
 
 def between_blocks(model: Model) -> TransformerBridge:
