@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mechmask.measure.erase import erase_index as erase_index
     from mechmask.measure.reading import load_reading as load_reading
     from mechmask.measure.reading import save_reading as save_reading
+    from mechmask.measure.statistics import over_facts as over_facts
     from mechmask.measure.summary import summary as summary
     from mechmask.measure.where import commit_interval as commit_interval
     from mechmask.measure.where import evidence_share as evidence_share
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from mechmask.models.model import Model as Model
     from mechmask.models.variant import Variant as Variant
     from mechmask.read.attribute import attribute as attribute
+    from mechmask.read.backends.trace import NnsightBackend as NnsightBackend
     from mechmask.read.depth import read_depth as read_depth
     from mechmask.read.drift import change_cosine as change_cosine
     from mechmask.read.drift import residual_drift as residual_drift
@@ -83,6 +85,7 @@ _HOMES = {
     "erase_index": "measure.erase",
     "load_reading": "measure.reading",
     "save_reading": "measure.reading",
+    "over_facts": "measure.statistics",
     "summary": "measure.summary",
     "commit_interval": "measure.where",
     "evidence_share": "measure.where",
@@ -94,6 +97,7 @@ _HOMES = {
     "Model": "models.model",
     "Variant": "models.variant",
     "attribute": "read.attribute",
+    "NnsightBackend": "read.backends.trace",
     "read_depth": "read.depth",
     "change_cosine": "read.drift",
     "residual_drift": "read.drift",

@@ -2,9 +2,6 @@
 
 The statistics are those of ``mechmask.measure.statistics``; here they are only laid out along an axis. Values that are
 not finite are left out, never silently: ``n`` says how many remain, and the figure how many infinite ones there were.
-
-Facts that were trained together are not independent: where a reading holds several draws of facts (``seed`` on
-``fact``), each draw's mean is one observation.
 """
 
 from __future__ import annotations
@@ -18,7 +15,7 @@ from matplotlib.axes import Axes
 
 from mechmask.draw.style import Look, percent
 from mechmask.errors import ReadingError
-from mechmask.measure.statistics import Interval, mean_interval
+from mechmask.measure.statistics import Interval, mean_interval, over_facts
 
 _MOST_MARKERS = 10  # along one line: enough to tell lines apart in grey print, too few to hide them
 
@@ -48,12 +45,9 @@ def band_along(
     """
     table = values.transpose(along, "fact").values.astype(float)
     finite = values.transpose(along, "fact").copy(data=np.where(np.isfinite(table), table, np.nan))
-    drawn = "seed" in values.coords and values["seed"].dims == ("fact",)
-    samples = finite.groupby("seed").mean().transpose(along, "seed") if drawn else finite
-    intervals = np.array([interval(row, level) for row in samples.values], dtype=float).reshape(-1, 4)
-    estimate, low, high, n = intervals.T
-    unit = "draws" if drawn else "facts"
-    return Band(values[along].values, estimate, low, high, n.astype(int), int(np.isinf(table).sum()), unit)
+    found = over_facts(finite, level, interval)
+    edges = (found[name].values for name in ("estimate", "low", "high", "n"))
+    return Band(values[along].values, *edges, int(np.isinf(table).sum()), found.attrs["unit"])
 
 
 def draw_band(axes: Axes, band: Band, look: Look, label: str, *, alpha: float = 0.18) -> None:

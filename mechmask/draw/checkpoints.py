@@ -78,7 +78,7 @@ def checkpoints(reading: xr.Dataset, *, level: float = 0.95) -> Figure:
         bar = figure.colorbar(image, ax=axes, extend=scale.extend, extendfrac=0.05, pad=0.03, aspect=30)
         bar.set_label("mean margin new \N{MINUS SIGN} old (nats)")
         n_infinite = sum(band.n_infinite for band in bands)
-        legend_below(figure, entries, _note(n_text(*bands), scale, n_infinite), 1)
+        legend_below(figure, entries, _note(f"{bands[0].unit}, {n_text(*bands)}", scale, n_infinite), 1)
     return figure
 
 
@@ -153,6 +153,6 @@ def _label(axes: Axes, reading: xr.Dataset) -> None:
     right.set_yticks([0, 0.5, 1])
 
 
-def _note(n_facts: str, scale: Scale, n_infinite: int) -> str:
+def _note(counted: str, scale: Scale, n_infinite: int) -> str:
     left_out = f"{n_infinite} infinite value{'s' * (n_infinite != 1)} left out" if n_infinite else ""
-    return "\n".join(filter(None, [f"colour: mean margin over facts ({n_facts})", left_out, scale.note]))
+    return "\n".join(filter(None, [f"colour: mean margin over {counted}", left_out, scale.note]))

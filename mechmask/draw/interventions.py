@@ -43,7 +43,7 @@ from mechmask.draw.style import (
 from mechmask.errors import ReadingError
 from mechmask.measure.commit import lead, suffices_up_to
 from mechmask.measure.reading import require
-from mechmask.measure.statistics import mean_interval
+from mechmask.measure.statistics import Interval
 
 _WHAT = "The intervention figure"
 _LOOKS = {"lens": MARGIN, "patching": PATCHED, "grafting": GRAFTED}
@@ -66,7 +66,7 @@ def interventions(
         patched: the same, of the target with layer l's residual from the source, as ``patch_residual`` gives it; where
             it has them also ``margin_source[fact]`` and ``margin_target[fact]``, the two models as they are.
         grafted: the same, of a model with the other's blocks up to or from a layer.
-        level: of all intervals, which are over facts.
+        level: of all intervals, over facts; over draws of facts where ``fact`` has the coordinate ``seed``.
 
     Returns:
         The figure. A tick is the commit layer of a fact, a vertical line their median. So that they compare, the commit
@@ -145,7 +145,7 @@ def _draw_ends(axes: Axes, readings: dict[str, xr.Dataset], level: float) -> Non
     """The models as they are: one line where patching and grafting say the same, else one for each."""
     for end, linestyle in _ENDS.items():
         means = {
-            name: mean_interval(reading[f"margin_{end}"].where(np.isfinite(reading[f"margin_{end}"])).values, level)
+            name: _end(reading[f"margin_{end}"], level)
             for name, reading in readings.items()
             if f"margin_{end}" in reading
         }
@@ -158,6 +158,12 @@ def _draw_ends(axes: Axes, readings: dict[str, xr.Dataset], level: float) -> Non
             axes.axhspan(mean.low, mean.high, color=color, alpha=0.1, linewidth=0, zorder=0.3)
             shown = [*axes.get_ylim(), *(edge for edge in mean[:3] if np.isfinite(edge))]
             axes.set_ylim(min(shown), max(shown))  # the lens's frame knows nothing of the models' own margins
+
+
+def _end(margins: xr.DataArray, level: float) -> Interval:
+    """The mean of a model as it is, with the interval of the curves: over facts, or over draws of facts."""
+    band = band_along(margins.expand_dims(layer=[0]), "layer", level)
+    return Interval(float(band.estimate[0]), float(band.low[0]), float(band.high[0]), int(band.n[0]))
 
 
 def _entries(axes: Axes) -> dict:

@@ -55,7 +55,7 @@ def models(readings: Mapping[str, xr.Dataset] | xr.Dataset, *, level: float = 0.
         readings: depth readings by what their model is called, each with ``logprob[fact, route, layer]`` and
             ``margin[fact, layer]`` in nats; or one dataset with the dimension ``model`` and, in place of ``layer``,
             ``depth``, or ``layer`` with ``depth[model, layer]``; NaN where a model has nothing at a depth.
-        level: of all intervals, which are over facts.
+        level: of all intervals, over facts; over draws of facts where ``fact`` has the coordinate ``seed``.
 
     Returns:
         The figure. Ticks are the commit layers of the new value as depths, one a fact; vertical lines their medians.

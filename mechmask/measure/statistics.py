@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import xarray as xr
 from numpy.typing import ArrayLike
 from scipy import stats
 
@@ -27,6 +29,33 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     NaNs are left out; with fewer than two values the interval is NaN.
     """
     return _t_interval(values, level, new_observation=False)
+
+
+def over_facts(
+    values: xr.DataArray, level: float = 0.95, interval: Callable[[ArrayLike, float], Interval] = mean_interval
+) -> xr.Dataset:
+    """The mean over facts at every other coordinate, with its interval.
+
+    Facts that were trained together are not independent: where ``fact`` has the coordinate ``seed``, the mean of each
+    draw is one observation. Only where one more fact would fall (``prediction_interval``) is about facts either way.
+
+    Args:
+        values: has the dimension ``fact``; NaNs are left out.
+        level: of the interval.
+        interval: what to make of the observations at one place.
+
+    Returns:
+        ``estimate``, ``low``, ``high`` and ``n`` over the other dimensions; ``attrs["unit"]`` is ``facts`` or
+        ``draws``.
+    """
+    drawn = interval is mean_interval and "seed" in values.coords and values["seed"].dims == ("fact",)
+    unit = "seed" if drawn else "fact"
+    samples = (values.groupby("seed").mean() if drawn else values).transpose(..., unit)
+    found = np.apply_along_axis(lambda sample: np.array(interval(sample, level), dtype=float), -1, samples.values)
+    there = samples.isel({unit: 0}, drop=True)
+    parts = {name: there.copy(data=found[..., i]) for i, name in enumerate(Interval._fields)}
+    dataset = xr.Dataset(parts, attrs={"level": level, "unit": "draws" if drawn else "facts"})
+    return dataset.assign(n=dataset["n"].astype(int))
 
 
 def prediction_interval(values: ArrayLike, level: float = 0.95) -> Interval:

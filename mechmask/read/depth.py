@@ -48,15 +48,16 @@ def read_depth(
             asked for), a ``TunedLens``, or an object with a name and ``transport(residual, layer)``.
         score: ``divergence`` (the token at which old and new differ; a distractor that has no token of its own there is
             NaN), ``sequence`` or ``mean``.
-        backend: who watches the residual stream: ``transformer_lens``, or what ``backend_of`` returned, to read one
-            model several times while its weights change in place.
+        backend: who watches the residual stream: ``transformer_lens``, ``nnsight``, or a backend made over this model,
+            such as ``NnsightBackend(model, remote=True)``.
         phrasings: ``prompt``, or ``all`` for a dimension ``phrasing`` over the prompt and its paraphrases.
         batch_size: prompts a forward pass. It bounds memory and changes nothing else.
 
     Returns:
         ``logprob[fact, route, layer]`` and ``margin[fact, layer]`` in nats, layers 0..L, with ``depth`` = layer / L
         beside ``layer``; with ``phrasings="all"`` each has ``phrasing`` too. ``value[fact, route]`` and ``token[fact,
-        route]``, the tokens that the score reads with ``|`` between two, are coordinates.
+        route]``, the tokens that the score reads with ``|`` between two, are coordinates (``token`` with ``phrasing``
+        where phrasings differ in it).
 
     Raises:
         RouteError: if a value cannot be told from the prompt or from its rival; all facts in one message.
@@ -72,7 +73,7 @@ def read_depth(
     )
     layers = np.arange(model.n_layers + 1)
     reading = reading.assign_coords(layer=layers, depth=("layer", layers / model.n_layers))
-    attrs = provenance(model, score=score, **lens_provenance(chosen), backend=watcher.name)
+    attrs = provenance(model, score=score, **lens_provenance(chosen, model), backend=watcher.name)
     return reading.assign(margin=margin(reading.logprob).assign_attrs(units="nats")).assign_attrs(
         attrs, **reading.attrs
     )

@@ -46,7 +46,7 @@ def residual_drift(
     Returns:
         ``drift[fact, layer]``, the norm of the difference relative to that of ``before``; ``cosine[fact, layer]``
         between the two; ``cka[layer]``, unbiased linear CKA over the facts (NaN with fewer than four); layers 0..L
-        with ``depth`` beside them.
+        with ``depth`` beside them. ``over_facts`` makes means with intervals of the first two.
 
     Raises:
         ReadingError: if the models differ in shape or there is no fact.

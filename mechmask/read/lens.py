@@ -78,9 +78,20 @@ def lens_of(lens: str | Lens | TunedLens, model: Model) -> Lens:
     return chosen
 
 
-def lens_provenance(lens: Lens) -> dict[str, str | int]:
-    """Attributes of a reading through ``lens``: its name, and where it comes from if it was fitted."""
-    return {"lens": lens.name, **getattr(lens, "provenance", {})}
+def lens_provenance(lens: Lens, model: Model) -> dict[str, str | int]:
+    """Attributes of a reading of ``model`` through ``lens``.
+
+    Its name and, if it was fitted, where it comes from and whether it was with this model's unembedding.
+    """
+    about = {"lens": lens.name, **getattr(lens, "provenance", {})}
+    fitted_with = getattr(lens, "unembed_hash", None)
+    if fitted_with is not None:
+        from mechmask.read.lenses.divergence import plain_unembedding
+        from mechmask.read.lenses.hash import unembedding_hash
+
+        own = unembedding_hash(plain_unembedding(model.anatomy).weight)
+        about["lens_unembedding_matches"] = int(fitted_with == own)
+    return about
 
 
 def _is_tuned_lens(lens: object) -> TypeGuard[TunedLens]:

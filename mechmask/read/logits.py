@@ -49,8 +49,8 @@ def read_logits(
         new diverge, in nats; ``recalled[fact, route]``, whether greedy decoding says the value (its token that is
         scored, for ``divergence``); ``greedy[fact, value_token]`` (not for ``divergence``), the token ids that greedy
         decoding says as far as the routes go along and the first that none has, -1 after. With ``phrasings="all"`` each
-        has ``phrasing`` too. ``value[fact, route]`` and ``token[fact, route]``, the tokens that the score reads (``|``
-        between two), are coordinates.
+        has ``phrasing`` too. ``value[fact, route]`` and ``token[fact, route]``, the tokens that the score reads with
+        ``|`` between two, are coordinates (``token`` with ``phrasing`` where phrasings differ in it).
 
     Raises:
         RouteError: if a value cannot be told from the prompt or from its rival; all facts in one message.

@@ -1,4 +1,4 @@
-"""``read_margin``: by how much new leads old at every layer, for the price of a forward pass.
+"""``read_margin``: by how much new leads old at every layer, for little more than the forward pass.
 
 A margin is a difference of two logits, so neither the rest of the vocabulary nor a softmax is needed.
 """
@@ -18,7 +18,7 @@ from mechmask.models.model import Model
 from mechmask.models.routes import Contest
 from mechmask.read.backends import Backend, backend_of
 from mechmask.read.check import require_margin
-from mechmask.read.lens import Lens, lens_of
+from mechmask.read.lens import Lens, lens_of, lens_provenance
 from mechmask.read.logits import may_pack
 from mechmask.read.phrasing import over_phrasings
 from mechmask.read.provenance import fact_coordinates, provenance
@@ -57,7 +57,7 @@ def read_margin(
         model, facts, phrasings, lambda facts, contests: _read(model, facts, contests, chosen, watcher, batch_size)
     )
     layers = np.arange(model.n_layers + 1)
-    about = provenance(model, score="divergence", lens=chosen.name, backend=watcher.name)
+    about = provenance(model, score="divergence", **lens_provenance(chosen, model), backend=watcher.name)
     reading = reading.assign_coords(layer=layers, depth=("layer", layers / model.n_layers))
     return reading.assign_attrs(about, **reading.attrs)
 

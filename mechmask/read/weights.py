@@ -5,13 +5,14 @@ The weights compared are the effective ones: what an unmerged adapter adds to a 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Float
-from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
 from mechmask.errors import ReadingError
@@ -50,15 +51,20 @@ def weight_change(before: Model | Variant, after: Model | Variant) -> xr.Dataset
 
 
 def effective_weights(model: Model) -> Iterator[tuple[str, Float[Tensor, "first second"]]]:
-    """Every projection's weight as stored, by ``block.projection``, an unmerged adapter's share added."""
+    """Every projection's weight as stored, by ``block.projection``, with what an applied adapter makes of it."""
     prefix = f"{model.anatomy.layout.blocks}."
     for projection in model.anatomy.projections():
         weight = projection.weight.detach()
         layer = model.module.get_submodule(projection.name)
-        if isinstance(layer, LoraLayer) and not layer.disable_adapters:
-            for adapter in layer.active_adapters:
-                if adapter in layer.lora_A:
-                    weight = weight + layer.get_delta_weight(adapter).detach()  # pyright: ignore[reportCallIssue]
+        if isinstance(layer, BaseTunerLayer) and layer.disable_adapters == layer.merged:
+            own = copy.deepcopy(
+                layer
+            )  # only the layer knows what its kind of adapter does to a weight (DoRA scales it)
+            if own.merged:
+                own.unmerge()
+            else:
+                own.merge()
+            weight = own.get_base_layer().weight.detach()
         yield projection.name.removeprefix(prefix), weight
 
 

@@ -63,6 +63,7 @@ def one_round(model, facts, config, device):
 
         def readout():
             mm.generate(model, facts, reading=mm.read_logits(model, facts))
+            mm.read_depth(model, facts.contradicted)
 
         took["readout"] = seconds(readout, device)
         took["steps_between"] = between

@@ -28,7 +28,6 @@ from mechmask.read.lenses.tuned import SharedUnembed
 from mechmask.read.margin import read_margin
 
 RESULTS = Path(__file__).parent / "results"
-SOME = 32  # prompts of the slowest peer
 
 
 def by_length(contests, device, most=32):
@@ -46,8 +45,7 @@ def by_length(contests, device, most=32):
 def prediction_trajectories(model, rows):
     """tuned-lens itself, on one prompt after the other; its own ``Unembed`` fails beside TransformerLens 4."""
     lens = LogitLens(SharedUnembed(model))
-    prompts = [prompt for ids in rows for prompt in ids.tolist()]
-    for prompt in prompts[:: len(prompts) // SOME]:
+    for prompt in (prompt for ids in rows for prompt in ids.tolist()):
         PredictionTrajectory.from_lens_and_model(lens, model.module, prompt, model.tokenizer)
 
 
@@ -136,6 +134,7 @@ def one_round(model, low, facts, device):
     bridge = TransformerBridge.boot_transformers(
         model.name, hf_model=mm.load_model(device=device).module, tokenizer=model.tokenizer
     )
+    some = [prompt[None] for ids in rows for prompt in ids][::8]
     rates = []
     took = {
         **alternately(
@@ -154,7 +153,9 @@ def one_round(model, low, facts, device):
             },
             device,
         ),
-        "prediction_trajectories": len(facts) / SOME * seconds(lambda: prediction_trajectories(model, rows), device),
+        "prediction_trajectories": len(paths)
+        / len(some)
+        * seconds(lambda: prediction_trajectories(model, some), device),
         "every_position": seconds(lambda: every_position(model, rows), device),
         "accumulated_resid": seconds(lambda: accumulated_resid(bridge, rows), device),
         "read_depth_nnsight": seconds(lambda: mm.read_depth(model, facts, backend="nnsight"), device),

@@ -24,7 +24,10 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def one_draw(model, lens, seed, install_steps, contradict_steps):
-    """Means over the contradicted facts of one draw, in layers and shares, and their depth before and after."""
+    """What the contradicted facts of one draw say on average, and their depth before and after.
+
+    Shares are medians over facts: one whose final margin hardly changed has a share of any size.
+    """
     facts = mm.synthetic_facts(12, seed=seed, n_never=0)
     contradicted = facts.contradicted
     install = mm.finetune(model, facts.install_examples(), mm.FinetuneConfig(steps=install_steps, seed=seed))

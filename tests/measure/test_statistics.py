@@ -4,11 +4,18 @@ import math
 
 import numpy as np
 import pytest
+import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from mechmask.measure.statistics import Interval, mean_interval, prediction_interval, proportion_interval
+from mechmask.measure.statistics import (
+    Interval,
+    mean_interval,
+    over_facts,
+    prediction_interval,
+    proportion_interval,
+)
 
 _SMALL = settings(max_examples=80, deadline=None, database=None, derandomize=True)
 _SAMPLES = st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=30).filter(lambda x: np.std(x) > 1e-3)
@@ -107,3 +114,27 @@ def test_nothing_of_nothing():
 
 def test_an_interval_is_shown_with_its_n():
     assert str(Interval(1.0, -0.25, 2.255, 12)) == "1.00 [-0.25, 2.25] (n=12)"
+
+
+def test_over_facts_is_a_t_interval_at_every_place():
+    values = np.random.default_rng(0).normal(size=(7, 3, 4))
+    values[2, 1, 1] = np.nan
+    array = xr.DataArray(values, {"layer": range(4)}, ("fact", "state", "layer"))
+    found = over_facts(array, 0.9)
+    assert found.estimate.dims == ("state", "layer") and found.attrs["unit"] == "facts"
+    for state, layer in np.ndindex(3, 4):
+        sample = values[:, state, layer][~np.isnan(values[:, state, layer])]
+        at = found.isel(state=state, layer=layer)
+        expected = stats.t.interval(0.9, len(sample) - 1, sample.mean(), stats.sem(sample))
+        np.testing.assert_allclose([at.low, at.high, at.n], [*expected, len(sample)])
+
+
+def test_over_facts_of_several_draws_is_over_draws():
+    values = np.random.default_rng(1).normal(size=6)
+    array = xr.DataArray(values, {"seed": ("fact", [3, 3, 5, 5, 5, 8])}, ("fact",))
+    means = [values[:2].mean(), values[2:5].mean(), values[5]]
+    found = over_facts(array)
+    np.testing.assert_allclose([found.low, found.high], stats.t.interval(0.95, 2, np.mean(means), stats.sem(means)))
+    assert found.n == 3 and found.attrs["unit"] == "draws"
+    one_more = over_facts(array, interval=prediction_interval)
+    assert one_more.n == 6 and one_more.attrs["unit"] == "facts"

@@ -132,6 +132,9 @@ def test_another_unembedding_is_refused_or_said(fitted, saved, tiny, facts):
     reading = mm.read_depth(other, facts[:2], lens=taken)
     assert reading.attrs["lens_unembedding_matches"] == 0
     assert reading.attrs["lens_fingerprint"] == model.fingerprint != reading.attrs["fingerprint"]
+    for reader in (mm.read_depth, mm.read_margin):  # one made for a model says so too when it reads another one
+        assert reader(other, facts[:2], lens=lens).attrs["lens_unembedding_matches"] == 0
+        assert reader(model, facts[:2], lens=lens).attrs["lens_unembedding_matches"] == 1
     config = json.loads((saved / "config.json").read_text())
     (saved / "config.json").write_text(json.dumps({**config, "unembed_hash": None}))
     with pytest.raises(ReadingError, match="does not say with which unembedding"):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
+import xarray as xr
+from peft import LoraConfig, get_peft_model
 
 import mechmask as mm
 from mechmask.errors import ReadingError
@@ -48,6 +52,21 @@ def test_an_unmerged_adapter_counts(tiny, family, facts):
     added = torch.linalg.norm(up @ down) * change.config.lora_alpha / change.config.r
     old = torch.linalg.norm(dict(model.module.named_parameters())[f"{path}.weight"].detach().double())
     assert found.relative_norm.sel(block=1, projection=name).item() == pytest.approx((added / old).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize("use_dora", [False, True])
+def test_every_kind_of_adapter_is_what_it_does_to_the_weight(tiny, use_dora, merged):
+    model = tiny("llama")
+    config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, use_dora=use_dora)
+    torch.manual_seed(0)
+    wrapped = get_peft_model(tiny("llama").module, config).eval()
+    expected = copy.deepcopy(wrapped).merge_and_unload()
+    if merged:
+        wrapped.merge_adapter()
+    found = weight_change(model, mm.load_model(wrapped, tokenizer=model.tokenizer))
+    xr.testing.assert_allclose(found, weight_change(model, mm.load_model(expected, tokenizer=model.tokenizer)), 1e-4)
+    assert (found.relative_norm > 0.01).all()
 
 
 def test_where_nothing_changed_there_is_no_rank(tiny):
