@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -48,11 +49,14 @@ def over_facts(
         ``estimate``, ``low``, ``high`` and ``n`` over the other dimensions; ``attrs["unit"]`` is ``facts`` or
         ``draws``.
     """
-    drawn = interval is mean_interval and "seed" in values.coords and values["seed"].dims == ("fact",)
+    several = "seed" in values.coords and values["seed"].dims == ("fact",) and values.sizes["fact"] > 0
+    drawn = several and interval is mean_interval
     unit = "seed" if drawn else "fact"
     samples = (values.groupby("seed").mean() if drawn else values).transpose(..., unit)
-    found = np.apply_along_axis(lambda sample: np.array(interval(sample, level), dtype=float), -1, samples.values)
-    there = samples.isel({unit: 0}, drop=True)
+    shape = samples.shape[:-1]
+    rows = samples.values.reshape(math.prod(shape), samples.sizes[unit])
+    found = np.array([interval(row, level) for row in rows], dtype=float).reshape(*shape, len(Interval._fields))
+    there = samples.sum(unit)
     parts = {name: there.copy(data=found[..., i]) for i, name in enumerate(Interval._fields)}
     dataset = xr.Dataset(parts, attrs={"level": level, "unit": "draws" if drawn else "facts"})
     return dataset.assign(n=dataset["n"].astype(int))

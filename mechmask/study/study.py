@@ -268,9 +268,11 @@ class MaskStudy:
             "erase": draw_erase,
         }
         for name, draw in drawn.items():
-            figure = functools.cache(lambda name=name, draw=draw: draw(getattr(self, name)))
-            for suffix in ("pdf", "png"):
-                self._kept.file(f"figures/{name}.{suffix}", lambda path, figure=figure: save_figure(figure(), path))
+            for suffix in ("pdf", "png"):  # drawn anew for each: saving a figure moves what its layout begins from
+                self._kept.file(
+                    f"figures/{name}.{suffix}",
+                    lambda path, name=name, draw=draw: save_figure(draw(getattr(self, name)), path),
+                )
         self._kept.file("summary.csv", lambda path: write_text(path, self.summary().to_csv()))
         self._kept.file("overview.csv", lambda path: write_text(path, self.overview().to_csv()))
         about = provenance(self.model)

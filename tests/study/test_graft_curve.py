@@ -72,8 +72,10 @@ def test_it_stands_beside_lens_and_patching(trained, facts):
     curve, patched = graft_curve(model, old, new, facts), patch_residual(new.on(model), old.on(model), facts)
     with new.applied(model):
         where = where_written(mm.read_depth(model, facts), patched, curve)
-    np.testing.assert_array_equal(where.patched.notnull(), margins(model, new, facts) > 0)
-    np.testing.assert_array_equal(where.grafted.notnull(), margins(model, new, facts) > 0)
+        own = mm.read_logits(model, facts, "divergence").logprob
+    leads = own.sel(route="new") > own.drop_sel(route="new").max("route")
+    np.testing.assert_array_equal(where.patched.notnull(), leads)
+    np.testing.assert_array_equal(where.grafted.notnull(), leads)
     assert where.patched.notnull().any()
 
 
