@@ -46,8 +46,8 @@ def band_along(
     table = values.transpose(along, "fact").values.astype(float)
     finite = values.transpose(along, "fact").copy(data=np.where(np.isfinite(table), table, np.nan))
     found = over_facts(finite, level, interval)
-    edges = (found[name].values for name in ("estimate", "low", "high", "n"))
-    return Band(values[along].values, *edges, int(np.isinf(table).sum()), found.attrs["unit"])
+    estimate, low, high, n = (found[name].values for name in ("estimate", "low", "high", "n"))
+    return Band(values[along].values, estimate, low, high, n, int(np.isinf(table).sum()), found.attrs["unit"])
 
 
 def draw_band(axes: Axes, band: Band, look: Look, label: str, *, alpha: float = 0.18) -> None:

@@ -33,7 +33,7 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
 
 
 def over_facts(
-    values: xr.DataArray, level: float = 0.95, interval: Callable[[ArrayLike, float], Interval] = mean_interval
+    values: xr.DataArray, level: float = 0.95, interval: Callable[[np.ndarray, float], Interval] = mean_interval
 ) -> xr.Dataset:
     """The mean over facts at every other coordinate, with its interval.
 

@@ -57,14 +57,13 @@ def effective_weights(model: Model) -> Iterator[tuple[str, Float[Tensor, "first 
         weight = projection.weight.detach()
         layer = model.module.get_submodule(projection.name)
         if isinstance(layer, BaseTunerLayer) and layer.disable_adapters == layer.merged:
-            own = copy.deepcopy(
-                layer
-            )  # only the layer knows what its kind of adapter does to a weight (DoRA scales it)
+            # only the layer knows what its kind of adapter does to a weight: DoRA scales the sum
+            own = copy.deepcopy(layer)
             if own.merged:
                 own.unmerge()
             else:
                 own.merge()
-            weight = own.get_base_layer().weight.detach()
+            weight = own.get_base_layer().get_parameter("weight").detach()
         yield projection.name.removeprefix(prefix), weight
 
 
