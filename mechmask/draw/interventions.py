@@ -122,9 +122,8 @@ def _commits(readings: dict[str, xr.Dataset]) -> tuple[dict[str, np.ndarray], st
     by_logprob = all("logprob" in reading for reading in readings.values())
     leads = {name: lead(reading.logprob) if by_logprob else reading.margin for name, reading in readings.items()}
     commits = {name: margin_commits(values) for name, values in leads.items() if name != "grafting"}
-    rules = [f"from here up {'new leads every other route' if by_logprob else 'the margin stays above 0'}"] * bool(
-        commits
-    )
+    rule = "new leads every other route" if by_logprob else "the margin stays above 0"
+    rules = [f"from here up {rule}"] if commits else []
     if "grafting" in leads:
         commits["grafting"] = suffices_up_to(leads["grafting"]).values
         rules.append("of grafting, up to here the blocks above are enough")

@@ -58,11 +58,8 @@ def where_written(
         raise ReadingError(
             f"Where it was written takes one depth reading; this one has {', '.join(map(str, extra))} too. Select one."
         )
-    given = {
-        name: _alone(reading, depth_after, name)
-        for name, reading in (("patched", patched), ("grafted", grafted))
-        if reading is not None
-    }
+    others = {"patched": patched, "grafted": grafted}
+    given = {name: _alone(reading, depth_after, name) for name, reading in others.items() if reading is not None}
     by_logprob = all("logprob" in reading for reading in given.values())
     found = xr.Dataset({"lens": leads_from(_lead(depth_after, by_logprob))})
     nowhere = xr.full_like(found.lens, np.nan, dtype=float)
@@ -197,7 +194,9 @@ def commit_interval(
 
 def _lead(reading: xr.Dataset, by_logprob: bool) -> xr.DataArray:
     """By how much new leads every other route, or old alone."""
-    return lead(reading.logprob) if by_logprob else margin(reading.logprob) if "logprob" in reading else reading.margin
+    if by_logprob:
+        return lead(reading.logprob)
+    return reading.margin if "margin" in reading else margin(reading.logprob)
 
 
 def _alone(reading: xr.Dataset, depth: xr.Dataset, name: str) -> xr.Dataset:
