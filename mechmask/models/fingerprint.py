@@ -6,6 +6,7 @@ XXH3-128 over every tensor's name, type, shape and bytes. It detects accidents, 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 import xxhash
@@ -30,15 +31,21 @@ def fingerprint(module: nn.Module) -> str:
 
 def digest(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
     """XXH3-128 of named tensors, whatever their order; a tensor met twice (tied weights) is read once."""
-    lines: list[str] = []
-    seen: dict[tuple[int, torch.Size, tuple[int, ...], torch.dtype], str] = {}
-    for name, tensor in tensors:
-        key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
-        if key not in seen or tensor.numel() == 0:
-            raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy()
-            seen[key] = xxhash.xxh3_128_hexdigest(raw.data)
-        lines.append(f"{name} {tensor.dtype} {tuple(tensor.shape)} {seen[key]}")
+    named = list(tensors)
+    distinct = {_identity(tensor): tensor for _, tensor in named}
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # hashing leaves the interpreter's lock
+        hashed = dict(zip(distinct, pool.map(_hashed, distinct.values()), strict=True))
+    lines = [f"{name} {tensor.dtype} {tuple(tensor.shape)} {hashed[_identity(tensor)]}" for name, tensor in named]
     return xxhash.xxh3_128_hexdigest("\n".join(sorted(lines)).encode())
+
+
+def _identity(tensor: torch.Tensor) -> tuple[object, ...]:
+    """The same for tied weights."""
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
+
+
+def _hashed(tensor: torch.Tensor) -> str:
+    return xxhash.xxh3_128_hexdigest(tensor.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy().data)
 
 
 def canonical_name(name: str) -> str:

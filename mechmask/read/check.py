@@ -119,4 +119,5 @@ def _plain_logprob(model: Model, prompt: tuple[int, ...], value: tuple[int, ...]
 def _plain_logits(model: Model, ids: tuple[int, ...], n: int) -> Float[Tensor, "token vocabulary"]:
     """What the model's own forward pass says after each of the last ``n`` tokens."""
     with model.inference():
-        return model.module(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, -n:].float()
+        tokens = torch.tensor([ids], device=model.device)
+        return model.module(input_ids=tokens, use_cache=False, logits_to_keep=n).logits[0].float()
