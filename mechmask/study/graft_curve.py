@@ -19,14 +19,14 @@ from mechmask.models.model import Model
 from mechmask.read.logits import read_logits
 from mechmask.study.progress import phase_bar
 from mechmask.write.adapter import AdapterChange
-from mechmask.write.change import Change
+from mechmask.write.change import Change, WeightChange
 from mechmask.write.graft import graft
 
 
 def graft_curve(
     model: Model,
     before: AdapterChange | None,
-    after: AdapterChange | None,
+    after: AdapterChange | WeightChange | Model | None,
     facts: FactSet | Sequence[Fact],
     *,
     batch_size: int = 32,
@@ -36,26 +36,28 @@ def graft_curve(
     Args:
         model: the base of both; it is left as it was.
         before: an adapter, or ``None`` for the base itself.
-        after: another adapter of the same shape, or ``None`` for the base itself.
+        after: another adapter of the same shape, or ``None`` for the base itself; where ``before`` is the base, also an
+            edit of it, or another model of its architecture, of which the blocks are taken and nothing else.
         facts: the facts.
         batch_size: prompts a forward pass. It bounds memory and changes nothing else.
 
     Returns:
         ``margin[fact, layer]`` and ``logprob[fact, route, layer]`` in nats, by the divergence score: at layer l the
-        blocks l..L-1 are those of ``after``, so that layer 0 is ``after`` itself and layer L is ``before`` itself.
-        ``depth`` = layer / L stands beside ``layer``.
+        blocks l..L-1 are those of ``after``, so that layer 0 is ``after`` itself (another model's blocks between the
+        embedding and the unembedding of ``model``) and layer L is ``before`` itself. ``depth`` = layer / L stands
+        beside ``layer``.
 
     Raises:
         StudyError: if both are the base.
-        ChangeError: if the adapters are not of one shape, or not of this model.
+        ChangeError: if the two are not of one shape, or not of this model.
     """
-    if before is None and after is None:
-        raise StudyError("Before and after are both the base, so nothing is grafted. Give at least one adapter.")
+    if before is None and (after is None or after is model):
+        raise StudyError("Before and after are both the base, so nothing is grafted. Give at least one that differs.")
     layers = np.arange(model.n_layers + 1)
     readings = []
     with phase_bar("graft", len(layers)) as bar:
         for layer in layers.tolist():
-            change = _from_above(before, after, layer, model.n_layers)
+            change = _from_above(model, before, after, layer)
             with nullcontext() if change is None else change.applied(model):
                 reading = read_logits(model, facts, "divergence", batch_size=batch_size)
             readings.append(reading[["logprob", "margin"]])
@@ -69,21 +71,26 @@ def graft_curve(
     )
 
 
-def _from_above(before: AdapterChange | None, after: AdapterChange | None, layer: int, n_layers: int) -> Change | None:
+def _from_above(
+    model: Model, before: AdapterChange | None, after: AdapterChange | WeightChange | Model | None, layer: int
+) -> Change | None:
     """The change with the blocks from ``layer`` on of ``after``; ``None`` where that is the base itself."""
+    above = range(layer, model.n_layers)
+    if not above:
+        return before
+    if isinstance(after, Model):
+        return graft(model if before is None else before, after, above)
     if layer == 0:
         return after
-    if layer == n_layers:
-        return before
     if after is None:
         return _part(before, range(layer))
-    upper = _part(after, range(layer, n_layers))
+    upper = _part(after, above)
     if upper is None or before is None:
         return before or upper
-    return graft(before, after, upper.blocks)
+    return graft(before, after, [block for block in after.blocks if block in above])
 
 
-def _part(change: AdapterChange | None, layers: range) -> AdapterChange | None:
-    """An adapter on those of its blocks that lie in ``layers``."""
+def _part(change: AdapterChange | WeightChange | None, layers: range) -> Change | None:
+    """A change in those of its blocks that lie in ``layers``."""
     blocks = [] if change is None else [block for block in change.blocks if block in layers]
-    return graft(None, change, blocks) if change is not None and blocks else None  # pyright: ignore[reportReturnType]
+    return graft(None, change, blocks) if change is not None and blocks else None

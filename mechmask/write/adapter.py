@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mechmask.errors import ChangeError
 from mechmask.models.fingerprint import fingerprint
 from mechmask.models.model import Model, adapted_layers
-from mechmask.write.change import Change
+from mechmask.write.change import Change, blocks_of
 
 _ADAPTER = "default"
 _PEFT_PREFIX = "base_model.model."
@@ -58,7 +58,7 @@ class AdapterChange(Change):
     @property
     def blocks(self) -> tuple[int, ...]:
         """The blocks that carry a factor, in order."""
-        return tuple(sorted({block for name in self.tensors if (block := block_of(name)) is not None}))
+        return blocks_of(self.tensors)
 
     @contextmanager
     def applied(self, model: Model) -> Iterator[Model]:
@@ -150,11 +150,6 @@ def fill(factors: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> 
     with torch.no_grad():
         for name, factor in factors.items():
             factor.copy_(tensors[name])
-
-
-def block_of(factor: str) -> int | None:
-    """The block that a factor belongs to, by its name: the first number in its path; ``None`` outside the blocks."""
-    return next((int(part) for part in factor.split(".") if part.isdigit()), None)
 
 
 def base_fingerprint(model: Model) -> str:

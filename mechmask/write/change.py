@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,11 @@ class WeightChange(Change):
         self.after = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in after.items()}
         self.before = dict(before)
 
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """The blocks of which a weight changes, in order."""
+        return blocks_of(self.after)
+
     @contextmanager
     def applied(self, model: Model) -> Iterator[Model]:
         """The model with the new weights."""
@@ -140,6 +145,16 @@ class WeightChange(Change):
     def read(cls, directory: Path, header: dict[str, Any]) -> WeightChange:
         """The weights that were saved in a directory."""
         return cls(load_file(directory / "weights.safetensors"), header["before"], header["method"], header["details"])
+
+
+def block_of(name: str) -> int | None:
+    """The block that a weight or a factor belongs to: the first number in its path; ``None`` outside the blocks."""
+    return next((int(part) for part in name.split(".") if part.isdigit()), None)
+
+
+def blocks_of(names: Iterable[str]) -> tuple[int, ...]:
+    """The blocks that weights or factors of these names belong to, in order."""
+    return tuple(sorted({block for name in names if (block := block_of(name)) is not None}))
 
 
 def named_weights(module: nn.Module) -> dict[str, nn.Parameter]:

@@ -17,22 +17,26 @@ from torch import Tensor
 from mechmask.errors import ChangeError
 from mechmask.models.model import Model, adapted_layers
 from mechmask.models.variant import unlike
-from mechmask.write.adapter import AdapterChange, block_of
-from mechmask.write.change import Change, WeightChange, named_weights, tensor_digest
+from mechmask.write.adapter import AdapterChange
+from mechmask.write.change import Change, WeightChange, block_of, named_weights, tensor_digest
 
 # What of a LoRA configuration the forward pass depends on; which layers carry it is told by the factors' names.
 _COMPUTED = ("r", "lora_alpha", "use_rslora", "use_dora", "fan_in_fan_out", "rank_pattern", "alpha_pattern")
 
 
 def graft(
-    before: Model | AdapterChange | None, after: Model | AdapterChange, layers: Iterable[int], scale: float = 1.0
+    before: Model | AdapterChange | None,
+    after: Model | AdapterChange | WeightChange,
+    layers: Iterable[int],
+    scale: float = 1.0,
 ) -> Change:
     """Some blocks of ``after`` in ``before``.
 
     Two models (two modules of one architecture) give a change of weights to be applied to ``before``:
     ``before + scale * (after - before)`` in the named blocks, the bits of ``after`` where ``scale`` is 1. Two adapters
     of one shape on one base give an adapter on that base, with the factors of ``after`` in the named blocks and those
-    of ``before`` elsewhere; ``before=None`` is the base itself, and then ``scale`` multiplies the adapter's update.
+    of ``before`` elsewhere; ``before=None`` is the base itself, and then ``scale`` multiplies the adapter's update. An
+    edit or another change of weights is grafted on what it was made on, ``before=None``.
 
     Args:
         before: what is grafted upon.
@@ -42,7 +46,8 @@ def graft(
 
     Raises:
         ChangeError: if no block is named or one is not there, the two do not fit, nothing would change, or two adapters
-            are asked for with another scale than 1 (the product of mixed factors is no mixture).
+            or a change of weights are asked for with another scale than 1 (the product of mixed factors is no mixture,
+            and new weights are no differences).
     """
     if not math.isfinite(scale):
         raise ChangeError(f"A scale of {scale} is no number. Give a finite one.")
@@ -52,12 +57,15 @@ def graft(
         if before is None:
             return _carried(after, blocks, scale)
         return _mixed(before, after, blocks, scale)
+    if isinstance(after, WeightChange) and before is None:
+        _require_blocks(blocks, after.blocks, "the change")
+        return _kept_in(after, blocks, scale)
     if isinstance(before, Model) and isinstance(after, Model):
         _require_blocks(blocks, range(before.n_layers), before.name)
         return _transplanted(before, after, blocks, scale)
     raise ChangeError(
-        f"A graft takes two models, or two adapters of which the first may be None, not {_kind(before)} and "
-        f"{_kind(after)}. Load the second model, or apply a change and save the model."
+        f"A graft takes two models, two adapters of which the first may be None, or None and a change of weights, not "
+        f"{_kind(before)} and {_kind(after)}. Load the second model, or apply a change and save the model."
     )
 
 
@@ -126,6 +134,15 @@ def _carried(after: AdapterChange, blocks: list[int], scale: float) -> AdapterCh
     if scale == 1:
         return carried
     return AdapterChange(config, scaled(carried, scale).tensors, after.base, "graft", details)
+
+
+def _kept_in(after: WeightChange, blocks: list[int], scale: float) -> WeightChange:
+    """A change of weights in some of its blocks only."""
+    if scale != 1:
+        raise ChangeError("A change of weights holds new values, not differences, so it has no scale. Use scale=1.")
+    weights = {name: weight for name, weight in after.after.items() if block_of(name) in blocks}
+    digests = {name: after.before[name] for name in weights}
+    return WeightChange(weights, digests, "graft", _details(blocks, scale, None, _origin(after)))
 
 
 def _mixed(before: AdapterChange, after: AdapterChange, blocks: list[int], scale: float) -> AdapterChange:

@@ -11,6 +11,7 @@ from mechmask.measure.where import where_written
 from mechmask.read.patch import patch_residual
 from mechmask.study.graft_curve import graft_curve
 from mechmask.write.adapter import AdapterChange
+from mechmask.write.ft_l import FTLConfig
 
 FAST = mm.FinetuneConfig(steps=3, lr=2e-2, rank=4, alpha=8)
 
@@ -67,6 +68,30 @@ def test_an_adapter_on_some_blocks_alone(trained, facts):
     assert abs(curve.sel(layer=1) - curve.sel(layer=2)).max() > 0.01
 
 
+def test_blocks_of_another_model(trained, facts, tiny):
+    """Every layer against a model of which the state is put together by hand."""
+    model, *_ = trained
+    other = tiny("llama", seed=1)
+    curve = graft_curve(model, None, other, facts).margin
+    np.testing.assert_array_equal(curve.sel(layer=3), margins(model, None, facts))
+    ours, theirs = model.module.state_dict(), other.module.state_dict()
+    for layer in (0, 1, 2):
+        mixed = tiny("llama")
+        above = tuple(f"model.layers.{block}." for block in range(layer, 3))
+        mixed.module.load_state_dict({n: theirs[n] if n.startswith(above) else ours[n] for n in ours})
+        np.testing.assert_array_equal(curve.sel(layer=layer), margins(mixed, None, facts))
+
+
+def test_an_edit_is_a_step_at_its_block(trained, facts):
+    model, *_ = trained
+    change = mm.edit(model, list(facts)[:1], "ft_l", FTLConfig(layer=1, clamp=0.1))
+    curve = graft_curve(model, None, change, facts).margin
+    for layers, end in (((0, 1), change), ((2, 3), None)):
+        for layer in layers:
+            np.testing.assert_array_equal(curve.sel(layer=layer), margins(model, end, facts))
+    assert abs(curve.sel(layer=1) - curve.sel(layer=2)).max() > 0.01
+
+
 def test_it_stands_beside_lens_and_patching(trained, facts):
     model, old, new = trained
     curve, patched = graft_curve(model, old, new, facts), patch_residual(new.on(model), old.on(model), facts)
@@ -85,3 +110,9 @@ def test_refusals(trained, facts, tiny):
         graft_curve(model, None, None, facts)
     with pytest.raises(ChangeError, match="not those that this adapter was trained on"):
         graft_curve(tiny("llama", seed=1), old, new, facts)
+    with pytest.raises(StudyError, match="both the base"):
+        graft_curve(model, None, model, facts)
+    with pytest.raises(ChangeError, match="A graft takes"):
+        graft_curve(model, old, tiny("llama", seed=1), facts)
+    with pytest.raises(ChangeError, match="do not fit"):
+        graft_curve(model, None, tiny("gpt2"), facts)

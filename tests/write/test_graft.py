@@ -221,8 +221,12 @@ def test_what_cannot_be_grafted(tiny, adapters, facts, refused):
     other = tiny("llama", torch.float32, 1)
     weights = edit(model, [facts[0]], "ft_l", FTLConfig(layer=1, clamp=1e-2, steps=1))
     for before, after in ((model, new), (None, other), (model, weights), (weights, weights)):
-        with refused("A graft takes two models, or two adapters"):
+        with refused("A graft takes two models, two adapters"):
             graft(before, after, [0])
+    with refused("has no scale"):
+        graft(None, weights, [1], 0.5)
+    with refused("There is no block 0 in the change"):
+        graft(None, weights, [0])
     with refused("are one module"):
         graft(model, model, [0])
     with refused("changes nothing"):
