@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from mechmask.read.lenses.cached import cached_lens as cached_lens
     from mechmask.read.lenses.config import LensConfig as LensConfig
     from mechmask.read.lenses.fit import fit_lens as fit_lens
-    from mechmask.read.lenses.store import load_lens as load_lens
+    from mechmask.read.lenses.load import load_lens as load_lens
     from mechmask.read.logits import read_logits as read_logits
     from mechmask.read.margin import read_margin as read_margin
     from mechmask.read.patch import patch_residual as patch_residual
@@ -106,7 +106,7 @@ _HOMES = {
     "cached_lens": "read.lenses.cached",
     "LensConfig": "read.lenses.config",
     "fit_lens": "read.lenses.fit",
-    "load_lens": "read.lenses.store",
+    "load_lens": "read.lenses.load",
     "read_logits": "read.logits",
     "read_margin": "read.margin",
     "patch_residual": "read.patch",

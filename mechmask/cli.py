@@ -87,7 +87,7 @@ def read(
     from mechmask.measure.reading import save_reading
     from mechmask.models.load import load_model
     from mechmask.read.depth import read_depth
-    from mechmask.read.lenses.store import load_lens
+    from mechmask.read.lenses.load import load_lens
     from mechmask.read.logits import read_logits
 
     contested, loaded = load_facts(facts), load_model(model)

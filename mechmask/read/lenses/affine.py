@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mechmask.models.fingerprint import digest
+from mechmask.read.lenses.save import save_lens
 
 
 class AffineLens:
@@ -67,8 +68,6 @@ class AffineLens:
         Raises:
             ReadingError: if the directory is there already.
         """
-        from mechmask.read.lenses.store import save_lens
-
         save_lens(self, Path(path))
 
 

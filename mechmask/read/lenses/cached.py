@@ -12,7 +12,8 @@ from mechmask.models.model import Model, adapted_layers
 from mechmask.read.lenses.affine import AffineLens
 from mechmask.read.lenses.config import LensConfig, require_kind
 from mechmask.read.lenses.fit import fit_lens
-from mechmask.read.lenses.store import load_lens, write_lens
+from mechmask.read.lenses.load import load_lens
+from mechmask.read.lenses.save import write_lens
 
 _SCHEMA = 1  # goes up when the same settings give another lens
 _OF_RIDGE = {"seed", "n_tokens"}

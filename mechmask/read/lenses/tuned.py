@@ -23,6 +23,7 @@ from mechmask.models.model import Model
 from mechmask.read.lenses.affine import AffineLens
 from mechmask.read.lenses.divergence import plain_unembedding
 from mechmask.read.lenses.hash import unembedding_hash
+from mechmask.read.lenses.save import save_lens
 
 
 class SharedUnembed(Unembed):
@@ -87,8 +88,6 @@ class FittedTunedLens(AffineLens, TunedLens):
         Raises:
             ReadingError: if the directory is there already.
         """
-        from mechmask.read.lenses.store import save_lens
-
         save_lens(self, Path(path), ckpt=ckpt, config=config)
 
 

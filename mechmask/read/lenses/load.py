@@ -1,7 +1,6 @@
-"""Lenses as files, in the format of tuned-lens: ``config.json`` and ``params.pt``, which is read without unpickling.
+"""``load_lens``: a lens from files in the format of tuned-lens, of which ``params.pt`` is read without unpickling.
 
-``mechmask.json`` and ``report.nc`` beside them say how a lens was fitted and how well; tuned-lens passes them over, and
-a lens without them loads all the same.
+They may be mechmask's own, tuned-lens's or a published lens's: what mechmask writes beside them need not be there.
 """
 
 from __future__ import annotations
@@ -16,8 +15,7 @@ import xarray as xr
 from torch import Tensor
 
 from mechmask.errors import ReadingError, one_message
-from mechmask.files import new_directory
-from mechmask.measure.reading import load_reading, save_reading
+from mechmask.measure.reading import load_reading
 from mechmask.models.model import Model
 from mechmask.read.lenses.affine import AffineLens, RidgeLens, translators_of
 from mechmask.read.lenses.config import require_tuned_lens
@@ -25,39 +23,6 @@ from mechmask.read.lenses.divergence import plain_unembedding
 from mechmask.read.lenses.hash import unembedding_hash
 
 _SPACE = "AlignmentResearch/tuned-lens"  # where the published lenses are, each in lens/<name of its model>
-_SCHEMA = 1
-
-
-def save_lens(lens: AffineLens, target: Path, *, ckpt: str = "params.pt", config: str = "config.json") -> None:
-    """Write a lens into a new directory, atomically.
-
-    Raises:
-        ReadingError: if the directory is there already.
-    """
-    if target.exists():
-        raise ReadingError(f"{target} is there already. Save the lens under another name.")
-    with new_directory(target) as temporary:
-        write_lens(lens, temporary, ckpt=ckpt, config=config)
-
-
-def write_lens(lens: AffineLens, directory: Path, *, ckpt: str = "params.pt", config: str = "config.json") -> None:
-    """Write a lens into an empty directory."""
-    n_layers, width = lens.shape
-    described = {
-        "base_model_name_or_path": str(lens.details.get("model", "")),
-        "d_model": width,
-        "num_hidden_layers": n_layers,
-        "bias": True,
-        "base_model_revision": None,
-        "unembed_hash": lens.unembed_hash,
-        "lens_type": "linear_tuned_lens",
-    }
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in lens.layer_translators.state_dict().items()}
-    torch.save(state, directory / ckpt)
-    _write_json(directory / config, described)
-    _write_json(directory / "mechmask.json", {"schema_version": _SCHEMA, "kind": lens.name, "details": lens.details})
-    if lens.report is not None:
-        save_reading(lens.report, directory / "report.nc")
 
 
 def load_lens(source: str | Path, model: Model, *, allow_other_unembedding: bool = False) -> AffineLens:
@@ -166,10 +131,6 @@ def _parameters(directory: Path, model: Model) -> tuple[Tensor, Tensor]:
 def _report(directory: Path) -> xr.Dataset | None:
     path = directory / "report.nc"
     return load_reading(path) if path.is_file() else None
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

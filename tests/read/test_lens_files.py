@@ -24,7 +24,7 @@ from mechmask.read.lenses.cached import cached_lens
 from mechmask.read.lenses.config import LensConfig
 from mechmask.read.lenses.fit import fit_lens
 from mechmask.read.lenses.hash import unembedding_hash
-from mechmask.read.lenses.store import load_lens
+from mechmask.read.lenses.load import load_lens
 from mechmask.read.lenses.tuned import SharedUnembed
 
 SMALL = {"n_tokens": 640, "steps": 5, "tokens_per_step": 64}
