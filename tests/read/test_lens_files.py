@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 import sys
 
@@ -120,6 +121,16 @@ def test_a_lens_comes_back_as_it_was(fitted, tmp_path, kind):
     with pytest.raises(ReadingError, match="is there already"):
         lens.save(tmp_path / "new" / kind)
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [kind]
+
+
+def test_what_jupyter_shows(fitted, tmp_path):
+    """The report's own numbers, and what a lens has that comes without one."""
+    model, lens = fitted
+    assert repr(lens) == f"FittedTunedLens({model.name!r}, 3 layers of width 32)"
+    shown = [float(cell) for cell in re.findall("<td>([^<]+)</td>", lens._repr_html_())]
+    np.testing.assert_allclose(shown, lens.report.kl.transpose("layer", "lens").values.ravel(), atol=0.006)
+    plain_lens(model).save(tmp_path / "plain")
+    assert "<table" not in load_lens(tmp_path / "plain", model)._repr_html_()
 
 
 def test_another_unembedding_is_refused_or_said(fitted, saved, tiny, facts):

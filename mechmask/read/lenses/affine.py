@@ -6,6 +6,7 @@ format of tuned-lens.
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,18 @@ class AffineLens:
     unembedding_matches: bool = True
     details: Mapping[str, Any]
     report: xr.Dataset | None = None
+
+    def __repr__(self) -> str:
+        n_layers, width = self.shape
+        return f"{type(self).__name__}({self.details.get('model', '')!r}, {n_layers} layers of width {width})"
+
+    def _repr_html_(self) -> str:
+        """What it is, and how far its output is from the model's at every layer, where that is known."""
+        shown = f"<p>{html.escape(repr(self))}</p>"
+        if self.report is None:
+            return shown
+        table = self.report.kl.transpose("layer", "lens").to_pandas()
+        return f"{shown}<p>Held-out KL to the model's output, in nats</p>{table.to_html(float_format='{:.2f}'.format)}"
 
     @property
     def shape(self) -> tuple[int, int]:
