@@ -6,22 +6,37 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
+import xarray as xr
+from torch import nn
 
 from mechmask.errors import ReadingError
 from mechmask.files import new_directory
 from mechmask.measure.reading import save_reading
 
-if TYPE_CHECKING:
-    from mechmask.read.lenses.affine import AffineLens
-
 _SCHEMA = 1
 
 
-def save_lens(lens: AffineLens, target: Path, *, ckpt: str = "params.pt", config: str = "config.json") -> None:
+class AffineCorrections(Protocol):
+    """What of a lens is written; ``AffineLens`` says what each of these is."""
+
+    name: str
+    layer_translators: nn.ModuleList
+    unembed_hash: str
+    details: Mapping[str, Any]
+    report: xr.Dataset | None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The number of layers and the width."""
+        ...
+
+
+def save_lens(lens: AffineCorrections, target: Path, *, ckpt: str = "params.pt", config: str = "config.json") -> None:
     """Write a lens into a new directory, atomically.
 
     Raises:
@@ -33,7 +48,9 @@ def save_lens(lens: AffineLens, target: Path, *, ckpt: str = "params.pt", config
         write_lens(lens, temporary, ckpt=ckpt, config=config)
 
 
-def write_lens(lens: AffineLens, directory: Path, *, ckpt: str = "params.pt", config: str = "config.json") -> None:
+def write_lens(
+    lens: AffineCorrections, directory: Path, *, ckpt: str = "params.pt", config: str = "config.json"
+) -> None:
     """Write a lens into an empty directory."""
     n_layers, width = lens.shape
     described = {
