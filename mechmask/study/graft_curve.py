@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import cast
 
 import numpy as np
 import xarray as xr
@@ -48,16 +49,22 @@ def graft_curve(
         beside ``layer``.
 
     Raises:
-        StudyError: if both are the base.
+        StudyError: if both are the base, or an adapter stands before an edit or another model.
         ChangeError: if the two are not of one shape, or not of this model.
     """
     if before is None and (after is None or after is model):
         raise StudyError("Before and after are both the base, so nothing is grafted. Give at least one that differs.")
+    if before is not None and isinstance(after, WeightChange | Model):
+        raise StudyError(
+            "An edit or another model is grafted upon the base. Pass before=None; to graft an edit upon an adapter, "
+            "apply the adapter around this call."
+        )
+    whole = cast("WeightChange", graft(model, after, range(model.n_layers))) if isinstance(after, Model) else after
     layers = np.arange(model.n_layers + 1)
     readings = []
     with phase_bar("graft", len(layers)) as bar:
         for layer in layers.tolist():
-            change = _from_above(model, before, after, layer)
+            change = _from_above(before, whole, layer, model.n_layers)
             with nullcontext() if change is None else change.applied(model):
                 reading = read_logits(model, facts, "divergence", batch_size=batch_size)
             readings.append(reading[["logprob", "margin"]])
@@ -72,22 +79,19 @@ def graft_curve(
 
 
 def _from_above(
-    model: Model, before: AdapterChange | None, after: AdapterChange | WeightChange | Model | None, layer: int
+    before: AdapterChange | None, after: AdapterChange | WeightChange | None, layer: int, n_layers: int
 ) -> Change | None:
     """The change with the blocks from ``layer`` on of ``after``; ``None`` where that is the base itself."""
-    above = range(layer, model.n_layers)
-    if not above:
-        return before
-    if isinstance(after, Model):
-        return graft(model if before is None else before, after, above)
     if layer == 0:
         return after
+    if layer == n_layers:
+        return before
     if after is None:
         return _part(before, range(layer))
-    upper = _part(after, above)
+    upper = _part(after, range(layer, n_layers))
     if upper is None or before is None:
         return before or upper
-    return graft(before, after, [block for block in after.blocks if block in above])
+    return graft(before, after, [block for block in after.blocks if block >= layer])
 
 
 def _part(change: AdapterChange | WeightChange | None, layers: range) -> Change | None:

@@ -10,6 +10,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +111,10 @@ class WeightChange(Change):
         self.after = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in after.items()}
         self.before = dict(before)
 
-    @property
+    @cached_property
     def blocks(self) -> tuple[int, ...]:
         """The blocks of which a weight changes, in order."""
-        return blocks_of(self.after)
+        return blocks_of(name for name, tensor in self.after.items() if tensor_digest(tensor) != self.before[name])
 
     @contextmanager
     def applied(self, model: Model) -> Iterator[Model]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 import mechmask as mm
 from mechmask.errors import ChangeError, StudyError
@@ -82,6 +83,19 @@ def test_blocks_of_another_model(trained, facts, tiny):
         np.testing.assert_array_equal(curve.sel(layer=layer), margins(mixed, None, facts))
 
 
+def test_a_model_that_differs_in_one_block(trained, facts, tiny):
+    """Above that block nothing is left to graft, and the curve is flat."""
+    model, *_ = trained
+    other = tiny("llama")
+    with torch.no_grad():
+        other.module.model.layers[1].mlp.down_proj.weight.mul_(3)
+    curve = graft_curve(model, None, other, facts).margin
+    for layers, end in (((0, 1), other), ((2, 3), model)):
+        for layer in layers:
+            np.testing.assert_array_equal(curve.sel(layer=layer), margins(end, None, facts))
+    assert abs(curve.sel(layer=1) - curve.sel(layer=2)).max() > 0.01
+
+
 def test_an_edit_is_a_step_at_its_block(trained, facts):
     model, *_ = trained
     change = mm.edit(model, list(facts)[:1], "ft_l", FTLConfig(layer=1, clamp=0.1))
@@ -112,7 +126,9 @@ def test_refusals(trained, facts, tiny):
         graft_curve(tiny("llama", seed=1), old, new, facts)
     with pytest.raises(StudyError, match="both the base"):
         graft_curve(model, None, model, facts)
-    with pytest.raises(ChangeError, match="A graft takes"):
-        graft_curve(model, old, tiny("llama", seed=1), facts)
+    edited = mm.edit(model, list(facts)[:1], "ft_l", FTLConfig(layer=0, clamp=0.1))
+    for after in (tiny("llama", seed=1), edited):
+        with pytest.raises(StudyError, match="grafted upon the base"):
+            graft_curve(model, old, after, facts)
     with pytest.raises(ChangeError, match="do not fit"):
         graft_curve(model, None, tiny("gpt2"), facts)
