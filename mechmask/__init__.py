@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from mechmask.measure.where import where_written as where_written
     from mechmask.models.load import load_model as load_model
     from mechmask.models.model import Model as Model
-    from mechmask.models.variant import Variant as Variant
+    from mechmask.models.states import Variant as Variant
     from mechmask.read.attribute import attribute as attribute
-    from mechmask.read.backends.trace import NnsightBackend as NnsightBackend
+    from mechmask.read.backends.nnsight import NnsightBackend as NnsightBackend
     from mechmask.read.depth import read_depth as read_depth
     from mechmask.read.drift import change_cosine as change_cosine
     from mechmask.read.drift import residual_drift as residual_drift
@@ -57,16 +57,16 @@ if TYPE_CHECKING:
     from mechmask.read.patch import patch_residual as patch_residual
     from mechmask.read.weights import weight_change as weight_change
     from mechmask.study.config import StudyConfig as StudyConfig
-    from mechmask.study.graft_curve import graft_curve as graft_curve
+    from mechmask.study.protocols.graft_curve import graft_curve as graft_curve
     from mechmask.study.study import MaskStudy as MaskStudy
     from mechmask.write.change import Change as Change
     from mechmask.write.edit import edit as edit
     from mechmask.write.finetune import FinetuneConfig as FinetuneConfig
     from mechmask.write.finetune import finetune as finetune
-    from mechmask.write.ft_l import FTLConfig as FTLConfig
     from mechmask.write.graft import graft as graft
     from mechmask.write.graft import scaled as scaled
     from mechmask.write.load import load_change as load_change
+    from mechmask.write.methods.ft_l import FTLConfig as FTLConfig
 
 _HOMES = {
     "MechmaskError": "errors",
@@ -95,9 +95,9 @@ _HOMES = {
     "where_written": "measure.where",
     "load_model": "models.load",
     "Model": "models.model",
-    "Variant": "models.variant",
+    "Variant": "models.states",
     "attribute": "read.attribute",
-    "NnsightBackend": "read.backends.trace",
+    "NnsightBackend": "read.backends.nnsight",
     "read_depth": "read.depth",
     "change_cosine": "read.drift",
     "residual_drift": "read.drift",
@@ -112,13 +112,13 @@ _HOMES = {
     "patch_residual": "read.patch",
     "weight_change": "read.weights",
     "StudyConfig": "study.config",
-    "graft_curve": "study.graft_curve",
+    "graft_curve": "study.protocols.graft_curve",
     "MaskStudy": "study.study",
     "Change": "write.change",
     "edit": "write.edit",
     "finetune": "write.finetune",
     "FinetuneConfig": "write.finetune",
-    "FTLConfig": "write.ft_l",
+    "FTLConfig": "write.methods.ft_l",
     "graft": "write.graft",
     "scaled": "write.graft",
     "load_change": "write.load",

@@ -64,7 +64,7 @@ def study(
     json: Json = False,
 ) -> None:
     """A study as a TOML file describes it."""
-    from mechmask.study.file import study_from_file
+    from mechmask.study.toml import study_from_file
 
     _report(study_from_file(config).run(out), out, json)
 

@@ -21,15 +21,15 @@ from mechmask.errors import ReadingError
 from mechmask.facts.fact import Fact
 from mechmask.facts.fact_set import FactSet
 from mechmask.models.final_norm import frozen
-from mechmask.models.forest import Batch, batches
 from mechmask.models.model import Model
+from mechmask.models.packing import Batch, batches
 from mechmask.models.routes import Contest
 from mechmask.read.backends import Backend, backend_of
 from mechmask.read.backends.parts import Parts
-from mechmask.read.check import TOLERANCE_NATS, require_margin
 from mechmask.read.logits import decoded, may_pack
-from mechmask.read.phrasing import over_phrasings
-from mechmask.read.provenance import fact_coordinates, provenance
+from mechmask.read.scoring.check import TOLERANCE_NATS, require_margin
+from mechmask.read.scoring.contests import over_phrasings
+from mechmask.read.scoring.labels import fact_coordinates, provenance
 
 UNITS = ("layer", "component", "head")
 

@@ -16,17 +16,17 @@ from torch import Tensor
 from mechmask.facts.fact import Fact
 from mechmask.facts.fact_set import FactSet
 from mechmask.measure.contest import margin
-from mechmask.models.forest import Batch, batches
 from mechmask.models.model import Model
+from mechmask.models.packing import Batch, batches
 from mechmask.models.routes import Contest
 from mechmask.read.backends import Backend, backend_of
-from mechmask.read.check import require_identity
-from mechmask.read.lens import Lens, lens_of, lens_provenance
+from mechmask.read.lenses.lens import Lens, lens_of, lens_provenance
 from mechmask.read.logits import may_pack
-from mechmask.read.phrasing import over_phrasings
-from mechmask.read.provenance import provenance, require_score
-from mechmask.read.table import RouteTable
-from mechmask.read.unembed import score_tokens
+from mechmask.read.scoring.check import require_identity
+from mechmask.read.scoring.contests import over_phrasings
+from mechmask.read.scoring.labels import provenance, require_score
+from mechmask.read.scoring.table import RouteTable
+from mechmask.read.scoring.unembed import score_tokens
 
 
 def read_depth(

@@ -15,13 +15,13 @@ from mechmask.errors import ReadingError
 from mechmask.facts.fact import Fact
 from mechmask.facts.fact_set import FactSet
 from mechmask.measure.cka import linear_cka
-from mechmask.models.forest import batches
 from mechmask.models.model import Model
+from mechmask.models.packing import batches
 from mechmask.models.routes import Contest, encode_contests
-from mechmask.models.variant import Variant, active
+from mechmask.models.states import Variant, active
 from mechmask.read.backends import backend_of
 from mechmask.read.logits import may_pack
-from mechmask.read.provenance import fact_coordinates, provenance
+from mechmask.read.scoring.labels import fact_coordinates, provenance
 
 _FEWEST_FOR_CKA = 4
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from mechmask.errors import ReadingError
 from mechmask.facts.fact import Fact
 from mechmask.facts.fact_set import FactSet
-from mechmask.models.forest import batches
 from mechmask.models.model import Model
+from mechmask.models.packing import batches
 from mechmask.models.routes import encode_contests
 from mechmask.read.logits import decoded
-from mechmask.read.unembed import lead
+from mechmask.read.scoring.unembed import lead
 
 
 def known_facts(

@@ -15,14 +15,14 @@ import xarray as xr
 from mechmask.facts.fact import Fact
 from mechmask.facts.fact_set import FactSet
 from mechmask.measure.contest import with_standing
-from mechmask.models.forest import Batch, batches
 from mechmask.models.model import Model
+from mechmask.models.packing import Batch, batches
 from mechmask.models.routes import Contest
-from mechmask.read.check import require_identity
-from mechmask.read.phrasing import over_phrasings
-from mechmask.read.provenance import provenance, require_score
-from mechmask.read.table import RouteTable
-from mechmask.read.unembed import entropy, score_tokens
+from mechmask.read.scoring.check import require_identity
+from mechmask.read.scoring.contests import over_phrasings
+from mechmask.read.scoring.labels import provenance, require_score
+from mechmask.read.scoring.table import RouteTable
+from mechmask.read.scoring.unembed import entropy, score_tokens
 
 
 def read_logits(

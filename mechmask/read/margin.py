@@ -13,16 +13,16 @@ import xarray as xr
 
 from mechmask.facts.fact import Fact
 from mechmask.facts.fact_set import FactSet
-from mechmask.models.forest import Batch, batches
 from mechmask.models.model import Model
+from mechmask.models.packing import Batch, batches
 from mechmask.models.routes import Contest
 from mechmask.read.backends import Backend, backend_of
-from mechmask.read.check import require_margin
-from mechmask.read.lens import Lens, lens_of, lens_provenance
+from mechmask.read.lenses.lens import Lens, lens_of, lens_provenance
 from mechmask.read.logits import may_pack
-from mechmask.read.phrasing import over_phrasings
-from mechmask.read.provenance import fact_coordinates, provenance
-from mechmask.read.unembed import token_logits
+from mechmask.read.scoring.check import require_margin
+from mechmask.read.scoring.contests import over_phrasings
+from mechmask.read.scoring.labels import fact_coordinates, provenance
+from mechmask.read.scoring.unembed import token_logits
 
 
 def read_margin(

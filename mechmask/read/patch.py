@@ -22,17 +22,17 @@ from mechmask.facts.fact import Fact
 from mechmask.facts.fact_set import FactSet
 from mechmask.measure.contest import margin
 from mechmask.models.fingerprint import digest
-from mechmask.models.forest import Batch, batches, with_twins
 from mechmask.models.model import Model
+from mechmask.models.packing import Batch, batches, with_twins
 from mechmask.models.replay import Replay
 from mechmask.models.routes import Contest, encode_contests
-from mechmask.models.variant import Variant, active, unchanged, unlike
-from mechmask.read.check import TOLERANCE_NATS, require_identity
+from mechmask.models.states import Variant, active, unchanged, unlike
+from mechmask.progress import progress_bar
 from mechmask.read.logits import may_pack
-from mechmask.read.progress import progress_bar
-from mechmask.read.provenance import provenance
-from mechmask.read.table import RouteTable
-from mechmask.read.unembed import score_tokens
+from mechmask.read.scoring.check import TOLERANCE_NATS, require_identity
+from mechmask.read.scoring.labels import provenance
+from mechmask.read.scoring.table import RouteTable
+from mechmask.read.scoring.unembed import score_tokens
 
 POSITIONS = ("divergence", "all")
 

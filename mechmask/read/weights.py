@@ -17,8 +17,8 @@ from torch import Tensor
 
 from mechmask.errors import ReadingError
 from mechmask.models.model import Model
-from mechmask.models.variant import Variant, active
-from mechmask.read.provenance import provenance
+from mechmask.models.states import Variant, active
+from mechmask.read.scoring.labels import provenance
 
 
 def weight_change(before: Model | Variant, after: Model | Variant) -> xr.Dataset:

@@ -15,7 +15,7 @@ from mechmask.models.cache import cache_root
 from mechmask.models.load import load_model
 from mechmask.models.routes import encode_contests
 from mechmask.read.logits import may_pack, read_logits
-from mechmask.write.ft_l import PRESETS
+from mechmask.write.methods.ft_l import PRESETS
 
 _PACKAGES = (
     "mechmask",

@@ -32,20 +32,20 @@ from mechmask.measure.erase import erase_index
 from mechmask.measure.summary import conclusion, overview, summary
 from mechmask.models.model import Model
 from mechmask.models.routes import encode_contests
+from mechmask.progress import PhaseBar, phase_bar
 from mechmask.read.backends import Backend, backend_of, require_backend
 from mechmask.read.depth import read_depth
 from mechmask.read.generate import generate
-from mechmask.read.lens import lens_of
+from mechmask.read.lenses.lens import lens_of
 from mechmask.read.logits import read_logits
-from mechmask.read.provenance import provenance
+from mechmask.read.scoring.labels import provenance
 from mechmask.study.config import StudyConfig
 from mechmask.study.folder import StudyFolder
-from mechmask.study.progress import PhaseBar, phase_bar
 from mechmask.write.adapter import AdapterChange
 from mechmask.write.change import Change
 from mechmask.write.edit import edit
 from mechmask.write.finetune import FinetuneConfig, Finetuning, lora_config
-from mechmask.write.ft_l import FTLConfig, preset_for
+from mechmask.write.methods.ft_l import FTLConfig, preset_for
 
 
 class MaskStudy:

@@ -22,7 +22,7 @@ from mechmask.errors import ChangeError
 from mechmask.files import new_directory
 from mechmask.models.fingerprint import canonical_name, digest
 from mechmask.models.model import Model
-from mechmask.models.variant import Variant
+from mechmask.models.states import Variant
 
 SCHEMA_VERSION = 1
 

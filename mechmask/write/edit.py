@@ -12,7 +12,7 @@ from mechmask.facts.fact import Fact
 from mechmask.facts.fact_set import FactSet
 from mechmask.models.model import Model
 from mechmask.write.change import Change
-from mechmask.write.ft_l import FTLConfig, ft_l
+from mechmask.write.methods.ft_l import FTLConfig, ft_l
 
 
 class Method(NamedTuple):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mechmask.errors import ChangeError
 from mechmask.models.model import Model, adapted_layers
-from mechmask.models.variant import unlike
+from mechmask.models.states import unlike
 from mechmask.write.adapter import AdapterChange
 from mechmask.write.change import Change, WeightChange, block_of, named_weights, tensor_digest
 

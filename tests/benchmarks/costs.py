@@ -16,7 +16,7 @@ import torch
 from timing import matmul_rate, medians, seconds, write
 
 import mechmask as mm
-from mechmask.models.forest import batches
+from mechmask.models.packing import batches
 from mechmask.models.routes import encode_contests
 from mechmask.read.logits import decoded
 from mechmask.study.demo import demo_config, demo_facts

@@ -22,7 +22,7 @@ from tuned_lens.nn.lenses import LogitLens
 from tuned_lens.plotting import PredictionTrajectory
 
 import mechmask as mm
-from mechmask.models.forest import batches
+from mechmask.models.packing import batches
 from mechmask.models.routes import encode_contests
 from mechmask.read.lenses.tuned import SharedUnembed
 from mechmask.read.margin import read_margin

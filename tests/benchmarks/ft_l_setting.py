@@ -1,4 +1,4 @@
-"""Finds layer and clamp of FT-L for a model: the evidence behind a preset in mechmask.write.ft_l.
+"""Finds layer and clamp of FT-L for a model: the evidence behind a preset in mechmask.write.methods.ft_l.
 
 Single edits of real facts that the model holds, over a grid of layers and clamps; three shares as ROME reports them
 (Meng et al. 2022): efficacy (the new value beats the old one on the prompt), generality (on paraphrases), specificity

@@ -18,8 +18,8 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 import mechmask as mm
+from mechmask.models.corpora import text_corpus
 from mechmask.read.lenses.config import LensConfig
-from mechmask.read.lenses.corpus import text_corpus
 from mechmask.read.lenses.fit import Fit
 
 WIKITEXT = Path(__file__).parents[3] / "shared" / "data" / "wikitext2" / "test.txt"

@@ -13,11 +13,11 @@ import xarray as xr
 
 import mechmask as mm
 from mechmask.errors import ReadingError
-from mechmask.models.forest import batches
 from mechmask.models.model import adapted_layers
+from mechmask.models.packing import batches
 from mechmask.models.routes import encode_contests
 from mechmask.read.backends import Backend, backend_of
-from mechmask.read.backends.trace import NnsightBackend
+from mechmask.read.backends.nnsight import NnsightBackend
 
 BACKENDS = ("transformer_lens", "nnsight")
 
@@ -263,7 +263,7 @@ def test_the_mount_on_every_object_is_not_used(tiny, corners):
 
 
 def test_nnsight_is_imported_when_it_is_asked_for():
-    code = "import mechmask.read.depth, mechmask.read.backends.trace, sys; assert 'nnsight' not in sys.modules"
+    code = "import mechmask.read.depth, mechmask.read.backends.nnsight, sys; assert 'nnsight' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

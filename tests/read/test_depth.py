@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 import mechmask as mm
 from mechmask.errors import ReadingError
-from mechmask.read.backends.bridge import between_blocks, inside_blocks
+from mechmask.read.backends.transformer_lens import between_blocks, inside_blocks
 
 FINAL_NORMS = {
     "gpt2": "ln_f",

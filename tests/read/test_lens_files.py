@@ -18,13 +18,13 @@ from tuned_lens.utils import tensor_hash
 
 import mechmask as mm
 from mechmask.errors import ReadingError
-from mechmask.read.lens import LENSES, Lens, lens_of
 from mechmask.read.lenses import cached
 from mechmask.read.lenses.affine import RidgeLens
 from mechmask.read.lenses.cached import cached_lens
 from mechmask.read.lenses.config import LensConfig
 from mechmask.read.lenses.fit import fit_lens
 from mechmask.read.lenses.hash import unembedding_hash
+from mechmask.read.lenses.lens import LENSES, Lens, lens_of
 from mechmask.read.lenses.load import load_lens
 from mechmask.read.lenses.tuned import SharedUnembed
 

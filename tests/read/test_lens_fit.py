@@ -10,10 +10,10 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from mechmask.errors import ReadingError
+from mechmask.models.corpora import Corpus, Stream, sampled_corpus, text_corpus
 from mechmask.read.backends import backend_of
 from mechmask.read.lenses import divergence
 from mechmask.read.lenses.config import LensConfig
-from mechmask.read.lenses.corpus import Corpus, Stream, sampled_corpus, text_corpus
 from mechmask.read.lenses.divergence import Readout
 from mechmask.read.lenses.fit import fit_lens
 from mechmask.read.lenses.ridge import Moments

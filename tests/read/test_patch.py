@@ -13,7 +13,7 @@ import mechmask as mm
 from mechmask.errors import ReadingError
 from mechmask.measure.depth_score import depth_score
 from mechmask.measure.reading import load_reading, save_reading
-from mechmask.models.variant import active
+from mechmask.models.states import active
 from mechmask.read.patch import patch_residual
 
 FAMILIES = ["gpt2", "gpt_neox", "llama", "gemma2", "opt", "phi"]

@@ -7,8 +7,8 @@ import torch
 
 from mechmask import FinetuneConfig, edit, finetune, load_change
 from mechmask.write.change import WeightChange
-from mechmask.write.ft_l import FTLConfig
 from mechmask.write.graft import graft, scaled
+from mechmask.write.methods.ft_l import FTLConfig
 
 BLOCKS = {
     "gpt2": "transformer.h",

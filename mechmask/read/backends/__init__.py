@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechmask.errors import ReadingError
-from mechmask.models.forest import Batch
 from mechmask.models.model import Model
+from mechmask.models.packing import Batch
 from mechmask.read.backends.parts import Parts
 
 
@@ -48,13 +48,13 @@ def require_backend(name: str) -> None:
 
 
 def _transformer_lens(model: Model) -> Backend:
-    from mechmask.read.backends.bridge import BridgeBackend
+    from mechmask.read.backends.transformer_lens import BridgeBackend
 
     return BridgeBackend(model)
 
 
 def _nnsight(model: Model) -> Backend:
-    from mechmask.read.backends.trace import NnsightBackend
+    from mechmask.read.backends.nnsight import NnsightBackend
 
     return NnsightBackend(model)
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from mechmask.models.forest import Batch
+from mechmask.models.packing import Batch
 
 
 @dataclass(frozen=True)

@@ -21,16 +21,17 @@ from torch import Tensor, nn
 from mechmask.errors import ReadingError
 from mechmask.measure.reading import SCHEMA_VERSION
 from mechmask.measure.statistics import Interval, mean_interval
+from mechmask.models.corpora import Corpus, n_sample_batches, sampled_corpus, text_corpus
 from mechmask.models.model import Model
+from mechmask.progress import progress_bar
 from mechmask.read.backends import backend_of
 from mechmask.read.lenses.affine import AffineLens, RidgeLens, linear_of
 from mechmask.read.lenses.config import LensConfig, lens_config, require_kind
-from mechmask.read.lenses.corpus import Corpus, Stream, n_sample_batches, sampled_corpus, text_corpus
 from mechmask.read.lenses.divergence import Readout, Target, plain_unembedding
 from mechmask.read.lenses.hash import unembedding_hash
 from mechmask.read.lenses.ridge import Moments
+from mechmask.read.lenses.stream import Stream
 from mechmask.read.lenses.tune import Tuning, carried
-from mechmask.read.progress import progress_bar
 
 _HELD_OUT = 10  # every tenth sequence is held out; a third of those decides when to stop, the rest is reported
 _CHECK_EVERY = 10  # steps
@@ -220,7 +221,7 @@ class Fit:
         if corpus is not None:
             return text_corpus(self.model, corpus, n_tokens)
         with self._bar("sampling", n_sample_batches(n_tokens)) as tick:
-            return sampled_corpus(self.model, self.readout, n_tokens, self.config.seed, tick)
+            return sampled_corpus(self.model, self.readout.logits, n_tokens, self.config.seed, tick)
 
     def _split(self) -> tuple[Corpus, Corpus, Corpus]:
         """What is trained on, what decides when to stop, what is reported."""

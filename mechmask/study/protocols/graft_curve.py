@@ -17,8 +17,8 @@ from mechmask.errors import StudyError
 from mechmask.facts.fact import Fact
 from mechmask.facts.fact_set import FactSet
 from mechmask.models.model import Model
+from mechmask.progress import phase_bar
 from mechmask.read.logits import read_logits
-from mechmask.study.progress import phase_bar
 from mechmask.write.adapter import AdapterChange
 from mechmask.write.change import Change, WeightChange
 from mechmask.write.graft import graft

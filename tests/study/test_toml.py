@@ -8,7 +8,7 @@ import pytest
 
 from mechmask import FinetuneConfig, FTLConfig, StudyConfig, load_facts, synthetic_facts
 from mechmask.errors import MechmaskError, StudyError
-from mechmask.study.file import study_from_file
+from mechmask.study.toml import study_from_file
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Text that a lens is fitted on: given, or sampled by the model from itself, and the residuals that it leaves.
+"""Text as token sequences: given, or sampled by the model from itself.
 
 Sampled text needs no download and is what the model itself finds likely: temperature 1, seeded. Texts are cut into
 sequences of 64 tokens. The first position of each is left out, since it holds no context and models park attention
@@ -7,24 +7,19 @@ there, with residuals of another scale.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from mechmask.errors import ReadingError
-from mechmask.models.forest import Batch
 from mechmask.models.model import Model
-from mechmask.read.backends import Backend
-from mechmask.read.lenses.divergence import Readout
-from mechmask.read.progress import Tick
+from mechmask.progress import Tick
 
 LENGTH = 64  # tokens of a sequence
 _SAMPLED_TOGETHER = 128  # sequences: their cache is 380 MB for SmolLM2-135M
-_READ_TOGETHER = 16  # sequences
 
 
 @dataclass(frozen=True)
@@ -70,8 +65,8 @@ def text_corpus(model: Model, corpus: str | Path | Sequence[str], n_tokens: int)
     return Corpus(tuple(ids for ids in sequences if len(ids) > n_left_out), n_left_out, "text")
 
 
-def sampled_corpus(model: Model, readout: Readout, n_tokens: int, seed: int, tick: Tick) -> Corpus:
-    """Text that the model samples from itself at temperature 1.
+def sampled_corpus(model: Model, logits_of: Callable[[Tensor], Tensor], n_tokens: int, seed: int, tick: Tick) -> Corpus:
+    """Text that the model samples from itself at temperature 1; ``logits_of`` unembeds normed residuals in float32.
 
     It begins with what the tokenizer puts before a text; where that is nothing, with a token drawn from all of them,
     so that the text is as varied as the vocabulary.
@@ -86,7 +81,7 @@ def sampled_corpus(model: Model, readout: Readout, n_tokens: int, seed: int, tic
             begin = torch.tensor([prefix] * n, device=model.device)
             if not prefix:
                 begin = torch.randint(len(model.tokenizer), (n, 1), device=model.device, generator=generator)
-            rows += map(tuple, _sample(model, readout, begin, generator).tolist())
+            rows += map(tuple, _sample(model, logits_of, begin, generator).tolist())
             tick(f"{len(rows) * LENGTH} tokens")
     return Corpus(tuple(rows), max(1, len(prefix)), "model")
 
@@ -101,56 +96,11 @@ def n_sample_batches(n_tokens: int) -> int:
     return -(-n_sampled(n_tokens) // _SAMPLED_TOGETHER)
 
 
-class Stream:
-    """Residuals of a corpus, layers 0 to L, in float32: made when they are asked for, never all at once."""
-
-    def __init__(self, backend: Backend, corpus: Corpus) -> None:
-        self._backend = backend
-        self._corpus = corpus
-
-    @property
-    def n_batches(self) -> int:
-        """How many batches ``once`` gives."""
-        return -(-len(self._corpus.sequences) // _READ_TOGETHER)
-
-    def once(self) -> Iterator[Float[Tensor, "layer node width"]]:
-        """Every sequence once, in its order, some at a time."""
-        order = range(len(self._corpus.sequences))
-        for start in range(0, len(order), _READ_TOGETHER):
-            yield self._residuals(order[start : start + _READ_TOGETHER])
-
-    def shuffled(self, n_nodes: int, generator: torch.Generator) -> Iterator[Float[Tensor, "layer node width"]]:
-        """Batches of ``n_nodes`` for ever: each mixes the positions of several sequences."""
-        kept: Tensor | None = None
-        while True:
-            order = torch.randperm(len(self._corpus.sequences), generator=generator).tolist()
-            for start in range(0, len(order), _READ_TOGETHER):
-                fresh = self._residuals(order[start : start + _READ_TOGETHER])
-                kept = fresh if kept is None else torch.cat([kept, fresh], dim=1)
-                kept = kept[:, torch.randperm(kept.shape[1], generator=generator).to(kept.device)]
-                while kept.shape[1] >= n_nodes:
-                    yield kept[:, :n_nodes]
-                    kept = kept[:, n_nodes:]
-
-    def _residuals(self, chosen: Sequence[int]) -> Tensor:
-        return self._backend.residuals(_batch(self._corpus.part(chosen))).float()
-
-
-def _batch(corpus: Corpus) -> Batch:
-    """A forward pass over whole sequences; the padding on the right is read by nobody."""
-    length = max(map(len, corpus.sequences))
-    ids = torch.tensor([[*row, *[0] * (length - len(row))] for row in corpus.sequences])
-    positions = torch.arange(length).expand_as(ids)
-    nodes = [(r, c) for r, row in enumerate(corpus.sequences) for c in range(corpus.n_left_out, len(row))]
-    rows, columns = torch.tensor(nodes).T
-    return Batch(ids, positions, None, rows, columns, (), {})
-
-
-def _sample(model: Model, readout: Readout, ids: Tensor, generator: torch.Generator) -> Tensor:
+def _sample(model: Model, logits_of: Callable[[Tensor], Tensor], ids: Tensor, generator: torch.Generator) -> Tensor:
     cache, tokens = None, [ids]
     for _ in range(LENGTH - ids.shape[1]):
         output = model.anatomy.decoder(input_ids=ids, past_key_values=cache, use_cache=True)
-        logits = readout.logits(output.last_hidden_state[:, -1].float())
+        logits = logits_of(output.last_hidden_state[:, -1].float())
         ids = torch.multinomial(logits.softmax(-1), 1, generator=generator).to(model.device)
         tokens.append(ids)
         cache = output.past_key_values

@@ -8,8 +8,8 @@ import torch
 import mechmask as mm
 from mechmask.errors import ReadingError
 from mechmask.models.anatomy import Anatomy
-from mechmask.models.forest import Batch
-from mechmask.read.check import TOLERANCE_NATS
+from mechmask.models.packing import Batch
+from mechmask.read.scoring.check import TOLERANCE_NATS
 
 REFUSED = "does not agree with the model's own output"
 
@@ -65,7 +65,7 @@ def test_a_final_norm_applied_twice(tiny, family, awkward, monkeypatch):
 
 def test_a_mask_that_lets_routes_see_each_other(tiny, family, awkward, monkeypatch):
     model = tiny(family)
-    monkeypatch.setattr("mechmask.models.forest.additive", lambda mask, dtype: torch.zeros(mask.shape, dtype=dtype))
+    monkeypatch.setattr("mechmask.models.packing.additive", lambda mask, dtype: torch.zeros(mask.shape, dtype=dtype))
     refuses(monkeypatch, lambda: mm.read_logits(model, awkward), times=3)  # measured: 0.013 nats a token and more
     refuses(monkeypatch, lambda: mm.read_depth(model, awkward, score="sequence"), times=3)
 
@@ -79,7 +79,7 @@ def test_a_mask_that_is_causal_over_the_row_but_not_over_the_tree(tiny, family, 
         below = torch.ones(n, n, dtype=torch.bool).tril().expand_as(mask)
         return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~below, torch.finfo(dtype).min)
 
-    monkeypatch.setattr("mechmask.models.forest.additive", causal)
+    monkeypatch.setattr("mechmask.models.packing.additive", causal)
     refuses(monkeypatch, lambda: mm.read_logits(model, awkward), times=2)  # measured: 0.0056 nats a token and more
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from mechmask.errors import ReadingError
 from mechmask.models.model import Model
 from mechmask.models.routes import Contest
-from mechmask.read.table import RouteTable
+from mechmask.read.scoring.table import RouteTable
 
 # Nats a token. Sound readings of twelve tiny architectures and of SmolLM2-135M stay below 1e-4 in float32 and 0.04 in
 # bfloat16 (the model rounds its logits, a reading does not). Broken on purpose: a skipped norm or softcap 0.07 and

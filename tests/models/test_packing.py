@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mechmask.models.forest import additive, batches, with_twins
+from mechmask.models.packing import additive, batches, with_twins
 from mechmask.models.routes import Contest, encode_contests
 
 SCORES = ("sequence", "mean", "divergence")

@@ -29,8 +29,8 @@ from transformer_lens.model_bridge.generalized_components import OpaqueBlockBrid
 from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformers.utils import logging as transformers_logging
 
-from mechmask.models.forest import Batch
 from mechmask.models.model import Model
+from mechmask.models.packing import Batch
 from mechmask.read.backends.parts import Parts, at_nodes, sharing_clone
 
 _FUSED = ("c_attn", "query_key_value", "qkv_proj", "gate_up_proj")

@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechmask.errors import ReadingError
-from mechmask.models.forest import Batch
 from mechmask.models.model import Model, adapted_layers
+from mechmask.models.packing import Batch
 from mechmask.read.backends.parts import Parts, sharing_clone
 
 

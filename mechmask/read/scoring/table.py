@@ -12,8 +12,8 @@ import xarray as xr
 from transformers import PreTrainedTokenizerBase
 
 from mechmask.facts.fact import Fact
-from mechmask.models.forest import Batch
-from mechmask.read.provenance import fact_coordinates, route_names, value_coordinate
+from mechmask.models.packing import Batch
+from mechmask.read.scoring.labels import fact_coordinates, route_names, value_coordinate
 
 
 class RouteTable:

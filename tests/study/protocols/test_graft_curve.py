@@ -10,9 +10,9 @@ import mechmask as mm
 from mechmask.errors import ChangeError, StudyError
 from mechmask.measure.where import where_written
 from mechmask.read.patch import patch_residual
-from mechmask.study.graft_curve import graft_curve
+from mechmask.study.protocols.graft_curve import graft_curve
 from mechmask.write.adapter import AdapterChange
-from mechmask.write.ft_l import FTLConfig
+from mechmask.write.methods.ft_l import FTLConfig
 
 FAST = mm.FinetuneConfig(steps=3, lr=2e-2, rank=4, alpha=8)
 

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from mechmask import FinetuneConfig, FTLConfig, edit, finetune, load_model, read_logits
 from mechmask.errors import ChangeError, MechmaskError
-from mechmask.write.ft_l import PRESETS, ft_l, preset_for
+from mechmask.write.methods.ft_l import PRESETS, ft_l, preset_for
 
 PROJECTION = {
     "gpt2": "transformer.h.{}.mlp.c_proj",

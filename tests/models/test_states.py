@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mechmask import FinetuneConfig, FTLConfig, edit, finetune, read_logits
-from mechmask.models.variant import Variant, active, unchanged, unlike
+from mechmask.models.states import Variant, active, unchanged, unlike
 
 
 @pytest.fixture(scope="module")

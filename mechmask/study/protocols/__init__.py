@@ -1,0 +1,1 @@
+"""Experiments, one file each: a protocol reads like the paragraph of its paper."""

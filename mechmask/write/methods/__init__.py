@@ -1,0 +1,1 @@
+"""Editors, one file each; `mechmask.write.edit` is the registry."""
