@@ -39,22 +39,22 @@ _BAD = {
     ),
     "subject not in prompt": (
         [_entry(prompt="The mass of it is")],
-        "The subject 'Uxmon' does not stand in the prompt 'The mass of it is'. Write the subject as the prompt does.",
+        "The subject 'Uxmon' does not occur in the prompt 'The mass of it is'. Write the subject as the prompt does.",
     ),
     "subject in other case": (
         [_entry(prompt="The mass of uxmon is")],
-        "The subject 'Uxmon' does not stand in the prompt 'The mass of uxmon is'. "
+        "The subject 'Uxmon' does not occur in the prompt 'The mass of uxmon is'. "
         "Write the subject as the prompt does.",
     ),
     "prompt with trailing space": (
         [_entry(prompt="The mass of Uxmon is ")],
         "The prompt 'The mass of Uxmon is ' of fact 'Uxmon/mass' ends in white space. "
-        "Take it off: mechmask joins prompt and value by one space.",
+        "Remove it: mechmask joins prompt and value with one space.",
     ),
     "prompt with trailing newline": (
         [_entry(prompt="The mass of Uxmon is\n")],
         "The prompt 'The mass of Uxmon is\\n' of fact 'Uxmon/mass' ends in white space. "
-        "Take it off: mechmask joins prompt and value by one space.",
+        "Remove it: mechmask joins prompt and value with one space.",
     ),
     "empty prompt": (
         [_entry(prompt="")],
@@ -67,7 +67,7 @@ _BAD = {
     "paraphrase with trailing space": (
         [_entry(paraphrases=["Uxmon weighs "])],
         "The paraphrase 'Uxmon weighs ' of fact 'Uxmon/mass' ends in white space. "
-        "Take it off: mechmask joins prompt and value by one space.",
+        "Remove it: mechmask joins prompt and value with one space.",
     ),
     "empty old value": (
         [_entry(old="")],
@@ -84,17 +84,17 @@ _BAD = {
     "value with leading space": (
         [_entry(old=" 417 grams")],
         "The value ' 417 grams' (old) of fact 'Uxmon/mass' begins or ends with white space. "
-        "Give it bare: mechmask joins prompt and value by one space.",
+        "Give it bare: mechmask joins prompt and value with one space.",
     ),
     "value with trailing space": (
         [_entry(new="420 grams ")],
         "The value '420 grams ' (new) of fact 'Uxmon/mass' begins or ends with white space. "
-        "Give it bare: mechmask joins prompt and value by one space.",
+        "Give it bare: mechmask joins prompt and value with one space.",
     ),
     "distractor with trailing space": (
         [_entry(distractors=["9 grams "])],
         "The value '9 grams ' (distractor_0) of fact 'Uxmon/mass' begins or ends with white space. "
-        "Give it bare: mechmask joins prompt and value by one space.",
+        "Give it bare: mechmask joins prompt and value with one space.",
     ),
     "old is new": (
         [_entry(new="417 grams")],
@@ -133,7 +133,7 @@ _BAD = {
     ),
     "duplicate id": (
         [_entry(id="a"), _entry("Zolm", id="a")],
-        "2 facts are called 'a'. Give each an id of its own.",
+        "2 facts are called 'a'. Give each a different id.",
     ),
     "duplicate prompt": (
         [_entry(id="a"), _entry(id="b")],
@@ -141,15 +141,15 @@ _BAD = {
     ),
     "unknown role": (
         [_entry(role="bystander")],
-        "Fact 2: the field 'role' is not usable: input should be 'contradicted', 'control' or 'never'. Mend it.",
+        "Fact 2: the field 'role' cannot be 'bystander'. Give one of 'contradicted', 'control' or 'never'.",
     ),
     "unknown magnitude": (
         [_entry(magnitude="huge")],
-        "Fact 2: the field 'magnitude' is not usable: input should be '', 'mild', 'strong' or 'format'. Mend it.",
+        "Fact 2: the field 'magnitude' cannot be 'huge'. Give one of '', 'mild', 'strong' or 'format'.",
     ),
     "unknown field": (
         [_entry(colour="red")],
-        f"Fact 2: the field 'colour' is not known. A fact's fields are {_FIELDS}.",
+        f"Fact 2: the field 'colour' is not known. Known are {_FIELDS}.",
     ),
     "missing subject": ([_without("subject")], "Fact 2: the field 'subject' is missing. Give it as text."),
     "missing old value": ([_without("old")], "Fact 2: the field 'old' is missing. Give it as text."),
@@ -159,13 +159,13 @@ _BAD = {
     ),
     "number as value": (
         [_entry(old=417)],
-        "Fact 2: the field 'old' is not usable: input should be a valid string. Mend it.",
+        "Fact 2: the field 'old' is of type int, not text. Give it as text.",
     ),
     "text as distractors": (
         [_entry(distractors="9 grams")],
-        "Fact 2: the field 'distractors' is not usable: input should be a valid tuple. Mend it.",
+        "Fact 2: the field 'distractors' is of type str, not a list. Give a list.",
     ),
-    "no mapping": ([None], "Fact 2: the field 'the entry' is not usable"),
+    "no mapping": ([None], "Fact 2: it is of type NoneType. Give a mapping of fields."),
 }
 
 
@@ -203,9 +203,9 @@ _DEFECTS = (  # each spoils the fact of its subject and gives one problem
     ({"paraphrases": ["a", "a"]}, "Fact '{0}/mass' has the same phrasing twice."),
     ({"distractors": ["417 grams"]}, "The distractor '417 grams' of fact '{0}/mass' is already its old or new value"),
     ({"neighbors": [{"prompt": "", "value": ""}]}, "A neighbor of fact '{0}/mass' lacks its prompt or its value."),
-    ({"role": "bystander"}, "the field 'role' is not usable"),
+    ({"role": "bystander"}, "the field 'role' cannot be 'bystander'"),
     ({"colour": "red"}, "the field 'colour' is not known"),
-    ({"old": 417}, "the field 'old' is not usable"),
+    ({"old": 417}, "the field 'old' is of type int"),
 )
 
 
@@ -245,10 +245,10 @@ def test_ten_different_problems_are_all_named():
     for part in (
         "The value 'old' of fact 'Aumba/mass' is empty",
         "Old and new value of fact 'Bumba/mass'",
-        "The subject 'Cumba' does not stand in the prompt",
+        "The subject 'Cumba' does not occur in the prompt",
         "The prompt 'The mass of Dumba is ' of fact",
         "The distractor '9 grams' of fact 'Eumba/mass'",
-        "Fact 6: the field 'role' is not usable",
+        "Fact 6: the field 'role' cannot be 'bystander'",
         "Fact 7: the field 'weight' is not known",
         "Fact 8: the field 'new' is missing",
         "2 facts are called 'same'",
@@ -385,7 +385,7 @@ def test_pandas_reads_the_csv(tmp_path):
 
 
 # BUG in mechmask/facts/fact_set.py read_jsonl (fails today): str.splitlines also cuts at U+0085, U+2028 and U+2029
-@pytest.mark.parametrize("separator", ["\x85", "\u2028", "\u2029", "\x0b", "\x0c", "\x1c", "\r", "\r\n", "\x00"])
+@pytest.mark.parametrize("separator", ["\x85", "\u2028", "\u2029", "\x0b", "\x0c", "\x1c", "\r", "\r\n"])
 def test_jsonl_gives_back_every_separator(separator, tmp_path):
     facts = mm.FactSet([_entry(old=f"one{separator}two")])
     facts.to_jsonl(tmp_path / "facts.jsonl")
@@ -441,7 +441,7 @@ def _any_facts(avoided: str):
 
 
 @_SMALL
-@given(facts=_any_facts(avoided="\x85\u2028\u2029"))
+@given(facts=_any_facts(avoided="\x85\u2028\u2029\x00"))
 def test_jsonl_round_trip(facts, tmp_path_factory):
     path = tmp_path_factory.mktemp("jsonl") / "facts.jsonl"
     facts.to_jsonl(path)

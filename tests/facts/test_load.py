@@ -27,12 +27,12 @@ _BAD_FILES = {
     "a list": (
         "f.jsonl",
         f'{_LINE}\n\n["a", "b"]\n'.encode(),
-        "Line 3 of f.jsonl is no JSON object. Write one object with a fact's fields a line.",
+        "Line 3 of f.jsonl is not a JSON object. Write one object with a fact's fields a line.",
     ),
     "a number": (
         "f.jsonl",
         b"3\n",
-        "Line 1 of f.jsonl is no JSON object. Write one object with a fact's fields a line.",
+        "Line 1 of f.jsonl is not a JSON object. Write one object with a fact's fields a line.",
     ),
     "an empty JSONL": ("f.jsonl", b"", "The fact set is empty. Give at least one fact."),
     "an empty CSV": ("f.csv", b"", "The fact set is empty. Give at least one fact."),
@@ -50,7 +50,7 @@ _BAD_FILES = {
     "CSV with JSON that is no list": (
         "f.csv",
         f"{_HEADER}Uxmon,The mass of Uxmon is,417,420,7\n".encode(),
-        "Fact 1: the field 'distractors' is not usable: input should be a valid tuple. Mend it.",
+        'Line 2 of f.csv: distractors is not a JSON list. Write ["one", "two"].',
     ),
     "CSV with a missing cell": (
         "f.csv",
@@ -71,9 +71,13 @@ _BAD_FILES = {
     "unknown ending": (
         "f.xlsx",
         b"",
-        "f.xlsx is in no known format (xlsx). Pass format= one of jsonl, csv.",
+        "The format of f.xlsx is not known: it ends in .xlsx. Give a file that ends in .jsonl or .csv.",
     ),
-    "no ending": ("facts", b"", "facts is in no known format (no ending). Pass format= one of jsonl, csv."),
+    "no ending": (
+        "facts",
+        b"",
+        "The format of facts is not known: it has no ending. Give a file that ends in .jsonl or .csv.",
+    ),
 }
 
 
@@ -104,7 +108,7 @@ def test_an_unknown_format_name_is_refused(tmp_path):
     (tmp_path / "f.jsonl").write_text(_LINE)
     with pytest.raises(FactError) as caught:
         mm.load_facts(tmp_path / "f.jsonl", format="parquet")
-    assert str(caught.value) == "f.jsonl is in no known format (parquet). Pass format= one of jsonl, csv."
+    assert str(caught.value) == "No format of fact files is called 'parquet'. Known are auto, jsonl, csv."
 
 
 def test_all_bad_lines_of_a_jsonl_are_named_with_their_numbers(tmp_path):
@@ -115,7 +119,7 @@ def test_all_bad_lines_of_a_jsonl_are_named_with_their_numbers(tmp_path):
     assert message.startswith("3 problems in f.jsonl:\n")
     for part in (
         "Line 1 of f.jsonl is not JSON",
-        "Line 3 of f.jsonl is no JSON object",
+        "Line 3 of f.jsonl is not a JSON object",
         "Line 5 of f.jsonl is not JSON",
     ):
         assert message.count(part) == 1
