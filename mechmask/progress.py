@@ -1,65 +1,122 @@
-"""Progress bars on standard error for what takes more than a second: what is being made, how far, how well."""
+"""Progress on standard error, for whatever takes more than a second: what is being made, how far, how long still.
+
+A bar shows itself only once its work has taken a while, so that quick work stays silent. Where standard error is no
+terminal, as in a notebook or a log, the finished bar is all that is shown.
+"""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 Tick = Callable[[str], None]
 
+_SILENT_SECONDS = 1.0
 
-def bar_on_stderr(*, shown: bool = True) -> Progress:
-    """A bar on standard error; where that is no terminal, as in a notebook, its end is all it shows."""
-    columns = (
-        TextColumn("{task.description:<12}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[status]}"),
-    )
-    return Progress(*columns, console=Console(stderr=True, force_jupyter=False), disable=not shown)
+
+class Bar:
+    """A bar over a number of pieces; ``progress_bar`` makes one."""
+
+    def __init__(self, name: str, total: int, done: int, *, shown: bool) -> None:
+        columns = (
+            TextColumn("{task.description:<12}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[status]}"),
+        )
+        self._progress = Progress(*columns, console=_console(), disable=not shown)
+        self._task = self._progress.add_task(name, total=total, completed=done, status="")
+        self._begun = time.monotonic()
+        self._started = False
+
+    def __call__(self, status: str | None = None) -> None:
+        """One piece further, and how it stands."""
+        self._update(1, status)
+
+    def say(self, status: str) -> None:
+        """How it stands, no piece further."""
+        self._update(0, status)
+
+    def end_early(self, status: str) -> None:
+        """No more pieces will come: the bar ends where it is and says why."""
+        done = int(self._progress.tasks[self._task].completed)
+        self._progress.update(self._task, total=done)
+        self._update(0, status)
+
+    def close(self) -> None:
+        """Leave the bar as it is; one that never showed itself stays silent."""
+        if self._started:
+            self._progress.stop()
+
+    def _update(self, advance: int, status: str | None) -> None:
+        fields = {} if status is None else {"status": status}
+        self._progress.update(self._task, advance=advance, **fields)
+        if not self._started and time.monotonic() - self._begun > _SILENT_SECONDS:
+            self._started = True
+            self._progress.start()
 
 
 @contextmanager
-def progress_bar(name: str, total: int, *, shown: bool = True) -> Iterator[Tick]:
-    """A bar over ``total`` pieces; what it yields takes one piece further and says how it stands."""
-    with bar_on_stderr(shown=shown) as progress:
-        task = progress.add_task(name, total=total, status="")
-        yield lambda status: progress.update(task, advance=1, status=status)
+def progress_bar(name: str, total: int, done: int = 0, *, shown: bool = True) -> Iterator[Bar]:
+    """A bar over ``total`` pieces, of which ``done`` are made already."""
+    bar = Bar(name, total, done, shown=shown)
+    try:
+        yield bar
+    finally:
+        bar.close()
 
 
 class PhaseBar:
-    """One bar of one phase."""
+    """The bar of a training: its steps, with loss and recall beside them."""
 
-    def __init__(self, progress: Progress, task: TaskID) -> None:
-        self._progress = progress
-        self._task = task
-        self._loss = self._recall = float("nan")
+    def __init__(self, bar: Bar) -> None:
+        self._bar = bar
+        self._loss = self._recall = math.nan
 
     def step(self, loss: float) -> None:
-        """One step further, at this loss in nats a token."""
+        """One optimizer step further, at this loss in nats a token."""
         self._loss = loss
-        self._show(advance=1)
+        self._bar(self._status())
 
     def recall(self, share: float) -> None:
         """A checkpoint was read: this share of what is taught is recalled."""
         self._recall = share
-        self._show(advance=0)
+        self._bar.say(self._status())
 
-    def tick(self) -> None:
-        """One piece further, where there is no loss."""
-        self._progress.advance(self._task)
+    def end_early(self, why: str) -> None:
+        """The training ends before its last step."""
+        self._bar.end_early(why)
 
-    def _show(self, advance: int) -> None:
-        status = f"loss {self._loss:.3f}" + ("" if self._recall != self._recall else f"  recall {self._recall:.2f}")
-        self._progress.update(self._task, advance=advance, status=status)
+    def _status(self) -> str:
+        parts = [] if math.isnan(self._loss) else [f"loss {self._loss:.3f}"]
+        return "  ".join([*parts, *([] if math.isnan(self._recall) else [f"recall {self._recall:.2f}"])])
 
 
 @contextmanager
 def phase_bar(name: str, total: int, done: int = 0) -> Iterator[PhaseBar]:
-    """A bar over ``total`` pieces of which ``done`` are made already."""
-    with bar_on_stderr() as progress:
-        yield PhaseBar(progress, progress.add_task(name, total=total, completed=done, status=""))
+    """A bar over the ``total`` steps of a training, of which ``done`` are made already."""
+    with progress_bar(name, total, done) as bar:
+        yield PhaseBar(bar)
+
+
+def note(text: str) -> None:
+    """A line on standard error."""
+    _console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _console() -> Console:
+    return Console(stderr=True, force_jupyter=False)

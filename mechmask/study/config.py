@@ -29,14 +29,14 @@ class StudyConfig(BaseModel):
         taught_phrasings: in how many of its phrasings each fact is installed and contradicted, the prompt first; the
             others are only read, as what carries over. The paper teaches one.
         checkpoint_every: optimizer steps between two readings.
-        edit: FT-L on each contradicted fact alone, beside the fine-tuning; ``preset`` takes the setting of the model's
-            family and size, ``None`` (``"none"`` in TOML) leaves it out.
+        edits: editors that change each contradicted fact alone, beside the fine-tuning: configurations, or names of
+            methods whose preset for the model's family and size is taken. Empty for none.
         score: of the readings at the output.
         lens: of the depth reading.
         backend: of the depth reading.
         cutoff_nats: erase index above which the paper's criterion says erased.
         level: of all intervals.
-        batch_size: prompts a forward pass when reading.
+        batch_size: prompts per forward pass when reading; affects memory only.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,15 +46,15 @@ class StudyConfig(BaseModel):
     contradict: FinetuneConfig = FinetuneConfig(steps=30)
     taught_phrasings: int = Field(default=1, ge=1)
     checkpoint_every: int = Field(default=10, ge=1)
-    edit: FTLConfig | Literal["preset"] | None = "preset"
+    edits: tuple[EditConfig | EditMethod, ...] = ("ft_l",)
     score: Literal["sequence", "mean"] = "sequence"
-    lens: str = "logit"
-    backend: str = "transformer_lens"
+    lens: LensName = "logit"
+    backend: BackendName = "transformer_lens"
     cutoff_nats: float = Field(default=PAPER_CUTOFF_NATS, gt=0)
     level: float = Field(default=0.95, gt=0, lt=1)
     batch_size: int = Field(default=32, ge=1)
 
-    @field_validator("install", "edit", mode="before")
+    @field_validator("install", mode="before")
     @classmethod
     def _none_by_name(cls, value: object) -> object:
         """TOML has no null."""

@@ -87,6 +87,11 @@ class Step:
     inputs: Mapping[str, str]
 
 
+def digest_of(content: object) -> str:
+    """Digest of JSON values."""
+    return _hash(content)
+
+
 def key_of(settings: Settings, inputs: Mapping[str, str]) -> str:
     """The key of a step: a hash of its settings and of the digests of its inputs."""
     return _hash({"settings": settings.chosen, "inputs": dict(inputs)})

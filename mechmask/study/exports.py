@@ -1,0 +1,44 @@
+"""What a study writes for people: figures, tables as CSV, and which versions made it; from its results alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from mechmask import draw
+from mechmask.files import write_text
+
+if TYPE_CHECKING:
+    from mechmask.study.results import StudyResults
+    from mechmask.study.run import Run
+
+_FIGURES = {
+    "trajectory": draw.trajectory,
+    "depth_trajectory": draw.checkpoints,
+    "depth": draw.depth,
+    "erase": draw.erase,
+}
+
+
+def export_study(run: Run, results: StudyResults, about: Mapping[str, str | float]) -> None:
+    """Figures and tables of a mask study, written where they or what they show has changed.
+
+    Args:
+        run: whose directory they go to.
+        results: what they show.
+        about: provenance of the model.
+    """
+    for name, make in _FIGURES.items():
+        sources = {f"results/{name}": results.step(f"results/{name}").digest}
+        for suffix in ("pdf", "png"):  # drawn anew for each: saving a figure moves what its layout begins from
+            run.export(
+                f"figures/{name}.{suffix}",
+                sources,
+                lambda path, name=name, make=make: draw.save_figure(make(getattr(results, name)), path),
+            )
+    erased = {"results/erase": results.step("results/erase").digest}
+    run.export("summary.csv", erased, lambda path: write_text(path, results.summary().to_csv()))
+    run.export("overview.csv", erased, lambda path: write_text(path, results.overview().to_csv()))
+    made_by = json.dumps(about, indent=2, sort_keys=True)
+    run.export("provenance.json", erased, lambda path: write_text(path, made_by))

@@ -1,0 +1,334 @@
+"""A run: a directory of named steps, each taken up again where it is whole and its inputs are the same, else made.
+
+``run.step(name, settings, inputs, make)`` is all that an experiment has to know. A step is written beside its place and
+moved there when it is whole, so that a process that is killed leaves either the step or nothing. A step of other
+settings or inputs is not thrown away but moved to ``superseded/``, and comes back when it is asked for again; one that
+is damaged is made anew. What depends on a step names its digest among its inputs, so that a change of one setting makes
+anew what follows from it and nothing else.
+
+No torch here: the model of a run is only handed on.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from filelock import FileLock, Timeout
+
+from mechmask.errors import DamageError, FileError, StudyError
+from mechmask.facts.fact_set import FactSet
+from mechmask.files import content_digest, file_errors, new_directory, replaced_file, write_text
+from mechmask.progress import note
+from mechmask.study.step import (
+    MANIFEST,
+    SCHEMA_VERSION,
+    Settings,
+    Step,
+    is_made_from,
+    peek,
+    require_whole,
+    seal_step,
+)
+
+if TYPE_CHECKING:
+    from mechmask.models.model import Model
+
+CARD = "run.json"
+ROOMS = ("changes", "checkpoints", "training", "readings", "results", "lenses", "superseded")  # of a run's directory
+EXPORTS = "exports.json"
+_UNFINISHED = ".unfinished-"
+
+Make = Callable[[Path], Mapping[str, Any] | None]
+
+
+class Run:
+    """A directory of steps, held by one process at a time: ``with Run(directory, model, facts) as run: ...``.
+
+    Args:
+        root: the directory; made if it is not there.
+        model: the model that is studied.
+        facts: the facts that are contested.
+        about: what else identifies the experiment, as JSON values: kept in the run's card, never compared.
+
+    Raises:
+        StudyError: on entering, if the directory holds something else, a study of another model or of other facts, or
+            another process is at work in it.
+    """
+
+    def __init__(
+        self, root: str | Path, model: Model, facts: FactSet, about: Mapping[str, Any] | None = None
+    ) -> None:
+        self.root = Path(root)
+        self.model = model
+        self.facts = facts
+        self.inputs = {"model": model.fingerprint, "facts": facts.fingerprint()}
+        self._about = dict(about or {})
+        self._lock: FileLock | None = None
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.root)!r}, {self.model!r}, {self.facts!r})"
+
+    def __enter__(self) -> Run:
+        if self.root.is_file():
+            raise StudyError(f"{self.root} is a file. Give a directory.")
+        refuse_strangers(self.root, self.facts)
+        self._hold()
+        try:
+            self._claim()
+        except BaseException:
+            self._release()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._release()
+
+    def plan(self, steps: Mapping[str, int | None]) -> None:
+        """Say in the run's card which steps are to come, and of which training how many optimizer steps at most.
+
+        ``mechmask status`` reads it; nothing else depends on it.
+        """
+        self._about["plan"] = dict(steps)
+        self._write_card()
+
+    def step(
+        self,
+        name: str,
+        settings: Settings,
+        inputs: Mapping[str, str],
+        make: Make,
+    ) -> Step:
+        """The step of that name: as it is there, or made now.
+
+        Args:
+            name: its path below the run's directory, such as ``readings/before``.
+            settings: what it is configured by.
+            inputs: digest of everything else that it depends on, by name.
+            make: writes its files into an empty directory; what it returns is kept as the step's ``details``.
+
+        Raises:
+            StudyError: if the step cannot be written.
+        """
+        there = self.find(name, settings, inputs)
+        return there if there is not None else self._make(name, settings, inputs, make)
+
+    def find(self, name: str, settings: Settings, inputs: Mapping[str, str]) -> Step | None:
+        """The step of that name, settings and inputs if it is there and whole; a damaged one is removed."""
+        place = self.root / name
+        if not is_made_from(place, settings, inputs):
+            self._bring_back(name, settings, inputs)
+        if not is_made_from(place, settings, inputs):
+            return None
+        try:
+            return require_whole(place)
+        except StudyError as error:
+            note(f"{error.args[0].partition('. ')[0]}. It is made again.")
+            shutil.rmtree(place)
+            return None
+
+    def steps_below(self, name: str) -> list[Step]:
+        """The steps that lie in a directory, in the order of their names, as their manifests say."""
+        found = []
+        for path in sorted((self.root / name).glob(f"*/{MANIFEST}")):
+            with suppress(StudyError):
+                found.append(peek(path.parent))
+        return found
+
+    def drop(self, name: str) -> None:
+        """Remove a step that nothing needs any more."""
+        shutil.rmtree(self.root / name, ignore_errors=True)
+
+    def export(self, name: str, sources: Mapping[str, str], make: Callable[[Path], object]) -> Path:
+        """A file for people, such as a table or a figure: made from steps, and anew when they or the file changed.
+
+        Args:
+            name: its path below the run's directory.
+            sources: digests of what it is made from.
+            make: writes the file.
+        """
+        path, listed = self.root / name, self._exports()
+        entry = listed.get(name, {})
+        whole = path.is_file() and entry.get("sources") == dict(sources) and _is(path, entry.get("digest"))
+        if not whole:
+            with replaced_file(path) as temporary:
+                make(temporary)
+            listed[name] = {"sources": dict(sources), "digest": content_digest(path)}
+            self._write(self.root / EXPORTS, listed)
+        return path
+
+    def _make(self, name: str, settings: Settings, inputs: Mapping[str, str], make: Make) -> Step:
+        place = self.root / name
+        self._refuse_read_only(name)
+        unfinished = place.with_name(f"{_UNFINISHED}{uuid4().hex}")
+        try:
+            with new_directory(unfinished) as directory:
+                details = make(directory)
+                seal_step(directory, name, settings, inputs, details or {})
+            with file_errors(place):
+                self._supersede(name)
+                unfinished.rename(place)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        return require_whole(place)
+
+    def _supersede(self, name: str) -> None:
+        """Move a step of other settings or inputs out of the way; a damaged one is removed."""
+        place = self.root / name
+        if not place.exists():
+            return
+        try:
+            key = peek(place).digest
+        except StudyError:
+            shutil.rmtree(place)
+            return
+        target = self.root / "superseded" / name / key[:12]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            shutil.rmtree(target)
+        place.rename(target)
+
+    def _bring_back(self, name: str, settings: Settings, inputs: Mapping[str, str]) -> None:
+        for earlier in sorted((self.root / "superseded" / name).glob(f"*/{MANIFEST}")):
+            if is_made_from(earlier.parent, settings, inputs):
+                with file_errors(self.root / name):
+                    self._supersede(name)
+                    (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+                    earlier.parent.rename(self.root / name)
+                return
+
+    def _hold(self) -> None:
+        try:
+            with file_errors(self.root):
+                self.root.mkdir(parents=True, exist_ok=True)
+        except FileError as error:
+            raise StudyError(f"{self.root} cannot be a study's directory: {error}") from error
+        lock = FileLock(self.root / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise StudyError(
+                f"Another process is at work in {self.root}. Wait for it, or give another directory."
+            ) from error
+        except OSError:  # a directory that may only be read: what is finished is taken up, nothing can be made
+            return
+        self._lock = lock
+        for killed in self.root.rglob(f"*{_UNFINISHED}*"):  # what a process left that was killed while it wrote
+            shutil.rmtree(killed, ignore_errors=True)
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def _refuse_read_only(self, name: str) -> None:
+        if self._lock is None:
+            raise StudyError(
+                f"The step {name} is not there yet and {self.root} cannot be written. Open what is finished with "
+                "mechmask.open_study, or give another directory."
+            )
+
+    def _claim(self) -> None:
+        """Write the run's card, or hold the one that is there against this run's model and facts."""
+        if (self.root / CARD).is_file():
+            there = read_card(self.root)
+            for name, what in (("model", "another model"), ("facts", "other facts")):
+                if there["inputs"].get(name) != self.inputs[name]:
+                    raise StudyError(
+                        f"{self.root} holds a study of {what} ({name} is {there['inputs'].get(name)} there and "
+                        f"{self.inputs[name]} here). Give a new directory, or the {name} of the study that is there."
+                    )
+            self._about = {**{k: v for k, v in there["about"].items() if k == "plan"}, **self._about}
+        facts = self.facts.to_jsonl_text()
+        path = self.root / "facts.jsonl"
+        if not path.is_file() or path.read_bytes() != facts.encode():
+            self._refuse_read_only("facts.jsonl")
+            write_text(path, facts)
+        self._write_card()
+
+    def _write_card(self) -> None:
+        card = {
+            "schema_version": SCHEMA_VERSION,
+            "inputs": self.inputs,
+            "model": {"name": self.model.name, "family": self.model.family, "dtype": str(self.model.dtype)},
+            "about": self._about,
+        }
+        self._write(self.root / CARD, card)
+
+    def _write(self, path: Path, content: Mapping[str, Any]) -> None:
+        """Write JSON where it is not there already, word for word."""
+        text = json.dumps(content, indent=2, sort_keys=True)
+        if path.is_file() and path.read_bytes() == text.encode():
+            return
+        self._refuse_read_only(path.name)
+        write_text(path, text)
+
+    def _exports(self) -> dict[str, Any]:
+        try:
+            listed = json.loads((self.root / EXPORTS).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return listed if isinstance(listed, dict) else {}
+
+
+def read_card(root: Path) -> dict[str, Any]:
+    """What a run's directory says of itself.
+
+    Raises:
+        StudyError: if there is no card, it is damaged, or it is of a schema that this version does not know.
+    """
+    path = root / CARD
+    if not path.is_file():
+        raise StudyError(f"{root} holds no study. {_earlier(root) or 'Give the directory of one.'}")
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        version, _ = card["schema_version"], (card["inputs"].items(), card["about"].items(), card["model"].items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise StudyError(
+            f"{path} is damaged ({type(error).__name__}). Delete it and run the study again: it is written anew and "
+            "the steps are kept."
+        ) from error
+    if version != SCHEMA_VERSION:
+        raise StudyError(
+            f"{path} has schema version {version}; this mechmask reads version {SCHEMA_VERSION}. Run the study again "
+            "in a new directory."
+        )
+    return card
+
+
+def refuse_strangers(root: Path, facts: FactSet) -> None:
+    """Leave a directory alone that holds something but no run.
+
+    Raises:
+        StudyError: naming what is there.
+    """
+    if not root.is_dir() or (root / CARD).is_file():
+        return
+    for path in sorted(root.iterdir()):
+        ours = path.name in (EXPORTS, *ROOMS) and any(path.rglob(MANIFEST)) if path.is_dir() else False
+        ours |= path.name == "facts.jsonl" and path.is_file() and path.read_bytes() == facts.to_jsonl_text().encode()
+        ours |= path.name == EXPORTS or path.name.startswith((".lock", ".facts.jsonl.", f".{CARD}."))
+        if not ours:
+            raise StudyError(
+                f"{root} is not empty and holds no study (there is {path.name}). "
+                f"{_earlier(root) or 'Give a new directory.'}"
+            )
+
+
+def _earlier(root: Path) -> str:
+    """What to say of a directory that an earlier mechmask wrote; empty where it did not."""
+    if not (root / "study.json").is_file():
+        return ""
+    return "Its study.json is of mechmask 0.1.0, which kept studies in another way. Run the study in a new directory."
+
+
+def _is(path: Path, digest: object) -> bool:
+    try:
+        return content_digest(path) == digest
+    except (DamageError, FileError):
+        return False

@@ -1,0 +1,72 @@
+"""What of a study is done and what is not, as its directory says; no model and no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from mechmask.errors import StudyError
+from mechmask.study.results import stale_input
+from mechmask.study.run import read_card
+from mechmask.study.step import MANIFEST, require_whole
+
+State = Literal["done", "under way", "missing", "damaged", "out of date"]
+
+
+class StepStatus(NamedTuple):
+    """One step of a study.
+
+    Attributes:
+        step: its name.
+        state: ``done``; ``under way`` (a training that has checkpoints); ``missing``; ``damaged``; ``out of date`` (made
+            from steps that have been made anew since). Whatever is not done is made when the study is run again.
+        detail: how far it is, or what is wrong.
+    """
+
+    step: str
+    state: State
+    detail: str
+
+
+def study_status(directory: str | Path) -> list[StepStatus]:
+    """Every step that the study planned, and what became of it.
+
+    Raises:
+        StudyError: if the directory holds no study.
+    """
+    root = Path(directory)
+    planned: dict[str, int | None] = read_card(root)["about"].get("plan", {})
+    there = [path.parent.relative_to(root).as_posix() for path in _manifests(root)]
+    names = list(dict.fromkeys([*planned, *there]))
+    return [_status(root, name, planned.get(name)) for name in names]
+
+
+def _manifests(root: Path) -> Iterator[Path]:
+    for room in ("changes", "lenses", "readings", "results"):
+        yield from sorted((root / room).rglob(MANIFEST))
+
+
+def _status(root: Path, name: str, n_steps: int | None) -> StepStatus:
+    if not (root / name).is_dir():
+        checkpoint = _last_checkpoint(root, name)
+        if checkpoint is None:
+            return StepStatus(name, "missing", "")
+        limit = "" if n_steps is None else f" of at most {n_steps}"
+        return StepStatus(name, "under way", f"step {checkpoint}{limit} has been read")
+    try:
+        step = require_whole(root / name)
+        stale = stale_input(root, step)
+    except StudyError as error:
+        return StepStatus(name, "damaged", str(error))
+    if stale:
+        return StepStatus(name, "out of date", f"{stale} has been made anew since")
+    steps = step.details.get("steps")
+    return StepStatus(name, "done", "" if steps is None else f"{steps} steps")
+
+
+def _last_checkpoint(root: Path, name: str) -> int | None:
+    """The last checkpoint of a training that has not ended."""
+    room, _, training = name.partition("/")
+    numbers = [int(path.parent.name) for path in (root / "checkpoints" / training).glob(f"*/{MANIFEST}")]
+    return max(numbers) if room == "changes" and numbers else None

@@ -1,0 +1,253 @@
+"""Fine-tuning as steps of a run: checkpoints that are read, a state from which it goes on, the change that it ends with.
+
+What a training is but for its length (examples, configuration without the number of steps, what it starts from) is its
+*course*. Two trainings of one course pass through the same states, so that a longer one goes on where the shorter one
+ended, and what was read at a checkpoint is not read again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from safetensors.torch import load_file, save_file
+
+from mechmask.errors import StudyError
+from mechmask.facts.fact import Example
+from mechmask.measure.reading import load_reading, save_reading
+from mechmask.models.model import Model
+from mechmask.progress import PhaseBar, phase_bar
+from mechmask.study.run import Run
+from mechmask.study.states import StudyState, state_of_step, untouched
+from mechmask.study.step import NO_SETTINGS, Settings, Step, digest_of
+from mechmask.write.adapter import AdapterChange
+from mechmask.write.finetune import FinetuneConfig, Finetuning
+
+OUTPUT = "output"  # the reading at a checkpoint that says what is recalled
+_CHECKPOINT_EVERY = 10  # optimizer steps, where nothing is watched: what a killed training loses at most
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What is read at a checkpoint.
+
+    Attributes:
+        read: takes the model as it is and gives readings by name; ``output`` has ``recalled[fact, route]``.
+        settings: what ``read`` is configured by.
+        every: optimizer steps between two checkpoints.
+        inputs: digests of what ``read`` depends on beside the model and the facts of the run.
+    """
+
+    read: Callable[[Model], Mapping[str, xr.Dataset]]
+    settings: Settings = NO_SETTINGS
+    every: int = _CHECKPOINT_EVERY
+    inputs: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Trained(StudyState):
+    """A state that was reached by fine-tuning.
+
+    Attributes:
+        checkpoints: what was read on the way, by the number of optimizer steps.
+    """
+
+    checkpoints: Mapping[int, Step] = field(default_factory=dict)
+
+    def readings(self, name: str) -> dict[int, xr.Dataset]:
+        """The readings of one name, by the number of optimizer steps."""
+        return {number: load_reading(step.directory / f"{name}.nc") for number, step in self.checkpoints.items()}
+
+
+def train(
+    run: Run,
+    name: str,
+    examples: Sequence[Example],
+    config: FinetuneConfig,
+    *,
+    start: StudyState | None = None,
+    until: float | None = None,
+    watch: Watch | None = None,
+) -> Trained:
+    """Fine-tune in a run: to the last step, or to the first checkpoint at which enough is recalled.
+
+    Args:
+        run: where change, checkpoints and training state are kept.
+        name: of the state that results.
+        examples: what is taught.
+        config: how.
+        start: the state to go on from: its adapter is trained further, with a new optimizer. A fresh adapter on the
+            model by default.
+        until: share of the taught values that greedy decoding has to say for the training to end before its last step.
+        watch: what is read at checkpoints; nothing by default.
+
+    Returns:
+        The state: the model with the trained adapter on.
+
+    Raises:
+        StudyError: if ``until`` is given and nothing is watched.
+        ChangeError: if a loss is not a number, nothing changes, or what it starts from is no adapter.
+        ReadingError: if a reading disagrees with the model's output.
+    """
+    if until is not None and watch is None:
+        raise StudyError(
+            f"The training {name!r} is to end when a share of {until:g} is recalled, but nothing is read on the way. "
+            "Give watch=, or leave until= out."
+        )
+    training = _Training(run, name, examples, config, start or untouched(run), until, watch)
+    step = training.finished() or training.carried_out()
+    state = state_of_step(step, untouched(run), name, "finetune")
+    return Trained(state.name, state.state, state.inputs, state.method, None, dict(training.checkpoints))
+
+
+class _Training:
+    """One training in a run, as far as it has come."""
+
+    def __init__(
+        self,
+        run: Run,
+        name: str,
+        examples: Sequence[Example],
+        config: FinetuneConfig,
+        start: StudyState,
+        until: float | None,
+        watch: Watch | None,
+    ) -> None:
+        self._run, self._name, self._examples, self._config = run, name, examples, config
+        self._start, self._until, self._watch = start, until, watch
+        self._course = Settings.of(config, leave_out=frozenset({"steps"}))
+        taught = digest_of([example.model_dump(mode="json") for example in examples])
+        self._inputs = {**run.inputs, "examples": taught, **start.inputs}
+        self.checkpoints: dict[int, Step] = {}
+
+    @property
+    def _numbers(self) -> list[int]:
+        """The optimizer steps at which there is a checkpoint, as long as it does not end early."""
+        every = self._watch.every if self._watch else _CHECKPOINT_EVERY
+        return [*range(0, self._config.steps, every), self._config.steps]
+
+    def finished(self) -> Step | None:
+        """The change that it ends with, if that and every checkpoint on the way are there."""
+        last = self._config.steps
+        for number in self._numbers if self._watch else []:
+            there = self._find_checkpoint(number)
+            if there is None:
+                return None
+            self.checkpoints[number] = there
+            if self._has_recalled(there):
+                last = number
+                break
+        return self._run.find(f"changes/{self._name}", self._at(last), self._inputs)
+
+    def carried_out(self) -> Step:
+        """The change, trained from the latest state that is of use."""
+        change = self._start.change
+        if change is not None and not isinstance(change, AdapterChange):
+            raise StudyError(
+                f"The training {self._name!r} starts from {self._start.name!r}, which is no adapter that could be "
+                "trained further. Start from a state that train() returned."
+            )
+        steps = self._config.steps
+        with Finetuning(self._run.model, self._examples, self._config, change) as tuning:
+            self._restore(tuning)
+            with phase_bar(self._name, steps, tuning.step) as bar:
+                for number in self._numbers:
+                    if number < tuning.step:
+                        continue
+                    tuning.advance(number - tuning.step, bar.step)
+                    if self._checkpoint(number, bar) and number < steps:
+                        bar.end_early(f"recall {self._until:g} is reached at step {number}: no more are needed")
+                        break
+                    self._keep(tuning)
+            self._keep(tuning)
+            return self._change(tuning)
+
+    def _at(self, number: int) -> Settings:
+        return self._course | Settings({"step": number}, {"step": number})
+
+    def _find_checkpoint(self, number: int) -> Step | None:
+        return self._run.find(*self._checkpoint_arguments(number))
+
+    def _checkpoint_arguments(self, number: int) -> tuple[str, Settings, dict[str, str]]:
+        watch = self._watch or Watch(lambda _: {})
+        settings = Settings(
+            {"course": self._course.chosen, "watch": watch.settings.chosen, "step": number},
+            {"course": self._course.whole, "watch": watch.settings.whole, "step": number},
+        )
+        return f"checkpoints/{self._name}/{number:06d}", settings, {**self._inputs, **watch.inputs}
+
+    def _checkpoint(self, number: int, bar: PhaseBar) -> bool:
+        """Read, if it has not been; whether enough is recalled for the training to end."""
+        if self._watch is None:
+            return False
+        read = self._watch.read
+
+        def make(directory: Path) -> None:
+            for name, reading in read(self._run.model).items():
+                save_reading(reading, directory / f"{name}.nc")
+
+        step = self._run.step(*self._checkpoint_arguments(number), make)
+        self.checkpoints[number] = step
+        bar.recall(self._recall(step))
+        return self._has_recalled(step)
+
+    def _has_recalled(self, checkpoint: Step) -> bool:
+        return self._until is not None and self._recall(checkpoint) >= self._until
+
+    def _recall(self, checkpoint: Step) -> float:
+        """Share of the taught values that greedy decoding says."""
+        output = load_reading(checkpoint.directory / f"{OUTPUT}.nc")
+        taught = {(example.fact_id, example.value) for example in self._examples}
+        recalled = [
+            bool(output.recalled.sel(fact=fact, route=route))
+            for fact in output.fact.values
+            for route in output.route.values
+            if (fact, output.value.sel(fact=fact, route=route).item()) in taught
+        ]
+        return float(np.mean(recalled)) if recalled else 0.0
+
+    def _state_arguments(self, number: int) -> tuple[str, Settings, dict[str, str]]:
+        return f"{self._states_below}/{number:06d}", self._at(number), self._inputs
+
+    @property
+    def _states_below(self) -> str:
+        return f"training/{self._name}/{digest_of([self._course.whole, self._inputs])[:12]}"
+
+    def _restore(self, tuning: Finetuning) -> None:
+        """Go on from the latest state at or before the first checkpoint that is still to be read."""
+        unread = [number for number in self._numbers if number not in self.checkpoints]
+        latest = min([*unread, self._config.steps]) if self._watch else self._config.steps
+        if self.checkpoints and self._until is not None:
+            ends = [number for number, step in self.checkpoints.items() if self._has_recalled(step)]
+            latest = min([*ends, latest])
+        for there in reversed(self._run.steps_below(self._states_below)):
+            number = int(there.directory.name)
+            state = self._run.find(*self._state_arguments(number)) if number <= latest else None
+            if state is not None:
+                tuning.restore(load_file(state.directory / "state.safetensors"))
+                return
+
+    def _keep(self, tuning: Finetuning) -> None:
+        """Store the training state, then drop the one before: a process killed in between goes on from either."""
+        number = tuning.step
+        there = [int(step.directory.name) for step in self._run.steps_below(self._states_below)]
+        if not number or max(there, default=0) >= number:
+            return
+
+        def make(directory: Path) -> None:
+            save_file(tuning.state(), directory / "state.safetensors")
+
+        self._run.step(*self._state_arguments(number), make)
+        for earlier in there:
+            self._run.drop(f"{self._states_below}/{earlier:06d}")
+
+    def _change(self, tuning: Finetuning) -> Step:
+        def make(directory: Path) -> dict[str, Any]:
+            tuning.change().save(directory / "change")
+            return {"steps": tuning.step}
+
+        return self._run.step(f"changes/{self._name}", self._at(tuning.step), self._inputs, make)
