@@ -28,7 +28,7 @@ def small_config() -> StudyConfig:
 
     taught = FinetuneConfig(steps=4, lr=1e-2, rank=4)
     return StudyConfig(
-        install=taught, contradict=taught, checkpoint_every=2, edit=FTLConfig(layer=1, clamp=0.05, steps=3)
+        install=taught, contradict=taught, checkpoint_every=2, edits=(FTLConfig(layer=1, clamp=0.05, steps=3),)
     )
 
 
