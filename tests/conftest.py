@@ -6,11 +6,15 @@ Nothing heavy is imported before a fixture asks for it: tests of the ground room
 from __future__ import annotations
 
 import os
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from beartype import beartype
+from jaxtyping import install_import_hook
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -20,6 +24,23 @@ if TYPE_CHECKING:
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # two processes share the cores: threads of both would wait for each other
     os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def _shapes_checked(function: Any) -> Any:
+    """The function with its annotations of arrays held against what comes and goes; other types are pyright's."""
+    annotated = getattr(function, "__annotations__", {})
+    arrays = {name: kind for name, kind in annotated.items() if "jaxtyping" in repr(kind) or "[Tensor" in repr(kind)}
+    if isinstance(function, type) or not arrays:
+        return function
+    function.__annotations__ = arrays
+    return beartype(function)
+
+
+# the whole package is imported with it: a tensor of another shape or type than a signature says fails the test
+_checker = types.ModuleType("mechmask_shapes")
+_checker.__dict__["checked"] = _shapes_checked
+sys.modules[_checker.__name__] = _checker
+install_import_hook("mechmask", f"{_checker.__name__}.checked")
 
 VOCABULARY = 512
 _SIZES = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
