@@ -13,7 +13,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -34,7 +34,7 @@ _REMEDIES = {
     errno.EPERM: _ELSEWHERE,
     errno.ENAMETOOLONG: "Choose a shorter name.",
     errno.ENOTDIR: "Choose a path of which every parent is a directory.",
-    errno.EEXIST: "Choose a path of which every parent is a directory.",
+    errno.EEXIST: "Choose a name that is not taken.",
     errno.EISDIR: "Choose the name of a file.",
     errno.EIO: "Check the disk.",
 }
@@ -49,8 +49,8 @@ def replaced_file(path: Path) -> Iterator[Path]:
         FileError: if the file cannot be written; what was there stays.
     """
     with file_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _refuse_directory(path)
+        _make_parents(path)
+        _refuse(path, stat.S_ISDIR, errno.EISDIR)
         suffix = path.suffix if len(os.fsencode(path.suffix)) <= 32 else ""
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path), suffix=suffix)
         os.close(handle)
@@ -77,7 +77,8 @@ def new_directory(path: Path) -> Iterator[Path]:
         FileError: if the directory cannot be written.
     """
     with file_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_parents(path)
+        _refuse(path, stat.S_ISREG, errno.EEXIST)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=_prefix(path)))
     try:
         with _write_errors(path, temporary):
@@ -294,10 +295,18 @@ def _prefix(path: Path) -> str:
     return f".{path.name[:32]}."
 
 
-def _refuse_directory(path: Path) -> None:
+def _make_parents(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from error
+
+
+def _refuse(path: Path, is_wrong: Callable[[int], bool], code: int) -> None:
+    """Before any work: a name that is too long, or taken by something of the wrong kind."""
     with suppress(FileNotFoundError):
-        if stat.S_ISDIR(os.lstat(path).st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if is_wrong(os.lstat(path).st_mode):
+            raise OSError(code, os.strerror(code), str(path))
 
 
 def _sync_tree(directory: Path) -> None:
