@@ -38,9 +38,7 @@ def load_facts(path: str | Path, format: str = "auto") -> FactSet:
         FactError: if the format is not known, or listing every problem of the file in one message.
     """
     path = Path(path)
-    read = _reader(path, format)(path)
-    facts, problems = examined(read.entries)
-    problems = [*read.problems, *(problems if read.entries or not read.problems else [])]
+    facts, problems = examined(_reader(path, format)(path))
     if problems:
         raise FactError(one_message(path.name, problems))
     return FactSet(facts)

@@ -276,6 +276,49 @@ def test_selection_by_role_keeps_the_order(roles):
     assert mm.FactSet([_entry()]).in_role("never") == ()
 
 
+def test_a_selection_is_a_fact_set_and_may_be_empty(roles):
+    assert isinstance(roles.contradicted, mm.FactSet)
+    assert roles.contradicted.ids == ("Bumba/mass", "Dumba/mass")
+    assert roles.contradicted == (roles[1], roles[3])
+    assert roles.control + roles.never == mm.FactSet([roles[0], roles[2]])
+    assert [*roles.control, *roles.never] == [roles[0], roles[2]]
+    empty = roles[:2].never
+    assert not empty
+    assert (len(empty), list(empty), empty) == (0, [], ())
+    assert isinstance(empty, mm.FactSet)
+    assert (empty + roles, roles + empty, empty + empty) == (roles, roles, ())
+    assert empty.contradicted == roles[4:] == empty[:1] == empty
+    assert empty.to_dataframe().shape == (0, 10)
+    assert list(empty.to_dataframe().columns) == list(roles.to_dataframe().columns)
+    assert empty.install_examples() == empty.contradiction_examples() == []
+    assert repr(empty) == "FactSet(0 facts)"
+    assert "<table" in empty._repr_html_()
+    with pytest.raises(FactError, match=r"No fact is called 'a': this selection is empty\. Ask the whole fact set\."):
+        empty["a"]
+
+
+def test_a_role_that_is_not_one_is_refused(roles):
+    with pytest.raises(FactError, match=r"^No role is called 'nevr'\. Did you mean 'never'\? Known are contradicted, "):
+        roles.in_role("nevr")
+
+
+def test_completion_shows_the_public_names(roles):
+    assert {"contradicted", "control", "never", "ids", "select", "to_csv", "install_examples"} <= set(dir(roles))
+    assert not [name for name in dir(roles) if name.startswith("_")]
+    assert all(hasattr(roles, name) for name in dir(roles))
+
+
+def test_a_label_that_is_nearly_right_is_proposed(roles):
+    with pytest.raises(FactError, match=r"^No fact is called 'Dumba/mas'\. Did you mean 'Dumba/mass'\?$"):
+        roles["Dumba/mas"]
+
+
+@pytest.mark.parametrize("thing", [None, 3, "facts.jsonl", b"", {"subject": "a"}])
+def test_what_holds_no_facts_is_refused(thing):
+    with pytest.raises(FactError, match="A fact set cannot be made of an object of type"):
+        mm.FactSet(thing)
+
+
 def test_items_slices_labels_and_selection(roles):
     assert len(roles) == 4
     assert roles.ids == ("Aumba/mass", "Bumba/mass", "Cumba/mass", "Dumba/mass")

@@ -10,9 +10,8 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from mechmask.errors import FactError
 from mechmask.facts.readers.csv import LIST_FIELDS, cell_value
-from mechmask.facts.readers.text import Entries
+from mechmask.facts.readers.text import Entries, repeated
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,19 +24,14 @@ def is_dataframe(thing: object) -> TypeGuard[pd.DataFrame]:
 
 
 def read_dataframe(table: pd.DataFrame) -> Entries:
-    """The rows of a table; a named index is a column, an index of texts without a name is the facts' ``id``.
-
-    Raises:
-        FactError: if two columns have one name.
-    """
+    """The rows of a table; a named index is a column, an index of texts without a name is the facts' ``id``."""
     if table.index.names == [None] and len(table) and all(isinstance(label, str) for label in table.index):
         table = table.rename_axis("id")
     index = [] if None in table.index.names else list(map(str, table.index.names))
     names = [*index, *map(str, table.columns)]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise FactError(f"The table has {repeated[0]!r} twice, as a column or index. Keep one of them.")
-    read = Entries()
+    read = Entries(problems=[f"The table has {name!r} twice. Keep one of the columns." for name in repeated(names)])
+    if read.problems:
+        return read
     rows = (table.reset_index() if index else table).itertuples(index=False, name=None)
     for number, row in enumerate(rows, 1):
         entry = {name: cell for name, cell in zip(names, map(_plain, row), strict=True) if not _is_missing(cell)}
