@@ -219,7 +219,7 @@ def _raise(error: OSError) -> None:
 
 
 def _manifest(sealed: dict[str, _Seal]) -> str:
-    """The manifest's text, which carries a digest of its own list, so that it is not taken for the files' damage."""
+    """The manifest's text; it carries a digest of its list, so that damage to it is not blamed on the files."""
     files = {name: {"bytes": seal.size, "xxh3_128": seal.digest} for name, seal in sorted(sealed.items())}
     whole = xxhash.xxh3_128_hexdigest(json.dumps(files, sort_keys=True).encode())
     return json.dumps({"files": files, "xxh3_128_of_files": whole}, indent=1, sort_keys=True) + "\n"
@@ -259,9 +259,9 @@ def _file_damage(name: str, path: Path, sealed: _Seal) -> list[str]:
 
 @contextmanager
 def _write_errors(path: Path, temporary: Path) -> Iterator[None]:
-    """The same for a caller's block, which may fail for reasons of its own: those pass unchanged.
+    """The same for a caller's block, which may fail for other reasons too: those errors pass unchanged.
 
-    Writers in C and Rust (HDF5, safetensors) report a full disk as errors of their own classes, by its text.
+    Writers in C and Rust (HDF5, safetensors) report a full disk as errors of other classes, recognised by their text.
     """
     try:
         yield

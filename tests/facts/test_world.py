@@ -103,7 +103,7 @@ def test_an_unknown_relation_is_refused():
         mm.world_facts(relations=["capital", "shoe size", "mood"])
     assert isinstance(caught.value, MechmaskError)
     assert isinstance(caught.value, ValueError)
-    assert str(caught.value).startswith("No relation is called 'shoe size', 'mood'. There are ")
+    assert str(caught.value).startswith("No relation is called 'shoe size', 'mood'. Known are ")
 
 
 # BUG in mechmask/facts/world.py (fails today): a negative number slices from the end and gives dozens
