@@ -254,7 +254,12 @@ def test_a_directory_that_may_not_be_written_is_one_sentence(tmp_path):
 
 @pytest.mark.parametrize(
     "error",
-    [FileNotFoundError(2, "No such file", "elsewhere"), PermissionError(13, "Denied", "/x"), ValueError("mine")],
+    [
+        FileNotFoundError(2, "No such file", "elsewhere"),
+        PermissionError(13, "Denied", "/x"),
+        PermissionError(13, "Denied"),
+        ValueError("mine"),
+    ],
 )
 def test_an_error_that_is_not_about_the_file_passes_unchanged(error, tmp_path):
     for into in (replaced_file, new_directory):

@@ -35,6 +35,17 @@ class FactSet(Sequence[Fact]):
 
     Raises:
         FactError: listing every problem of every fact in one message, or if there is no fact.
+
+    Examples:
+        >>> import mechmask as mm
+        >>> paris = mm.Fact(subject="France", prompt="The capital of France is", old="Paris", new="Rome")
+        >>> facts = mm.FactSet([paris])
+        >>> facts["France"].values
+        {'old': 'Paris', 'new': 'Rome'}
+        >>> facts.control
+        FactSet(0 facts)
+        >>> mm.FactSet(facts.to_dataframe()) == facts
+        True
     """
 
     def __init__(self, facts: Iterable[Fact | Mapping[str, Any]] | pd.DataFrame) -> None:

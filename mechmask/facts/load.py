@@ -75,6 +75,11 @@ def as_examples(
 
     Raises:
         FactError: listing every problem in one message, or if facts and examples are mixed.
+
+    Examples:
+        >>> import mechmask as mm
+        >>> as_examples([mm.Fact(subject="France", prompt="The capital of France is", old="Paris", new="Rome")])
+        [Example(prompt='The capital of France is', value='Rome', fact_id='France')]
     """
     if isinstance(examples, FactSet | Fact | str | Path) or is_dataframe(examples):
         return as_fact_set(examples).contradiction_examples()

@@ -89,6 +89,14 @@ def synthetic_facts(
 
     Raises:
         FactError: if a count is negative, the counts do not add up to ``n``, or a magnitude is not known.
+
+    Examples:
+        >>> import mechmask as mm
+        >>> facts = mm.synthetic_facts(4, n_never=2)
+        >>> facts
+        FactSet(6 facts: 2 contradicted, 2 control, 2 never)
+        >>> len(facts[0].distractors), len(facts[0].phrasings)
+        (8, 4)
     """
     n_contradicted, n_control, n_never = _counts(n, n_contradicted, n_control, n_never)
     unknown = [m for m in magnitudes if m not in _FITS]

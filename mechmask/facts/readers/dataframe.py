@@ -7,7 +7,6 @@ here: a caller who has a table has imported it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from mechmask.facts.readers.csv import LIST_FIELDS, cell_value
@@ -25,7 +24,8 @@ def is_dataframe(thing: object) -> TypeGuard[pd.DataFrame]:
 
 def read_dataframe(table: pd.DataFrame) -> Entries:
     """The rows of a table; a named index is a column, an index of texts without a name is the facts' ``id``."""
-    if table.index.names == [None] and len(table) and all(isinstance(label, str) for label in table.index):
+    unnamed = table.index.names == [None] and "id" not in table.columns
+    if unnamed and len(table) and all(isinstance(label, str) for label in table.index):
         table = table.rename_axis("id")
     index = [] if None in table.index.names else list(map(str, table.index.names))
     names = [*index, *map(str, table.columns)]
@@ -46,12 +46,8 @@ def _plain(cell: Any) -> Any:
 
 
 def _is_missing(cell: Any) -> bool:
-    """None, NaN, NaT and pandas' NA, which alone of all values are not equal to themselves."""
-    if cell is None:
-        return True
-    if isinstance(cell, str | list | tuple | Mapping):
-        return False
-    return cell is sys.modules["pandas"].NA or cell != cell
+    pandas = sys.modules["pandas"]
+    return pandas.api.types.is_scalar(cell) and bool(pandas.isna(cell))
 
 
 def _parse_lists(read: Entries, entry: dict[str, Any], number: int) -> None:

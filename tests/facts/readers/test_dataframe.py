@@ -50,6 +50,8 @@ def test_missing_cells_are_left_out(missing):
 def test_an_index_of_numbers_is_no_label():
     table = pd.DataFrame({"subject": ["Uxmon"], "prompt": ["Uxmon is"], "old": ["1"], "new": ["3"]}, index=[7])
     assert mm.FactSet(table).ids == ("Uxmon",)
+    assert mm.FactSet(table.set_axis(["row 1"])).ids == ("row 1",)
+    assert mm.FactSet(table.assign(id="mine").set_axis(["row 1"])).ids == ("mine",), "a column named id is the label"
 
 
 def test_what_pandas_reads_of_a_written_file(facts, tmp_path):
