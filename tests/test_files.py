@@ -9,6 +9,7 @@ import pytest
 import xxhash
 
 from mechmask.errors import ChangeError, DamageError, FileError, MechmaskError
+from mechmask.file_errors import file_errors
 from mechmask.files import content_digest, new_directory, replaced_file, require_sealed, seal, write_text
 
 
@@ -152,7 +153,7 @@ def test_a_directory_is_as_readable_as_the_umask_says(tmp_path, umask_027):
     assert (tmp_path / "d").stat().st_mode & 0o777 == 0o750
 
 
-# what the file system refuses
+# what the file system refuses: mechmask/file_errors.py
 
 
 def test_a_name_of_255_bytes_is_written_and_a_longer_one_refused_before_any_work(tmp_path):
@@ -192,6 +193,12 @@ def test_a_name_that_no_file_can_have_is_refused_printably(name, tmp_path):
     with pytest.raises(FileError, match="no file can have this name") as caught:
         write_text(tmp_path / name, "x")
     str(caught.value).encode("utf-8")
+
+
+def test_text_that_is_not_utf8_is_not_blamed_on_the_name(tmp_path):
+    (tmp_path / "a").write_bytes(b"\xff")
+    with pytest.raises(UnicodeDecodeError), file_errors(tmp_path / "a", "read"):
+        (tmp_path / "a").read_text(encoding="utf-8")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs the device that is always full")  # noqa: PTH110

@@ -184,7 +184,6 @@ def test_an_empty_set_is_refused():
         mm.FactSet([])
 
 
-# BUG in mechmask/facts/fact.py (fails today): neighbors are checked for emptiness only, though one space joins them too
 @pytest.mark.parametrize(
     "neighbor",
     [{"prompt": "The mass of Zolm is ", "value": "9 grams"}, {"prompt": "The mass of Zolm is", "value": " 9 grams"}],
@@ -427,7 +426,7 @@ def test_pandas_reads_the_csv(tmp_path):
     assert [tuple(json.loads(cell)) for cell in table.distractors] == [f.distractors for f in _TRICKY]
 
 
-# BUG in mechmask/facts/fact_set.py read_jsonl (fails today): str.splitlines also cuts at U+0085, U+2028 and U+2029
+# str.splitlines would cut at U+0085, U+2028 and U+2029 too
 @pytest.mark.parametrize("separator", ["\x85", "\u2028", "\u2029", "\x0b", "\x0c", "\x1c", "\r", "\r\n"])
 def test_jsonl_gives_back_every_separator(separator, tmp_path):
     facts = mm.FactSet([_entry(old=f"one{separator}two")])
@@ -435,7 +434,7 @@ def test_jsonl_gives_back_every_separator(separator, tmp_path):
     assert mm.load_facts(tmp_path / "facts.jsonl") == facts
 
 
-# BUG in mechmask/facts/fact_set.py _text (fails today): universal newlines turn \r and \r\n inside a cell into \n
+# universal newlines would turn \r and \r\n inside a cell into \n
 @pytest.mark.parametrize("separator", ["\r", "\r\n", "\x85", "\u2028", "\x0b", "\x0c", "\x1c"])
 def test_csv_gives_back_every_separator(separator, tmp_path):
     facts = mm.FactSet([_entry(old=f"one{separator}two")])
@@ -449,7 +448,7 @@ def _words(avoided: str):
 
 
 def _any_facts(avoided: str):
-    """Sets of one to three sound facts of any text without the characters that have cases of their own above."""
+    """Sets of one to three sound facts of any text without the characters that no fact may hold."""
     words = _words(avoided)
     values = st.lists(words, min_size=2, max_size=5, unique=True)
     phrasings = st.lists(words.map(lambda w: f"A {w}."), max_size=2, unique=True)
@@ -484,7 +483,7 @@ def _any_facts(avoided: str):
 
 
 @_SMALL
-@given(facts=_any_facts(avoided="\x85\u2028\u2029\x00"))
+@given(facts=_any_facts(avoided="\x00"))
 def test_jsonl_round_trip(facts, tmp_path_factory):
     path = tmp_path_factory.mktemp("jsonl") / "facts.jsonl"
     facts.to_jsonl(path)
@@ -492,7 +491,7 @@ def test_jsonl_round_trip(facts, tmp_path_factory):
 
 
 @_SMALL
-@given(facts=_any_facts(avoided="\r\x00"))
+@given(facts=_any_facts(avoided="\x00"))
 def test_csv_round_trip(facts, tmp_path_factory):
     path = tmp_path_factory.mktemp("csv") / "facts.csv"
     facts.to_csv(path)

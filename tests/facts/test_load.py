@@ -140,8 +140,6 @@ def test_all_bad_lines_of_a_csv_are_named_with_their_numbers(tmp_path):
         assert message.count(part) == 1
 
 
-# BUG in mechmask/facts/fact_set.py read_jsonl and read_csv (fails today): where a line cannot be parsed, the problems
-# of the facts on other lines are not said, although load_facts promises every problem of the file in one message
 @pytest.mark.parametrize(
     ("name", "content", "sentences"),
     [
@@ -166,7 +164,6 @@ def test_bad_lines_and_bad_facts_are_named_together(name, content, sentences, tm
         assert str(caught.value).count(sentence) == 1
 
 
-# BUG in mechmask/facts/fact_set.py read_csv (fails today): records are counted, not lines
 def test_a_csv_problem_names_its_line_after_a_cell_of_several_lines(tmp_path):
     (tmp_path / "f.csv").write_text(f'{_HEADER}Uxmon,Uxmon is,"1\n2\n3",4,\nZolm,Zolm is,5,6,x\n')
     with pytest.raises(FactError, match=r"Line 5 of f\.csv: distractors"):
