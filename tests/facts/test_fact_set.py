@@ -184,7 +184,6 @@ def test_an_empty_set_is_refused():
         mm.FactSet([])
 
 
-# BUG in mechmask/facts/fact.py (fails today): neighbors are checked for emptiness only, though one space joins them too
 @pytest.mark.parametrize(
     "neighbor",
     [{"prompt": "The mass of Zolm is ", "value": "9 grams"}, {"prompt": "The mass of Zolm is", "value": " 9 grams"}],
@@ -274,6 +273,49 @@ def test_selection_by_role_keeps_the_order(roles):
     assert [f.subject for f in roles.control] == ["Aumba"]
     assert [f.subject for f in roles.never] == ["Cumba"]
     assert mm.FactSet([_entry()]).in_role("never") == ()
+
+
+def test_a_selection_is_a_fact_set_and_may_be_empty(roles):
+    assert isinstance(roles.contradicted, mm.FactSet)
+    assert roles.contradicted.ids == ("Bumba/mass", "Dumba/mass")
+    assert roles.contradicted == (roles[1], roles[3])
+    assert roles.control + roles.never == mm.FactSet([roles[0], roles[2]])
+    assert [*roles.control, *roles.never] == [roles[0], roles[2]]
+    empty = roles[:2].never
+    assert not empty
+    assert (len(empty), list(empty), empty) == (0, [], ())
+    assert isinstance(empty, mm.FactSet)
+    assert (empty + roles, roles + empty, empty + empty) == (roles, roles, ())
+    assert empty.contradicted == roles[4:] == empty[:1] == empty
+    assert empty.to_dataframe().shape == (0, 10)
+    assert list(empty.to_dataframe().columns) == list(roles.to_dataframe().columns)
+    assert empty.install_examples() == empty.contradiction_examples() == []
+    assert repr(empty) == "FactSet(0 facts)"
+    assert "<table" in empty._repr_html_()
+    with pytest.raises(FactError, match=r"No fact is called 'a': this selection is empty\. Ask the whole fact set\."):
+        empty["a"]
+
+
+def test_a_role_that_is_not_one_is_refused(roles):
+    with pytest.raises(FactError, match=r"^No role is called 'nevr'\. Did you mean 'never'\? Known are contradicted, "):
+        roles.in_role("nevr")
+
+
+def test_completion_shows_the_public_names(roles):
+    assert {"contradicted", "control", "never", "ids", "select", "to_csv", "install_examples"} <= set(dir(roles))
+    assert not [name for name in dir(roles) if name.startswith("_")]
+    assert all(hasattr(roles, name) for name in dir(roles))
+
+
+def test_a_label_that_is_nearly_right_is_proposed(roles):
+    with pytest.raises(FactError, match=r"^No fact is called 'Dumba/mas'\. Did you mean 'Dumba/mass'\?$"):
+        roles["Dumba/mas"]
+
+
+@pytest.mark.parametrize("thing", [None, 3, "facts.jsonl", b"", {"subject": "a"}])
+def test_what_holds_no_facts_is_refused(thing):
+    with pytest.raises(FactError, match="A fact set cannot be made of an object of type"):
+        mm.FactSet(thing)
 
 
 def test_items_slices_labels_and_selection(roles):
@@ -384,7 +426,7 @@ def test_pandas_reads_the_csv(tmp_path):
     assert [tuple(json.loads(cell)) for cell in table.distractors] == [f.distractors for f in _TRICKY]
 
 
-# BUG in mechmask/facts/fact_set.py read_jsonl (fails today): str.splitlines also cuts at U+0085, U+2028 and U+2029
+# str.splitlines would cut at U+0085, U+2028 and U+2029 too
 @pytest.mark.parametrize("separator", ["\x85", "\u2028", "\u2029", "\x0b", "\x0c", "\x1c", "\r", "\r\n"])
 def test_jsonl_gives_back_every_separator(separator, tmp_path):
     facts = mm.FactSet([_entry(old=f"one{separator}two")])
@@ -392,7 +434,7 @@ def test_jsonl_gives_back_every_separator(separator, tmp_path):
     assert mm.load_facts(tmp_path / "facts.jsonl") == facts
 
 
-# BUG in mechmask/facts/fact_set.py _text (fails today): universal newlines turn \r and \r\n inside a cell into \n
+# universal newlines would turn \r and \r\n inside a cell into \n
 @pytest.mark.parametrize("separator", ["\r", "\r\n", "\x85", "\u2028", "\x0b", "\x0c", "\x1c"])
 def test_csv_gives_back_every_separator(separator, tmp_path):
     facts = mm.FactSet([_entry(old=f"one{separator}two")])
@@ -406,7 +448,7 @@ def _words(avoided: str):
 
 
 def _any_facts(avoided: str):
-    """Sets of one to three sound facts of any text without the characters that have cases of their own above."""
+    """Sets of one to three sound facts of any text without the characters that no fact may hold."""
     words = _words(avoided)
     values = st.lists(words, min_size=2, max_size=5, unique=True)
     phrasings = st.lists(words.map(lambda w: f"A {w}."), max_size=2, unique=True)
@@ -441,7 +483,7 @@ def _any_facts(avoided: str):
 
 
 @_SMALL
-@given(facts=_any_facts(avoided="\x85\u2028\u2029\x00"))
+@given(facts=_any_facts(avoided="\x00"))
 def test_jsonl_round_trip(facts, tmp_path_factory):
     path = tmp_path_factory.mktemp("jsonl") / "facts.jsonl"
     facts.to_jsonl(path)
@@ -449,7 +491,7 @@ def test_jsonl_round_trip(facts, tmp_path_factory):
 
 
 @_SMALL
-@given(facts=_any_facts(avoided="\r\x00"))
+@given(facts=_any_facts(avoided="\x00"))
 def test_csv_round_trip(facts, tmp_path_factory):
     path = tmp_path_factory.mktemp("csv") / "facts.csv"
     facts.to_csv(path)

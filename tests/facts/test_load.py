@@ -1,4 +1,4 @@
-"""Fact files: formats by ending or by name, and every kind of bad file in one sentence."""
+"""Fact files: formats by ending or by name, and every kind of bad file in one sentence; facts in any form."""
 
 import json
 
@@ -6,6 +6,7 @@ import pytest
 
 import mechmask as mm
 from mechmask.errors import FactError, MechmaskError
+from mechmask.facts.load import as_examples, as_fact_set
 
 _GOOD = {"subject": "Uxmon", "prompt": "The mass of Uxmon is", "old": "417 grams", "new": "420 grams"}
 _LINE = json.dumps(_GOOD)
@@ -139,8 +140,6 @@ def test_all_bad_lines_of_a_csv_are_named_with_their_numbers(tmp_path):
         assert message.count(part) == 1
 
 
-# BUG in mechmask/facts/fact_set.py read_jsonl and read_csv (fails today): where a line cannot be parsed, the problems
-# of the facts on other lines are not said, although load_facts promises every problem of the file in one message
 @pytest.mark.parametrize(
     ("name", "content", "sentences"),
     [
@@ -165,7 +164,6 @@ def test_bad_lines_and_bad_facts_are_named_together(name, content, sentences, tm
         assert str(caught.value).count(sentence) == 1
 
 
-# BUG in mechmask/facts/fact_set.py read_csv (fails today): records are counted, not lines
 def test_a_csv_problem_names_its_line_after_a_cell_of_several_lines(tmp_path):
     (tmp_path / "f.csv").write_text(f'{_HEADER}Uxmon,Uxmon is,"1\n2\n3",4,\nZolm,Zolm is,5,6,x\n')
     with pytest.raises(FactError, match=r"Line 5 of f\.csv: distractors"):
@@ -209,3 +207,103 @@ def test_csv_fields_may_come_in_any_order_and_be_left_empty(tmp_path):
 def test_blank_lines_are_passed_over(tmp_path):
     (tmp_path / "f.jsonl").write_text(f"\n  \n{_LINE}\n\n")
     assert len(mm.load_facts(tmp_path / "f.jsonl")) == 1
+
+
+# facts and examples in any form
+
+
+@pytest.fixture
+def facts():
+    return mm.synthetic_facts(4, n_never=2)
+
+
+def test_facts_in_any_form_are_the_same_fact_set(facts, tmp_path):
+    facts.to_csv(tmp_path / "f.csv")
+    assert as_fact_set(facts) is facts
+    assert as_fact_set(list(facts)) == facts
+    assert as_fact_set(tuple(facts)) == facts
+    assert as_fact_set(iter(facts)) == facts
+    assert as_fact_set([fact.model_dump() for fact in facts]) == facts
+    assert as_fact_set([facts[0].model_dump(), *facts[1:]]) == facts
+    assert as_fact_set(facts.to_dataframe()) == facts
+    assert as_fact_set(tmp_path / "f.csv") == facts
+    assert as_fact_set(str(tmp_path / "f.csv")) == facts
+    assert as_fact_set(facts.never) is not facts
+    assert as_fact_set(facts[2]) == facts[2:3]
+
+
+_WRONG_LISTS = {  # how a list is spoiled, and what the sentence says
+    "one id": (lambda fact: {"id": "Uxmon", "subject": "Zolm", "prompt": "Zolm is"}, "2 facts are called 'Uxmon'"),
+    "one prompt": (lambda fact: {"id": "b"}, "2 facts have the prompt 'Uxmon is'"),
+    "an empty value": (lambda fact: {"id": "b", "subject": "b", "prompt": "b is", "old": ""}, "The value 'old' of"),
+    "a NUL": (lambda fact: {"id": "b", "subject": "b", "prompt": "b is", "old": "\0"}, "holds a NUL character"),
+    "one value": (lambda fact: {"id": "b", "subject": "b", "prompt": "b is", "old": "2"}, "Old and new value of"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "sentence"), _WRONG_LISTS.values(), ids=_WRONG_LISTS.keys())
+@pytest.mark.parametrize("form", [list, tuple, lambda facts: [fact.model_dump() for fact in facts]])
+def test_a_list_passes_every_check_of_a_fact_set(form, spoil, sentence):
+    fact = mm.Fact(subject="Uxmon", prompt="Uxmon is", old="1", new="2")
+    facts = form([fact, fact.model_copy(update=spoil(fact))])
+    for take in (as_fact_set, as_examples):
+        with pytest.raises(FactError, match=sentence):
+            take(facts)
+
+
+@pytest.mark.parametrize("thing", [None, 3, b"f.jsonl", {"subject": "a"}, [3], [None], ["f.jsonl"], [[]]], ids=repr)
+def test_what_holds_no_facts_is_refused(thing):
+    for take in (as_fact_set, as_examples):
+        with pytest.raises(FactError):
+            take(thing)
+
+
+def test_a_reading_of_no_facts_is_refused(facts, tmp_path):
+    with pytest.raises(FactError, match="The fact set is empty"):
+        as_fact_set([])
+    with pytest.raises(FactError, match="no fact has the role or label that was selected"):
+        as_fact_set(facts.never.control)
+    with pytest.raises(FactError, match=r"Cannot read .*nowhere"):
+        as_fact_set(str(tmp_path / "nowhere.jsonl"))
+
+
+def test_examples_stay_what_they_are(facts):
+    examples = facts.install_examples(2)
+    assert as_examples(examples) == as_examples(iter(examples)) == examples
+    assert as_examples([example.model_dump() for example in examples]) == examples
+    assert as_examples([{"prompt": "a", "value": "b"}, examples[0]]) == [mm.Example(prompt="a", value="b"), examples[0]]
+    assert as_examples([]) == []
+
+
+def test_facts_stand_for_what_contradicts_them(facts, tmp_path):
+    facts.to_jsonl(tmp_path / "f.jsonl")
+    table = facts.to_dataframe()
+    entries = [fact.model_dump() for fact in facts]
+    for given in (facts, list(facts), entries, table, tmp_path / "f.jsonl", str(tmp_path / "f.jsonl")):
+        assert as_examples(given) == facts.contradiction_examples()
+    assert as_examples(facts[0]) == facts[:1].contradiction_examples()
+    assert as_examples(facts.never) == []
+
+
+def test_bad_examples_are_named_in_one_message(facts):
+    with pytest.raises(FactError) as caught:
+        as_examples(
+            [
+                {"prompt": "a", "value": "b"},
+                {"prompt": "a", "value": 3},
+                {"prompt": "a", "value": "b", "fact": "x"},
+                {"prompt": "a\0", "value": "b"},
+                {"prompt": "a"},
+            ]
+        )
+    message = str(caught.value)
+    assert message.startswith("4 problems in the training examples:\n")
+    for part in (
+        "Example 2: the field 'value' is of type int, not text. Give it as text.",
+        "Example 3: the field 'fact' is not known. Did you mean 'fact_id'? Known are prompt, value, fact_id.",
+        "The prompt of example 4 holds a NUL character at position 1",
+        "Example 5: the field 'value' is missing",
+    ):
+        assert part in message
+    with pytest.raises(FactError, match=r"^1 of 2 examples are facts\. Give facts or examples, not both;"):
+        as_examples([facts[0], mm.Example(prompt="a", value="b")])

@@ -69,5 +69,5 @@ def test_counts_that_cannot_be_drawn_are_refused(world, counts):
     assert isinstance(caught.value, ValueError)
     assert str(caught.value) == (
         f"{contradicted} contradicted, {control} control and {never} never facts cannot be drawn from 10. "
-        "Give counts of zero or more, the first two at most as many together as there are facts."
+        "Give counts of zero or more, the first two together between one and the number of facts."
     )

@@ -103,10 +103,10 @@ def test_an_unknown_relation_is_refused():
         mm.world_facts(relations=["capital", "shoe size", "mood"])
     assert isinstance(caught.value, MechmaskError)
     assert isinstance(caught.value, ValueError)
-    assert str(caught.value).startswith("No relation is called 'shoe size', 'mood'. There are ")
+    assert str(caught.value).startswith("No relation is called 'shoe size', 'mood'. Known are ")
 
 
-# BUG in mechmask/facts/world.py (fails today): a negative number slices from the end and gives dozens
+# as a slice's end, a negative number would give dozens
 @pytest.mark.parametrize("asked", [{"distractors": -1}, {"distractors": -3}, {"neighbors": -1}, {"neighbors": -3}])
 def test_negative_numbers_are_refused(asked):
     with pytest.raises(FactError):
