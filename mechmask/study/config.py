@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from mechmask.errors import StudyError, one_message
 from mechmask.measure.erase import PAPER_CUTOFF_NATS
 from mechmask.write.finetune import FinetuneConfig
-from mechmask.write.methods.ft_l import FTLConfig
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -23,7 +23,8 @@ from filelock import FileLock, Timeout
 
 from mechmask.errors import DamageError, FileError, StudyError
 from mechmask.facts.fact_set import FactSet
-from mechmask.files import content_digest, file_errors, new_directory, replaced_file, write_text
+from mechmask.file_errors import file_errors
+from mechmask.files import content_digest, new_directory, replaced_file, write_text
 from mechmask.progress import note
 from mechmask.study.step import (
     MANIFEST,
@@ -61,9 +62,7 @@ class Run:
             another process is at work in it.
     """
 
-    def __init__(
-        self, root: str | Path, model: Model, facts: FactSet, about: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, root: str | Path, model: Model, facts: FactSet, about: Mapping[str, Any] | None = None) -> None:
         self.root = Path(root)
         self.model = model
         self.facts = facts

@@ -68,7 +68,9 @@ def untouched(run: Run) -> StudyState:
     return StudyState("untouched", run.model, {}, "untouched")
 
 
-def state_of_step(step: Step, base: StudyState, name: str, method: str, facts: Sequence[str] | None = None) -> StudyState:
+def state_of_step(
+    step: Step, base: StudyState, name: str, method: str, facts: Sequence[str] | None = None
+) -> StudyState:
     """The state that a stored change makes of another state.
 
     Raises:

@@ -46,7 +46,9 @@ def by_method(readings: Mapping[str, xr.Dataset], methods: Mapping[str, str]) ->
     for name, reading in readings.items():
         groups.setdefault(methods[name], []).append(reading)
     return {
-        method: group[0] if len(group) == 1 else xr.concat(group, "fact", data_vars="all", combine_attrs="drop_conflicts")
+        method: group[0]
+        if len(group) == 1
+        else xr.concat(group, "fact", data_vars="all", combine_attrs="drop_conflicts")
         for method, group in groups.items()
     }
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from mechmask.study.study import MaskStudy
+
     from mechmask.facts.fact_set import FactSet
     from mechmask.models.model import Model
     from mechmask.study.config import StudyConfig
-    from mechmask.study.study import MaskStudy
 
 
 @pytest.fixture(scope="session")

@@ -92,9 +92,7 @@ class MaskStudy:
 
             size = {"phrasings": "all", "batch_size": c.batch_size}
             output = readings_of(run, states, read_logits, score=c.score, **size)
-            depth = readings_of(
-                run, states, read_depth, roles=["contradicted"], lens=lens, backend=c.backend, **size
-            )
+            depth = readings_of(run, states, read_depth, roles=["contradicted"], lens=lens, backend=c.backend, **size)
             self._conclude(run, [*([install] if install else []), contradict], states, output, depth)
         return StudyResults(directory)
 
@@ -160,9 +158,7 @@ class MaskStudy:
         return {**dict.fromkeys(lens), **trained, **dict.fromkeys([*changes, *readings, *results])}
 
 
-def _table(
-    run: Run, name: str, sources: Mapping[str, Step], make: Any, settings: Settings = NO_SETTINGS
-) -> Step:
+def _table(run: Run, name: str, sources: Mapping[str, Step], make: Any, settings: Settings = NO_SETTINGS) -> Step:
     """A result made from steps of the run."""
     inputs = {**run.inputs, **{step.name: step.digest for step in sources.values()}}
     return run.step(f"results/{name}", settings, inputs, lambda directory: save_reading(make(), directory / READING))
