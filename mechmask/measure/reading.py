@@ -13,6 +13,7 @@ from itertools import combinations
 from pathlib import Path
 
 import h5netcdf
+import h5py
 import numpy as np
 import xarray as xr
 from xarray.backends import H5NetCDFStore
@@ -59,9 +60,10 @@ def save_reading(reading: xr.Dataset, path: str | Path) -> None:
     except ReadingError:
         raise
     except OSError as error:
+        blocked = isinstance(error, FileExistsError | NotADirectoryError)
+        cause = "a part of it is a file, not a directory" if blocked else error.strerror or _first_line(error)
         raise ReadingError(
-            f"{_shown(path)} cannot be written ({error.strerror or _first_line(error)}). Give a writable path, not too "
-            "long, on a disk with free space."
+            f"{_shown(path)} cannot be written ({cause}). Give a short, writable path on a disk with space left."
         ) from error
     except Exception as error:  # xarray, h5netcdf and h5py each refuse what they cannot store in their own way
         raise ReadingError(
@@ -86,7 +88,7 @@ def load_reading(path: str | Path) -> xr.Dataset:
     path = Path(path)
     try:
         content = path.read_bytes()
-        whole = has_seal(content, path)
+        _require_whole(content, path)
         with xr.open_dataset(io.BytesIO(content), engine="h5netcdf") as opened:
             reading = restored(opened.load())
     except ReadingError:
@@ -97,8 +99,7 @@ def load_reading(path: str | Path) -> xr.Dataset:
         raise ReadingError(
             f"{_shown(path)} cannot be read as netCDF-4 ({type(error).__name__}). Give a file that save_reading wrote."
         ) from error
-    if reading.attrs.pop(_SEALED, False) and not whole:
-        raise ReadingError(f"{path} is damaged: its digest was cut off. Delete it and make the reading again.")
+    reading.attrs.pop(_SEALED, None)
     version = reading.attrs.get("schema_version", 0)
     if np.ndim(version) or version != SCHEMA_VERSION:
         raise ReadingError(
@@ -208,6 +209,14 @@ def _difference(first: xr.Dataset, second: xr.Dataset, name: str) -> str:
     where = ", ".join(f"{dim} {mine[dim].values[index] if dim in mine.coords else index}" for dim, index in at.items())
     pair = f"{mine.isel(at).item()!r} and {theirs.isel(at).item()!r}"
     return f"{where}: {pair}" if where else pair
+
+
+def _require_whole(content: bytes, path: Path) -> None:
+    """Refuse what was altered or cut, before h5netcdf, which complains in the background, sees it."""
+    if not has_seal(content, path):
+        with h5py.File(io.BytesIO(content)) as file:
+            if _SEALED in file.attrs:
+                raise ReadingError(f"{path} is damaged: its digest was cut off. Delete it and make the reading again.")
 
 
 def _netcdf(reading: xr.Dataset) -> bytes:

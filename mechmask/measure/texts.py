@@ -65,10 +65,11 @@ def _with_texts(reading: xr.Dataset, change: Callable[[str], str]) -> xr.Dataset
 def _variable(variable: xr.Variable, change: Callable[[str], str]) -> xr.Variable:
     values = variable.values
     if variable.dtype.kind in "OUT":
-        # objects: a fixed-width text array would drop a NUL at the end
         values = np.array(variable.values, dtype=object)
         for place, value in np.ndenumerate(values):
             values[place] = change(value) if isinstance(value, str) else value
+        if all(isinstance(value, str) and not value.endswith("\0") for value in values.flat):
+            values = values.astype(str)  # drops a NUL at the end; objects cannot hold a surrogate (pandas 3)
     return xr.Variable(variable.dims, values, _attributes(variable.attrs, change))
 
 
