@@ -8,7 +8,7 @@ from __future__ import annotations
 import xarray as xr
 
 from mechmask.errors import ReadingError
-from mechmask.measure.reading import require
+from mechmask.measure.reading import require, require_every_layer
 
 
 def commit_layer(depth: xr.Dataset, route: str = "new") -> xr.DataArray:
@@ -19,33 +19,55 @@ def commit_layer(depth: xr.Dataset, route: str = "new") -> xr.DataArray:
         route: the route whose commitment is located.
 
     Returns:
-        ``[fact]``, a layer in 0..L, NaN where the route does not lead at L. Other dimensions are kept.
+        ``[fact]``, a layer in 0..L, NaN where the route does not lead at L; a tie is no lead. Further dimensions, such
+        as ``step``, stay.
 
     Raises:
-        ReadingError: if ``route`` is not among the reading's routes, or the reading is not of layers.
+        ReadingError: if ``route`` is not among the reading's routes, or the reading lacks one of the layers 0..L.
     """
     require(depth, "The commit layer", variables=("logprob",), dims=("fact", "route", "layer"))
     if route not in depth.route.values:
         raise ReadingError(
             f"There is no route {route!r} in this reading. It has {', '.join(map(str, depth.route.values))}."
         )
-    if depth.layer[0] != 0 or not (depth.layer.diff("layer") == 1).all():
-        raise ReadingError("The commit layer needs every layer up to the last, in order. Read all of them.")
+    require_every_layer(depth, "The commit layer")
     return leads_from(lead(depth.logprob, route)).rename("commit_layer")
 
 
 def lead(logprob: xr.DataArray, route: str = "new") -> xr.DataArray:
-    """By how many nats a route leads the best of all others, ``[fact, layer]``; negative where it does not."""
+    """By how many nats a route leads the best of all others; negative where it does not.
+
+    Args:
+        logprob: ``[fact, route]`` in nats; further dimensions, such as ``layer``, stay.
+        route: the route.
+
+    Returns:
+        ``[fact]`` in nats.
+    """
     return logprob.sel(route=route, drop=True) - logprob.drop_sel(route=route).max("route")
 
 
 def leads_from(margin: xr.DataArray) -> xr.DataArray:
-    """First layer from which on a margin ``[fact, layer]`` is above zero; NaN where it is not at L."""
+    """First layer from which on a margin is above zero.
+
+    Args:
+        margin: ``[fact, layer]`` in nats.
+
+    Returns:
+        ``[fact]``, a layer in 0..L, NaN where the margin is not above zero at L.
+    """
     leads = (margin > 0).isel(layer=slice(None, None, -1)).cumprod("layer").astype(bool)
     return margin.layer.where(leads).min("layer")
 
 
 def suffices_up_to(margin: xr.DataArray) -> xr.DataArray:
-    """Last layer up to which a margin ``[fact, layer]`` is above zero; NaN where it is not at layer 0."""
+    """Last layer up to which a margin is above zero.
+
+    Args:
+        margin: ``[fact, layer]`` in nats.
+
+    Returns:
+        ``[fact]``, a layer in 0..L, NaN where the margin is not above zero at layer 0.
+    """
     suffices = (margin > 0).cumprod("layer").astype(bool)
     return margin.layer.where(suffices).max("layer")

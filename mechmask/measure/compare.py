@@ -13,7 +13,7 @@ import xarray as xr
 
 from mechmask.errors import ReadingError
 from mechmask.measure.commit import commit_layer
-from mechmask.measure.reading import require
+from mechmask.measure.reading import require, require_every_layer, require_same
 from mechmask.measure.statistics import mean_interval
 
 _WHAT = "A comparison of models"
@@ -36,26 +36,25 @@ def compare(readings: Mapping[str, xr.Dataset], *, n_depths: int = 101, level: f
         ``n_facts[model]``, ``n_committed[model]``, ``n_layers[model]``.
 
     Raises:
-        ReadingError: if there is no reading, one lacks what is needed, or two were made through different lenses.
+        ReadingError: if there is no reading, one lacks what is needed or a layer, two were made through different
+            lenses or by different scores, or ``n_depths`` is less than 2.
     """
     if not readings:
         raise ReadingError(f"{_WHAT} needs at least one reading. Give a name and a depth reading of each.")
-    lenses = {str(reading.attrs.get("lens", "")) for reading in readings.values()}
-    if len(lenses) > 1:
-        raise ReadingError(
-            f"These readings were made through different lenses ({', '.join(sorted(lenses))}), so their layers do not "
-            "say the same. Read every model through one lens."
-        )
+    for name, reading in readings.items():
+        require(reading, f"{_WHAT} ({name})", variables=("logprob", "margin"), dims=("fact", "route", "layer"))
+        require_every_layer(reading, f"{_WHAT} ({name})")
+    require_same(readings, _WHAT, attributes=("lens", "score"))
     if n_depths < 2:
         raise ReadingError(f"n_depths={n_depths} makes no axis. Give at least 2.")
     grid = np.linspace(0, 1, n_depths)
     rows = [_on_depth(reading, grid, level) for reading in readings.values()]
     models = xr.DataArray(list(readings), dims="model", name="model")
-    return xr.concat(rows, models).assign_attrs(level=level, lens=lenses.pop())
+    lens = str(next(iter(readings.values())).attrs.get("lens", ""))
+    return xr.concat(rows, models).assign_attrs(level=level, lens=lens)
 
 
 def _on_depth(reading: xr.Dataset, grid: np.ndarray, level: float) -> xr.Dataset:
-    require(reading, _WHAT, variables=("logprob", "margin"), dims=("fact", "route", "layer"))
     if "phrasing" in reading.dims:
         reading = reading.isel(phrasing=0, drop=True)
     other = set(reading.margin.dims) - {"fact", "layer"}
@@ -66,17 +65,19 @@ def _on_depth(reading: xr.Dataset, grid: np.ndarray, level: float) -> xr.Dataset
     if "role" in reading.coords and (reading.role == "contradicted").any():
         reading = reading.isel(fact=np.flatnonzero(reading.role.values == "contradicted"))
     n_layers = int(reading.layer[-1])
-    share = reading.layer.values / n_layers
     commit = mean_interval(commit_layer(reading, "new").values / n_layers, level)
-    margin = _interpolated(reading.margin.transpose("fact", "layer").values, share, grid)
+    by_layer = xr.Dataset(
+        {"margin": reading.margin, "logprob": reading.logprob.sel(route=["old", "new"]).mean("fact")}
+    ).reset_coords(drop=True)
+    by_depth = by_layer.assign_coords(layer=by_layer.layer / n_layers).rename(layer="depth").interp(depth=grid)
+    margin = by_depth.margin.transpose("fact", "depth").values
     low, high = np.array([mean_interval(column, level)[1:3] for column in margin.T]).T
-    logprob = reading.logprob.sel(route=["old", "new"]).mean("fact").transpose("route", "layer").values
     return xr.Dataset(
         {
             "margin": ("depth", margin.mean(0), {"units": "nats"}),
             "margin_low": ("depth", low),
             "margin_high": ("depth", high),
-            "logprob": (("route", "depth"), _interpolated(logprob, share, grid), {"units": "nats"}),
+            "logprob": (("route", "depth"), by_depth.logprob.transpose("route", "depth").values, {"units": "nats"}),
             "commit_depth": commit.estimate,
             "commit_depth_low": commit.low,
             "commit_depth_high": commit.high,
@@ -86,7 +87,3 @@ def _on_depth(reading: xr.Dataset, grid: np.ndarray, level: float) -> xr.Dataset
         },
         {"depth": grid, "route": ["old", "new"]},
     )
-
-
-def _interpolated(rows: np.ndarray, share: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    return np.array([np.interp(grid, share, row) for row in rows])

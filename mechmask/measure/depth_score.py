@@ -9,7 +9,7 @@ from __future__ import annotations
 import xarray as xr
 
 from mechmask.errors import ReadingError
-from mechmask.measure.reading import require
+from mechmask.measure.reading import require, require_every_layer, require_same
 
 TAU_NATS = 0.05  # the published threshold; theirs is a mean over the value's tokens, here it is the diverging token
 
@@ -35,8 +35,8 @@ def depth_score(reference_patch: xr.Dataset, change_patch: xr.Dataset, tau: floa
         ``drop_change`` ``[fact, layer]`` are D1 and D2.
 
     Raises:
-        ReadingError: if the readings are not of the same facts, layers, target model and positions, or ``tau`` is
-            negative.
+        ReadingError: if the readings are not of the same facts, values, layers, target model and positions, or ``tau``
+            is negative.
     """
     if not tau >= 0:
         raise ReadingError(f"tau={tau} is no threshold. Give 0 nats or more.")
@@ -55,8 +55,12 @@ def depth_score(reference_patch: xr.Dataset, change_patch: xr.Dataset, tau: floa
             "drop_change": change,
         }
     )
-    named = {f"model_{who}": r.attrs.get("model_source", "") for who, r in _pairs(reference_patch, change_patch)}
-    return result.assign_attrs(tau_nats=tau, model=reference_patch.attrs.get("model_target", ""), **named)
+    return result.assign_attrs(
+        tau_nats=tau,
+        model=reference_patch.attrs.get("model_target", ""),
+        model_reference=reference_patch.attrs.get("model_source", ""),
+        model_change=change_patch.attrs.get("model_source", ""),
+    )
 
 
 def _drop(patch: xr.Dataset) -> xr.DataArray:
@@ -65,23 +69,18 @@ def _drop(patch: xr.Dataset) -> xr.DataArray:
     return (old.logprob_target - old.logprob).isel(layer=slice(1, None))
 
 
-def _pairs(reference: xr.Dataset, change: xr.Dataset) -> tuple[tuple[str, xr.Dataset], tuple[str, xr.Dataset]]:
-    return ("reference", reference), ("change", change)
-
-
 def _comparable(reference: xr.Dataset, change: xr.Dataset) -> None:
-    for name, patch in _pairs(reference, change):
+    patches = {"reference": reference, "change": change}
+    for name, patch in patches.items():
         what = f"The depth score ({name})"
         require(patch, what, variables=("logprob", "logprob_target"), dims=("fact", "route", "layer"))
         if "old" not in patch.route.values:
             raise ReadingError(f"{what} needs the route old, which this reading has not. Patch with it.")
-        if list(patch.layer.values) != list(range(patch.sizes["layer"])):
-            raise ReadingError(f"{what} needs every layer from 0 to L, in order. Give the whole patching.")
-    if any(list(reference[dim].values) != list(change[dim].values) for dim in ("fact", "layer")):
-        raise ReadingError("The two patchings are not of the same facts and layers. Patch both with one fact set.")
-    for name in ("fingerprint_target", "positions", "score"):
-        if reference.attrs.get(name) != change.attrs.get(name):
-            raise ReadingError(
-                f"The two patchings differ in {name} ({reference.attrs.get(name)} and {change.attrs.get(name)}). Patch "
-                "both into one full model in one way."
-            )
+        require_every_layer(patch, what)
+    require_same(
+        patches,
+        "The depth score",
+        dims=("fact", "layer"),
+        coordinates=("subject", "value", "token"),
+        attributes=("fingerprint_target", "positions", "score"),
+    )

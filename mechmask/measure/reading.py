@@ -1,49 +1,110 @@
-"""Readings as files: labelled arrays in netCDF-4, with their schema version, and never a pickle.
+"""Readings: what a measurement asks of one, whether two may be set against each other, and their files.
 
 A reading is an ``xarray.Dataset`` with the dimensions of DESIGN: ``fact``, ``route``, ``layer``, ``step`` and so on.
 Two more are used here: ``phrasing`` (0 is the prompt, then its paraphrases) and ``state`` (``before``, ``finetune``,
-``ft_l`` ...: which model of a study was read).
+``ft_l`` ...: which model of a study was read). On disk it is netCDF-4 under a seal, never a pickle.
 """
 
 from __future__ import annotations
 
+import io
+from collections.abc import Mapping
+from itertools import combinations
 from pathlib import Path
 
+import h5netcdf
+import h5py
+import numpy as np
 import xarray as xr
+from xarray.backends import H5NetCDFStore
 
 from mechmask.errors import ReadingError
 from mechmask.files import replaced_file
+from mechmask.measure.seal import has_seal, sealed
+from mechmask.measure.texts import escaped, restored
 
 SCHEMA_VERSION = 1
 
-_ENCODING = {"_FillValue": None, "fletcher32": True}  # no value stands for a missing one; damaged data are noticed
+_SEALED = "sealed"  # attribute of a file that ends with a digest
+
+# No value stands for a missing one. The seal covers the whole file; fletcher32 lets other tools notice damage too.
+_ENCODING = {"_FillValue": None, "fletcher32": True}
 
 
 def save_reading(reading: xr.Dataset, path: str | Path) -> None:
-    """Write a reading to a netCDF-4 file, atomically."""
-    with replaced_file(Path(path)) as temporary:
-        stamped = reading.assign_attrs(schema_version=SCHEMA_VERSION)
-        stamped.to_netcdf(temporary, engine="h5netcdf", encoding={name: _ENCODING for name in _numbers(stamped)})
+    """Write a reading to a netCDF-4 file, atomically, with a digest of all its bytes at the end.
+
+    Texts with a NUL or a lone surrogate, neither of which netCDF can hold, are stored escaped, and ``load_reading``
+    restores them.
+
+    Args:
+        reading: any dataset of numbers, booleans and texts.
+        path: where to write; missing directories are made, a file that is there is replaced.
+
+    Raises:
+        ReadingError: if the path cannot be written (a directory, a name that is too long, a full disk), or the reading
+            holds something that netCDF cannot store. What was at ``path`` is left as it was.
+    """
+    path = Path(path)
+    if not isinstance(reading, xr.Dataset):
+        raise ReadingError(
+            f"save_reading takes an xarray.Dataset, not a {type(reading).__name__}. Make one of it first."
+        )
+    try:
+        if path.is_dir():
+            raise ReadingError(f"{path} is a directory. Name a file for the reading.")
+        stamped = escaped(reading).assign_attrs({"schema_version": SCHEMA_VERSION, _SEALED: 1})
+        content = sealed(_netcdf(stamped))
+        with replaced_file(path) as temporary:
+            temporary.write_bytes(content)
+    except ReadingError:
+        raise
+    except OSError as error:
+        blocked = isinstance(error, FileExistsError | NotADirectoryError)
+        cause = "a part of it is a file, not a directory" if blocked else error.strerror or _first_line(error)
+        raise ReadingError(
+            f"{_shown(path)} cannot be written ({cause}). Give a short, writable path on a disk with space left."
+        ) from error
+    except Exception as error:  # xarray, h5netcdf and h5py each refuse what they cannot store in their own way
+        raise ReadingError(
+            f"This reading cannot be stored in {_shown(path)} as netCDF-4 ({_first_line(error)}). Hold numbers, "
+            "booleans and texts alone in its variables, and numbers and texts in its attributes."
+        ) from error
 
 
 def load_reading(path: str | Path) -> xr.Dataset:
     """The reading in a netCDF-4 file, wholly in memory.
 
+    A file that carries a digest is held against it before anything else is read. One without, by an earlier version or
+    by another program, is taken if its schema version fits.
+
+    Args:
+        path: a file that ``save_reading`` wrote.
+
     Raises:
-        ReadingError: if the file is missing, is no reading, or is of a schema that this version does not know.
+        ReadingError: if the file is missing, was altered or cut, is no reading, or is of a schema that this version
+            does not know.
     """
     path = Path(path)
     try:
-        with xr.open_dataset(path, engine="h5netcdf") as opened:
-            reading = opened.load()
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        content = path.read_bytes()
+        _require_whole(content, path)
+        with xr.open_dataset(io.BytesIO(content), engine="h5netcdf") as opened:
+            reading = restored(opened.load())
+    except ReadingError:
+        raise
+    except FileNotFoundError as error:
+        raise ReadingError(f"There is no file {_shown(path)}. Give a file that save_reading wrote.") from error
+    except Exception as error:  # h5py and h5netcdf raise anything at all on damaged metadata
         raise ReadingError(
-            f"{path} cannot be read as netCDF-4 ({type(error).__name__}). Give a file that save_reading wrote."
+            f"{_shown(path)} cannot be read as netCDF-4 ({type(error).__name__}). Give a file that save_reading wrote."
         ) from error
-    found = reading.attrs.get("schema_version", 0)
-    if found != SCHEMA_VERSION:
+    reading.attrs.pop(_SEALED, None)
+    version = reading.attrs.get("schema_version", 0)
+    if np.ndim(version) or version != SCHEMA_VERSION:
         raise ReadingError(
-            f"{path} has schema version {found}; this mechmask reads version {SCHEMA_VERSION}. Make the reading again."
+            f"{path} has schema version {version}; this mechmask reads version {SCHEMA_VERSION}. Make the reading "
+            "again."
         )
     return reading
 
@@ -67,5 +128,111 @@ def require(reading: xr.Dataset, what: str, *, variables: tuple[str, ...] = (), 
         )
 
 
-def _numbers(reading: xr.Dataset) -> list[str]:
-    return [str(name) for name, variable in reading.variables.items() if variable.dtype.kind in "fiub"]
+def require_every_layer(reading: xr.Dataset, what: str) -> None:
+    """Refuse a reading whose ``layer`` is not 0, 1, ..., L.
+
+    Raises:
+        ReadingError: naming ``what`` needs it.
+    """
+    if not np.array_equal(reading.layer.values, np.arange(reading.sizes["layer"])):
+        raise ReadingError(f"{what} needs every layer from 0 to L, in order. Read all of them.")
+
+
+def require_same(
+    readings: Mapping[str, xr.Dataset],
+    what: str,
+    *,
+    dims: tuple[str, ...] = (),
+    coordinates: tuple[str, ...] = (),
+    attributes: tuple[str, ...] = (),
+    same_model: bool = False,
+) -> None:
+    """Refuse readings that may not be set against each other.
+
+    Args:
+        readings: two or more, by what the caller calls them, such as ``before`` and ``after``.
+        what: the measurement, which opens the sentence.
+        dims: dimensions that have to be there in all or in none, with the same labels in the same order.
+        coordinates: compared where two readings both have them, fact by fact where they have facts in common only.
+        attributes: have to be the same, or missing in all.
+        same_model: whether changes may be all that the models differ in. Weights under the changes are compared
+            where both readings name them (``base_fingerprint``), else names: that of a state is its model's, `` + ``
+            and its change's.
+
+    Raises:
+        ReadingError: naming the first difference and the readings that have it.
+    """
+    for (one, first), (other, second) in combinations(readings.items(), 2):
+        pair = f"{one} and {other}"
+        for dim in dims:
+            if (dim in first.dims) != (dim in second.dims):
+                there, lacking = (one, other) if dim in first.dims else (other, one)
+                raise ReadingError(f"{what}: {there} has the dimension {dim} and {lacking} has not. Read both alike.")
+            if dim in first.dims and first[dim].values.tolist() != second[dim].values.tolist():
+                raise ReadingError(f"{what}: {pair} are not of the same {dim}s. Read one fact set both times, alike.")
+        for name in coordinates:
+            if difference := _difference(first, second, name):
+                raise ReadingError(f"{what}: {pair} differ in {name} ({difference}). Read one fact set both times.")
+        for name in attributes:
+            mine, theirs = first.attrs.get(name), second.attrs.get(name)
+            if not np.array_equal(np.asarray(mine), np.asarray(theirs)):
+                raise ReadingError(f"{what}: {pair} differ in {name} ({mine} and {theirs}). Read both alike.")
+        if same_model:
+            _require_same_model({one: first, other: second}, what)
+
+
+def _require_same_model(pair: Mapping[str, xr.Dataset], what: str) -> None:
+    (one, first), (other, second) = pair.items()
+    for name, label in (("base_fingerprint", "base_model"), ("base_model", "base_model"), ("model", "model")):
+        if name in first.attrs and name in second.attrs:
+            mine, theirs = (str(reading.attrs[name]).split(" + ")[0] for reading in (first, second))
+            if mine != theirs:
+                shown = [str(reading.attrs.get(label, reading.attrs[name])) for reading in (first, second)]
+                raise ReadingError(
+                    f"{what}: {one} and {other} are of two models ({shown[0]} and {shown[1]}; they differ in {name}). "
+                    "Read one model with and without its change; if one is a trained copy of the other, state it by "
+                    f"{other}.assign_attrs({name}={one}.attrs[{name!r}])."
+                )
+            return
+
+
+def _difference(first: xr.Dataset, second: xr.Dataset, name: str) -> str:
+    """The first place at which two readings differ in a coordinate, as text; empty where there is none."""
+    if name not in first.coords or name not in second.coords:
+        return ""
+    mine, theirs = xr.align(first[name].reset_coords(drop=True), second[name].reset_coords(drop=True), join="inner")
+    mine, theirs = xr.broadcast(mine, theirs)  # tokens have phrasings only where these differ in them
+    places = np.argwhere(np.atleast_1d(mine.values != theirs.values))
+    if not len(places):
+        return ""
+    at = dict(zip(mine.dims, places[0], strict=False))
+    where = ", ".join(f"{dim} {mine[dim].values[index] if dim in mine.coords else index}" for dim, index in at.items())
+    pair = f"{mine.isel(at).item()!r} and {theirs.isel(at).item()!r}"
+    return f"{where}: {pair}" if where else pair
+
+
+def _require_whole(content: bytes, path: Path) -> None:
+    """Refuse what was altered or cut, before h5netcdf, which complains in the background, sees it."""
+    if not has_seal(content, path):
+        with h5py.File(io.BytesIO(content)) as file:
+            if _SEALED in file.attrs:
+                raise ReadingError(f"{path} is damaged: its digest was cut off. Delete it and make the reading again.")
+
+
+def _netcdf(reading: xr.Dataset) -> bytes:
+    """A netCDF-4 file in memory: HDF5 kills the process (segmentation fault) where a disk runs full under it."""
+    numbers = [name for name, variable in reading.variables.items() if variable.dtype.kind in "fiub"]
+    buffer = io.BytesIO()
+    with h5netcdf.File(buffer, "w") as file:
+        reading.dump_to_store(H5NetCDFStore(file), encoding={name: _ENCODING for name in numbers})
+    return buffer.getvalue()
+
+
+def _shown(path: Path) -> str:
+    """A path as one short piece of text that can be printed anywhere."""
+    text = str(path).encode("utf-8", "backslashreplace").decode().replace("\0", r"\x00")
+    return text if len(text) <= 300 else f"{text[:120]}...{text[-60:]}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -4,10 +4,11 @@
 and which phrasings were asked (variance over phrasings). Student's t with Satterthwaite's degrees of
 freedom joins them.
 
-Measured with eight distractors, a 95% interval covers the standing over all possible distractors in 94% of draws where
-their log-probabilities spread by 0.4 nats, in 84% at 1.5 nats and in 57% at 3 nats: the mean of so few exponentials is
-skewed. A verdict is on the safer side than that, because the same draw also widens the spread of never-known facts;
-more distractors mend it.
+The mean of a few exponentials is skewed: as a rule it misses the largest, and the interval lies too high. Measured on
+20,000 draws of eight normal distractors, a 95% interval covers the standing over all possible distractors in 94% where
+their log-probabilities spread by 0.4 nats, 83% at 1.5 nats, 57% at 3, 32% at 5 and 24% at 6; with 32 distractors in
+94%, 86%, 59%, 29% and 20%, so more of them do not mend it. What the verdict compares is safer than that: never-known
+facts are read with as few distractors and are too high by as much.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from mechmask.measure.contest import distractors_of, standing
 
 def standing_interval(logprob: xr.DataArray, level: float = 0.95) -> xr.Dataset:
     """Standing of every fact with its interval.
+
+    The level holds where distractors spread by less than a nat: a 95% interval covers the standing over all possible
+    distractors in 94% of draws at a spread of 0.4 nats, 83% at 1.5, 57% at 3 and 32% at 5 (eight distractors, normal).
 
     Args:
         logprob: ``[fact, route]`` or ``[fact, phrasing, route]`` in nats.

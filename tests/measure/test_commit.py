@@ -101,7 +101,7 @@ def test_other_dimensions_are_kept():
 
 @pytest.mark.parametrize("layers", [[0, 1, 3, 4], [0, 2, 4, 6], [3, 2, 1, 0], [0, 1, 1, 2]], ids=str)
 def test_missing_layers_are_refused(layers):
-    with pytest.raises(ReadingError, match=r"needs every layer up to the last, in order\. Read all of them\."):
+    with pytest.raises(ReadingError, match=r"needs every layer from 0 to L, in order\. Read all of them\."):
         commit_layer(_depth(np.zeros((2, 4, 4)), layers=layers))
 
 

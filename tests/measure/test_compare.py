@@ -48,6 +48,20 @@ def test_between_layers_values_lie_on_the_line():
     np.testing.assert_allclose(values[5], 0.75 * values[4] + 0.25 * values[8])
 
 
+def test_between_layers_values_are_numpy_s_linear_interpolation():
+    read, grid = reading(7, n_facts=6), np.linspace(0, 1, 50)
+    read.logprob[0, 0, 3] = np.nan
+    compared = compare({"m": read}, n_depths=50)
+    share = np.arange(8) / 7
+    margins = [np.interp(grid, share, row) for row in read.margin.values[:5]]
+    np.testing.assert_allclose(compared.margin[0], np.mean(margins, 0), rtol=0, atol=1e-12)
+    for i, route in enumerate(("old", "new")):
+        mean = np.nanmean(read.logprob.values[:5, i], axis=0)
+        np.testing.assert_allclose(
+            compared.logprob.sel(route=route)[0], np.interp(grid, share, mean), rtol=0, atol=1e-12
+        )
+
+
 def test_commit_depth_is_a_share_of_the_height():
     read = reading(8)
     read["logprob"][:, 1] = -9.0
@@ -62,7 +76,9 @@ def test_commit_depth_is_a_share_of_the_height():
     ("readings", "said"),
     [
         ({}, "at least one reading"),
-        ({"a": reading(3), "b": reading(3, lens="tuned")}, "different lenses"),
+        ({"a": reading(3), "b": reading(3, lens="tuned")}, r"a and b differ in lens \(logit and tuned\)"),
+        ({"a": reading(3, score="mean"), "b": reading(4, score="divergence")}, "differ in score"),
+        ({"a": reading(3).isel(layer=[0, 1, 3])}, "needs every layer from 0 to L"),
         ({"a": reading(3).drop_vars("margin")}, "needs margin"),
         ({"a": reading(3).expand_dims(state=["before"])}, "Select one"),
     ],

@@ -90,8 +90,9 @@ def test_the_published_sum(drops, tau):
 def test_patchings_that_do_not_fit():
     good = patching([[0, 1, 2]])
     for other, cause in (
-        (patching([[0, 1, 2], [0, 1, 2]]), "not of the same facts and layers"),
-        (patching([[0, 1]]), "not of the same facts and layers"),
+        (patching([[0, 1, 2], [0, 1, 2]]), "reference and change are not of the same facts"),
+        (patching([[0, 1]]), "not of the same layers"),
+        (patching([[0, 1, 2]], score="mean"), r"differ in score \(divergence and mean\)"),
         (patching([[0, 1, 2]], fingerprint_target="g"), r"differ in fingerprint_target \(f and g\)"),
         (patching([[0, 1, 2]], positions="all"), r"differ in positions \(divergence and all\)"),
         (good.isel(layer=[1, 2]), "needs every layer from 0 to L"),
@@ -100,6 +101,9 @@ def test_patchings_that_do_not_fit():
     ):
         with pytest.raises(ReadingError, match=cause):
             depth_score(good, other)
+    named = [good.assign_coords(value=(("fact", "route"), [["Rome", old, "Bonn"]])) for old in ("Paris", "Lyon")]
+    with pytest.raises(ReadingError, match=r"differ in value \(fact f0, route old: 'Paris' and 'Lyon'\)"):
+        depth_score(*named)
     for tau in (-0.1, math.nan):
         with pytest.raises(ReadingError, match="is no threshold"):
             depth_score(good, good, tau)

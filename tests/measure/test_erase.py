@@ -34,6 +34,8 @@ def _random(seed, n_phrasings=None):
     before[_ROLES != "never", ..., 0] += 7
     after[_ROLES == "control", ..., 0] += 7
     after[_ROLES == "contradicted", ..., 0] += rng.uniform(-8, 9, size=(11, *[1] * (len(shape) - 2)))
+    after[_ROLES == "contradicted", ..., 1] += 6.5  # new leads most of them
+    before[3, ..., 0] -= 7  # a contradicted fact that was not known before
     return np.minimum(before, -1e-3), np.minimum(after, -1e-3)
 
 
@@ -63,22 +65,36 @@ def _by_hand(before, after, level, cutoff):
     low, high = stats.t.interval(level, len(controls) - 1, loc=np.mean(controls), scale=stats.sem(controls))
     never = [_standing(after[k])[0] for k in role["never"]]
     n = len(never)
-    margin = stats.t.ppf(0.5 + level / 2, n - 1) * np.std(never, ddof=1) * math.sqrt(1 + 1 / n)
-    never_low, never_high = np.mean(never) - margin, np.mean(never) + margin
+
+    def bounds(standings):
+        margin = stats.t.ppf(0.5 + level / 2, n - 1) * np.std(standings, ddof=1) * math.sqrt(1 + 1 / n)
+        return np.mean(standings) - margin, np.mean(standings) + margin
+
+    never_low, never_high = bounds(never)
+    never_before = [_standing(before[k])[0] for k in role["never"]]
+    before_low, before_high = bounds(never_before)
     rows = []
     for i in role["contradicted"]:
-        s_before, _, _ = _standing_with_error(before[i])
+        s_before, error_before, freedom_before = _standing_with_error(before[i])
+        half_before = stats.t.ppf(0.5 + level / 2, freedom_before) * error_before
         s_after, error, freedom = _standing_with_error(after[i])
         half = stats.t.ppf(0.5 + level / 2, freedom) * error
         index = drop[i] - np.mean(controls)
-        if s_after - half > never_high:
-            verdict = "masked"
+        took = after[i, 0, 1] > max(value for r, value in enumerate(after[i, 0]) if r != 1)
+        over, under = s_after + half > never_high, s_after - half < never_low
+        if not took:
+            verdict, reason = "undecided", "did_not_take"
+        elif s_before - half_before <= before_high:
+            verdict, reason = "undecided", "not_known_before"
+        elif s_after - half > never_high:
+            verdict, reason = "masked", "above_never"
         elif s_after + half < never_low:
-            verdict = "suppressed"
-        elif s_after - half >= never_low and s_after + half <= never_high:
-            verdict = "erased"
+            verdict, reason = "suppressed", "below_never"
+        elif not over and not under:
+            verdict, reason = "erased", "within_never"
         else:
-            verdict = "undecided"
+            reason = {(True, True): "both_bounds", (True, False): "upper_bound", (False, True): "lower_bound"}
+            verdict, reason = "undecided", "across_" + reason[over, under]
         rows.append(
             {
                 "drop": drop[i],
@@ -88,6 +104,10 @@ def _by_hand(before, after, level, cutoff):
                 "ceiling": math.log(1 - math.exp(after[i, 0, 1])),
                 "surprise": -before[i, 0, 1],
                 "standing_before": s_before,
+                "standing_before_low": s_before - half_before,
+                "standing_before_high": s_before + half_before,
+                "took": took,
+                "reason": reason,
                 "standing_after": s_after,
                 "standing_low": s_after - half,
                 "standing_high": s_after + half,
@@ -99,6 +119,10 @@ def _by_hand(before, after, level, cutoff):
             }
         )
     return rows, {
+        "never_error": stats.sem(never),
+        "never_before": np.mean(never_before),
+        "never_before_low": before_low,
+        "never_before_high": before_high,
         "never": np.mean(never),
         "never_low": never_low,
         "never_high": never_high,
@@ -118,7 +142,7 @@ def test_by_hand(seed, n_phrasings, level, cutoff):
     assert set(found.role.values) == {"contradicted"}
     for name in rows[0]:
         expected = [row[name] for row in rows]
-        if name.endswith("verdict"):
+        if name.endswith("verdict") or name in ("took", "reason"):
             assert found[name].values.tolist() == expected
         else:
             np.testing.assert_allclose(found[name], expected, rtol=1e-9, atol=1e-9, err_msg=name)
@@ -127,9 +151,10 @@ def test_by_hand(seed, n_phrasings, level, cutoff):
 
 
 def test_the_random_cases_hold_several_verdicts():
-    """So that the comparison by hand is one: both regimes of the paper, and three of ours at least."""
-    rows = [row for seed in range(3) for row in _by_hand(*_random(seed), 0.95, 8.0)[0]]
-    assert len({row["verdict"] for row in rows}) >= 3
+    """So that the comparison by hand is one: both regimes of the paper, every verdict, and most reasons."""
+    rows = [row for seed in range(3) for n in (None, 4) for row in _by_hand(*_random(seed, n), 0.95, 8.0)[0]]
+    assert {row["verdict"] for row in rows} == {"masked", "erased", "suppressed", "undecided"}
+    assert {row["reason"] for row in rows} >= {"did_not_take", "not_known_before", "across_upper_bound"}
     assert {row["paper_verdict"] for row in rows} == {"masked", "erased"}
 
 
@@ -208,6 +233,7 @@ def _case(standings_after, never=None, *, spread=0.0, before=15.0, n_distractors
 
     first = logprob([before] * (n + n_control) + list(never))
     last = logprob([*standings_after, *[before] * n_control, *never])
+    last[:n, 1] = 0.0  # the change took
     return _reading(first, roles), _reading(last, roles)
 
 
@@ -225,6 +251,67 @@ def test_a_fact_that_was_not_known_before_has_no_normalised_index():
 def test_one_case_of_every_verdict():
     found = erase_index(*_case([12.0, 0.0, 1.5, -12.0]))
     assert found.verdict.values.tolist() == ["masked", "erased", "erased", "suppressed"]
+    assert found.reason.values.tolist() == ["above_never", "within_never", "within_never", "below_never"]
+    assert set(found.remedy.values) == {"none needed"}
+    assert found.took.all()
+
+
+def test_what_was_not_known_before_cannot_be_erased():
+    """Just inside and just outside the bound of one more never-known fact before the change."""
+    never = np.linspace(-2, 2, 12)
+    border = stats.t.ppf(0.975, 11) * never.std(ddof=1) * math.sqrt(1 + 1 / 12)
+    for standing, verdicts in ((border - 1e-6, ["undecided"] * 3), (border + 1e-6, ["erased", "masked", "suppressed"])):
+        found = erase_index(*_case([0.0, 12.0, -12.0], never, before=standing))
+        assert found.verdict.values.tolist() == verdicts
+        assert (found.reason == "not_known_before").all() == (verdicts[0] == "undecided")
+        assert float(found.never_before_high) == pytest.approx(border)
+
+
+def test_known_before_is_tested_among_the_never_known_facts_of_before():
+    """After the change never-known facts stand 20 nats higher, as everything else does: old was known and is erased."""
+    before, after = _case([0.0], before=15.0)
+    after.logprob[:, 0] = after.logprob[:, 0] + 20
+    after.logprob[:1, 1] = 30.0
+    found = erase_index(before, after)
+    assert float(found.never_high) > float(found.standing_before[0])
+    assert found.verdict.values.tolist() == ["erased"]
+
+
+@pytest.mark.parametrize(
+    ("new", "recalled", "took"),
+    [(-1.0, False, True), (-1.0, True, True), (-18.0, False, False), (-18.0, True, True), (-9.0, False, False)],
+)
+def test_an_edit_that_did_not_take_is_not_judged(new, recalled, took):
+    """Old stands at -18 and a distractor at -9 after the change: new has to lead both, or to be what the model says."""
+    before, after = _case([12.0, 12.0])
+    after.logprob[0, 2] = -9.0
+    after.logprob[0, 1] = new
+    said = np.zeros(after.logprob.shape, dtype=bool)
+    said[0, 1] = recalled
+    found = erase_index(before, after.assign(recalled=(("fact", "route"), said)))
+    assert found.took.values.tolist() == [took, True]
+    assert (found.reason[0] == "did_not_take") == (not took)
+    if not took:
+        assert found.verdict[0] == "undecided" and "take" in str(found.remedy[0].values)
+
+
+def test_a_fact_s_edit_that_took_on_a_paraphrase_alone_did_not_take():
+    before, after = (_reading(x) for x in _random(0, 3))
+    after.logprob[0, 0] = [-1.0, -2.0, *[-9.0] * 6]
+    assert not erase_index(before, after).took[0]
+
+
+def test_results_of_single_edits_can_be_joined_along_fact_and_state():
+    before, after = (_reading(x) for x in _random(0, 2))
+    whole = erase_index(before, after)
+    names = list(whole.fact.values)
+    rest = [str(f) for f, role in zip(before.fact.values, _ROLES, strict=True) if role != "contradicted"]
+    single = [erase_index(before.sel(fact=[name, *rest]), after.sel(fact=[name, *rest])) for name in names]
+    joined = xr.concat(single, "fact", data_vars="all", combine_attrs="drop_conflicts")
+    assert joined.never_error.dims == ("fact",)
+    for name in ("verdict", "reason", "remedy", "took"):
+        assert joined[name].values.tolist() == whole[name].values.tolist()
+        assert joined[name].dtype.kind == whole[name].dtype.kind
 
 
 def test_verdicts_turn_at_the_prediction_interval_of_the_never_known():
@@ -250,12 +337,14 @@ def test_a_fact_whose_interval_spans_both_borders_is_undecided():
 @pytest.mark.parametrize("n_distractors", [0, 1])
 def test_without_two_distractors_nothing_is_decided(n_distractors):
     found = erase_index(*_case([12.0, 0.0, -12.0], n_distractors=n_distractors))
+    assert set(found.reason.values) == {"few_never" if n_distractors == 0 else "few_distractors"}
     assert found.verdict.values.tolist() == ["undecided"] * 3
 
 
 @pytest.mark.parametrize(("n_never", "decided"), [(0, False), (1, False), (7, False), (8, True)])
 def test_fewer_than_eight_never_known_facts_decide_nothing(n_never, decided):
     found = erase_index(*_case([12.0, 0.0, -12.0], np.linspace(-1, 1, n_never)))
+    assert (found.reason == "few_never").all() == (not decided)
     assert int(found.n_never) == n_never
     assert found.verdict.values.tolist() == (["masked", "erased", "suppressed"] if decided else ["undecided"] * 3)
 
@@ -346,6 +435,14 @@ def _without_role(reading, role):
     return reading.isel(fact=reading.role.values != role)
 
 
+def _with_values(reading, route="old", **others):
+    """The values of every route as text, ``others`` in the place of some facts' value of one route."""
+    values = np.array([[f"{f}/{r}" for r in reading.route.values] for f in reading.fact.values], dtype="<U20")
+    for fact, value in others.items():
+        values[list(reading.fact.values).index(fact), list(reading.route.values).index(route)] = value
+    return reading.assign_coords(value=(("fact", "route"), values))
+
+
 _REFUSED = {
     "no control": (
         lambda b, a: (_without_role(b, "control"), _without_role(a, "control")),
@@ -357,25 +454,56 @@ _REFUSED = {
     ),
     "other facts": (
         lambda b, a: (b, a.assign_coords(fact=[f"g{i}" for i in range(len(_ROLES))])),
-        "not of the same facts and routes",
+        "The erase index: before and after are not of the same facts.",
     ),
-    "fewer facts": (lambda b, a: (b, a.isel(fact=slice(5))), "not of the same facts and routes"),
-    "facts in another order": (
-        lambda b, a: (b, a.isel(fact=slice(None, None, -1))),
-        "not of the same facts and routes",
-    ),
-    "other routes": (lambda b, a: (b, a.isel(route=slice(5))), "not of the same facts and routes"),
+    "fewer facts": (lambda b, a: (b, a.isel(fact=slice(5))), "not of the same facts"),
+    "facts in another order": (lambda b, a: (b, a.isel(fact=slice(None, None, -1))), "not of the same facts"),
+    "other routes": (lambda b, a: (b, a.isel(route=slice(5))), "not of the same routes"),
     "another score": (
         lambda b, a: (b, a.assign_attrs(score="divergence")),
-        "The two readings have different scores (sequence, divergence). Use one score.",
+        "before and after differ in score (sequence and divergence).",
     ),
     "phrasings before only": (
         lambda b, a: (b.expand_dims(phrasing=[0], axis=1), a),
-        "One reading has phrasings and the other has not.",
+        "before has the dimension phrasing and after has not.",
     ),
     "phrasings after only": (
         lambda b, a: (b, a.expand_dims(phrasing=[0], axis=1)),
-        "One reading has phrasings and the other has not.",
+        "after has the dimension phrasing and before has not.",
+    ),
+    "other phrasings": (
+        lambda b, a: (
+            b.expand_dims(phrasing=[0], axis=1),
+            xr.concat([a, a], "phrasing").assign_coords(phrasing=[0, 1]).transpose("fact", "phrasing", "route"),
+        ),
+        "not of the same phrasings",
+    ),
+    "another role": (
+        lambda b, a: (b, a.assign_coords(role=("fact", ["control", *_ROLES[1:]]))),
+        "differ in role (fact f0: 'contradicted' and 'control').",
+    ),
+    "another value": (
+        lambda b, a: (_with_values(b), _with_values(a, f3="Lyon")),
+        "differ in value (fact f3, route old: 'f3/old' and 'Lyon').",
+    ),
+    "another distractor": (
+        lambda b, a: (_with_values(b), _with_values(a, route="distractor_2", f1="Lyon")),
+        "differ in value (fact f1, route distractor_2: 'f1/distractor_2' and 'Lyon').",
+    ),
+    "another subject of one name": (
+        lambda b, a: (b.assign_coords(subject=("fact", ["x"] * 29)), a.assign_coords(subject=("fact", ["y"] * 29))),
+        "differ in subject (fact f0: 'x' and 'y').",
+    ),
+    "another model": (
+        lambda b, a: (b.assign_attrs(model="small"), a.assign_attrs(model="large + ft_l")),
+        "before and after are of two models (small and large + ft_l; they differ in model).",
+    ),
+    "another base of one name": (
+        lambda b, a: (
+            b.assign_attrs(model="m", base_model="m", base_fingerprint="aa"),
+            a.assign_attrs(model="m + lora", base_model="m", base_fingerprint="bb"),
+        ),
+        "state it by after.assign_attrs(base_fingerprint=before.attrs['base_fingerprint']).",
     ),
     "no roles": (
         lambda b, a: (b.drop_vars("role"), a),
@@ -399,6 +527,36 @@ def test_readings_that_cannot_be_compared_are_refused(spoil, sentence):
     assert isinstance(caught.value, MechmaskError)
     assert isinstance(caught.value, ValueError)
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"model": "m"}, {"model": "m + lora + ft_l"}),
+        ({"model": "m + lora"}, {"model": "m + lora + ft_l"}),
+        ({"model": "m", "base_fingerprint": "aa"}, {"model": "directory/of/m + ft_l", "base_fingerprint": "aa"}),
+        ({"model": "m"}, {"base_fingerprint": "aa"}),
+        ({"model": "m", "version_torch": "2.6"}, {"model": "m", "version_torch": "2.7"}),
+    ],
+)
+def test_a_model_and_its_states_may_be_compared(first, second):
+    before, after = _random(0)
+    xr.testing.assert_equal(
+        erase_index(_reading(before, **first), _reading(after, **second)),
+        erase_index(_reading(before), _reading(after)),
+    )
+
+
+def test_phrasings_and_distractors_that_none_of_these_facts_has_do_not_count():
+    """Facts selected out of a larger set bring its empty phrasings and routes along."""
+    before, after = (_reading(x) for x in _random(0, 3))
+    rows = [0, 1, 2, 4, 5, 7, 8]
+    larger = before.copy(deep=True)
+    larger.logprob[rows, :, 7] = np.nan
+    larger.logprob[rows, 2] = np.nan
+    alone = after.isel(fact=rows, phrasing=slice(2), route=slice(7))
+    expected = erase_index(before.isel(fact=rows, phrasing=slice(2), route=slice(7)), alone)
+    xr.testing.assert_equal(erase_index(larger.isel(fact=rows), alone), expected)
 
 
 # BUG in mechmask/measure/erase.py (fails today): a bare KeyError of xarray

@@ -4,9 +4,12 @@ import gc
 import struct
 import time
 
+import h5py
 import numpy as np
 import pytest
 import xarray as xr
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from mechmask.errors import MechmaskError, ReadingError
 from mechmask.measure.reading import SCHEMA_VERSION, load_reading, require, save_reading
@@ -166,7 +169,7 @@ def test_a_file_that_was_cut_is_refused(share, reading, tmp_path):
     save_reading(reading, tmp_path / "r.nc")
     content = (tmp_path / "r.nc").read_bytes()
     (tmp_path / "r.nc").write_bytes(content[: int(share * len(content))])
-    with pytest.raises(ReadingError, match="cannot be read as netCDF-4"):
+    with pytest.raises(ReadingError, match=r"cannot be read as netCDF-4|is damaged"):
         load_reading(tmp_path / "r.nc")
 
 
@@ -186,10 +189,177 @@ def test_a_damaged_file_is_refused(reading, tmp_path):
     assert refused > 0
 
 
-@pytest.mark.parametrize("name", ["nowhere.nc", "."])
-def test_a_missing_file_or_a_directory_is_refused(name, tmp_path):
+def test_a_missing_file_or_a_directory_is_refused(tmp_path):
+    with pytest.raises(ReadingError, match=r"^There is no file .*nowhere\.nc\. Give a file that save_reading wrote\.$"):
+        load_reading(tmp_path / "nowhere.nc")
     with pytest.raises(ReadingError, match="cannot be read as netCDF-4"):
-        load_reading(tmp_path / name)
+        load_reading(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A small file as it was written, and where mutations of it go."""
+    directory = tmp_path_factory.mktemp("mutated")
+    small = xr.Dataset(
+        {"logprob": (("fact", "route"), np.random.default_rng(0).normal(size=(3, 2)))},
+        {"fact": ["a", "b", "c"], "route": ["old", "new"], "value": (("fact", "route"), [["x", "y"]] * 3)},
+        {"model": "m", "level": 0.95},
+    )
+    save_reading(small, directory / "r.nc")
+    return (directory / "r.nc").read_bytes(), directory / "m.nc"
+
+
+@settings(max_examples=200, deadline=None, database=None, derandomize=True)
+@given(data=st.data())
+def test_no_mutation_of_a_file_is_read(written, data):
+    """Bytes flipped, cut, inserted, removed or repeated anywhere, the digest itself included."""
+    content, path = written
+    start = data.draw(st.integers(0, len(content) - 1) | st.integers(len(content) - 90, len(content) - 1))
+    length = data.draw(st.integers(1, 60))
+    middle = data.draw(
+        st.sampled_from([b"", content[start : start + length] * 2, content[start : start + length][::-1]])
+        | st.binary(min_size=1, max_size=60)
+        | st.integers(0, 7).map(lambda bit: bytes([content[start] ^ 1 << bit]) + content[start + 1 : start + length])
+    )
+    rest = data.draw(st.sampled_from([content[start + length :], content[start:], b""]))
+    mutated = content[:start] + middle + rest
+    assume(mutated != content)
+    path.write_bytes(mutated)
+    with pytest.raises(ReadingError) as caught:
+        load_reading(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_every_single_flipped_bit_is_noticed(written):
+    content, path = written
+    for place in range(0, len(content), 29):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :])
+        with pytest.raises(ReadingError):
+            load_reading(path)
+
+
+@pytest.mark.parametrize("place", ["attribute", "coordinate", "value"])
+def test_what_another_program_altered_is_noticed(place, written):
+    content, path = written
+    path.write_bytes(content)
+    with h5py.File(path, "r+") as file:
+        if place == "attribute":
+            file.attrs["model"] = "n"
+        else:
+            name = {"coordinate": "value", "value": "logprob"}[place]
+            file[name][0, 0] = file[name][1, 1]
+    with pytest.raises(ReadingError, match="is damaged"):
+        load_reading(path)
+
+
+def test_a_file_without_a_digest_is_read(reading, tmp_path):
+    """As versions before the digest wrote it."""
+    stamped = reading.assign_attrs(schema_version=1)
+    stamped.to_netcdf(tmp_path / "old.nc", engine="h5netcdf")
+    xr.testing.assert_identical(load_reading(tmp_path / "old.nc").drop_attrs(), reading.drop_attrs())
+
+
+def test_a_sealed_file_is_netcdf_to_others(reading, tmp_path):
+    save_reading(reading, tmp_path / "r.nc")
+    with h5py.File(tmp_path / "r.nc") as file:
+        np.testing.assert_array_equal(file["logprob"][:], reading.logprob)
+    xr.testing.assert_equal(xr.load_dataset(tmp_path / "r.nc", engine="h5netcdf"), reading)
+
+
+_NULS = ["\0", "a\0b\0", "\\", "\\x00", "\\\0\\", "", "é\U0001f701\0"]
+_SURROGATES = ["\ud800", "x\udfffy", "\\ud800\ud800", "\\", "", "a\0b"]
+
+
+def test_texts_that_netcdf_cannot_hold_come_back(tmp_path):
+    """A NUL at the end needs an array of objects, a surrogate one of fixed width (numpy; pandas 3)."""
+    reading = xr.Dataset(
+        {
+            "nuls": ("nul", np.array(_NULS, dtype=object)),
+            "surrogates": ("surrogate", np.array(_SURROGATES)),
+            "one": ((), np.array("\0", dtype=object)),
+        },
+        {"nul": [f"{i}\0." for i in range(len(_NULS))]},
+        {"model": "m\0", "names": ["a\0", "b\\"], "n": 3},
+    )
+    reading["surrogates"].attrs["note"] = "\udc80"
+    save_reading(reading, tmp_path / "r.nc")
+    back = load_reading(tmp_path / "r.nc")
+    assert back.nuls.values.tolist() == _NULS
+    assert back.surrogates.values.tolist() == _SURROGATES
+    assert back.one.item() == "\0"
+    assert back.nul.values.tolist() == reading.nul.values.tolist()
+    assert back.surrogates.attrs == {"note": "\udc80"}
+    assert back.attrs == {"model": "m\0", "names": ["a\0", "b\\"], "n": 3, "schema_version": 1}
+
+
+_TEXT = st.text(st.characters(codec="utf-8") | st.sampled_from("\0\\xu0d8"), max_size=12)
+_TEXT_OF_FIXED_WIDTH = st.text(st.characters() | st.sampled_from("\0\\\ud800xu0d8"), max_size=12).map(
+    lambda text: text.rstrip("\0")
+)
+
+
+@settings(max_examples=40, deadline=None, database=None, derandomize=True)
+@given(
+    st.lists(_TEXT, min_size=1, max_size=4), st.lists(_TEXT_OF_FIXED_WIDTH, min_size=1, max_size=4), st.text(max_size=8)
+)
+def test_any_text_comes_back(written, objects, fixed, attribute):
+    path = written[1]
+    reading = xr.Dataset(
+        {"objects": ("o", np.array(objects, dtype=object)), "fixed": ("f", np.array(fixed))}, attrs={"a": attribute}
+    )
+    save_reading(reading, path)
+    back = load_reading(path)
+    assert back.objects.values.tolist() == objects
+    assert back.fixed.values.tolist() == fixed
+    assert back.attrs["a"] == attribute
+
+
+def test_a_reading_without_odd_texts_is_stored_as_it_is(reading, tmp_path):
+    save_reading(reading.assign_attrs(path="a\\x00"), tmp_path / "r.nc")
+    assert xr.load_dataset(tmp_path / "r.nc", engine="h5netcdf").attrs["path"] == "a\\x00"
+
+
+@pytest.mark.parametrize(
+    ("path", "cause"),
+    [
+        (".", "is a directory. Name a file"),
+        ("file/r.nc", "cannot be written (a part of it is a file, not a directory)"),
+        (f"{'n' * 256}.nc", "cannot be written (File name too long)"),
+        ("a\0b.nc", "null byte"),
+        ("\ud800.nc", "cannot be"),
+    ],
+)
+def test_a_path_that_cannot_be_written_is_one_sentence(path, cause, reading, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ReadingError) as caught:
+        save_reading(reading, tmp_path / path)
+    message = str(caught.value)
+    assert cause in message and "\n" not in message and len(message) < 700
+    message.encode()
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # h5netcdf's half-written file
+def test_a_full_disk_is_one_sentence_and_leaves_the_old_file(reading, tmp_path):
+    """A limit of 8 kB on the size of files stands for the disk."""
+    resource = pytest.importorskip("resource")
+    save_reading(reading[["scalar"]], tmp_path / "r.nc")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
+    try:
+        with pytest.raises(ReadingError, match=r"cannot be (written|stored)"):
+            save_reading(reading, tmp_path / "r.nc")
+        gc.collect()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(load_reading(tmp_path / "r.nc").data_vars) == ["scalar"]
+    assert [p.name for p in tmp_path.iterdir()] == ["r.nc"]
+
+
+@pytest.mark.parametrize("thing", [{"a": object()}, {"a": {"b": 1}}, {"a": True}, {"a": None}], ids=repr)
+def test_attributes_that_netcdf_has_not_are_one_sentence(thing, reading, tmp_path):
+    with pytest.raises(ReadingError, match=r"^This reading cannot be stored in .* as netCDF-4 \("):
+        save_reading(reading.assign_attrs(thing), tmp_path / "r.nc")
 
 
 def test_require_names_all_that_is_missing(reading):

@@ -7,11 +7,17 @@ import xarray as xr
 from scipy import stats
 
 from mechmask.errors import ReadingError
+from mechmask.measure.normalised import ratio_of_means
 from mechmask.measure.summary import conclusion, overview, summary
 
 _INDEX = np.array([[1.0, 2.0, 3.0, 6.0], [9.0, 10.0, 8.0, 13.0]])  # [state, fact]
 _NORMALISED = np.array([[0.1, 0.2, np.nan, 0.3], [0.9, 1.0, 1.1, 1.4]])
 _VERDICT = np.array([["masked", "masked", "masked", "undecided"], ["erased", "erased", "suppressed", "erased"]])
+_REASON = np.array(
+    [["above_never"] * 3 + ["across_upper_bound"], ["within_never"] * 2 + ["below_never", "within_never"]]
+)
+_BEFORE = np.array([[10.0, 12, 9, 15], [11, 12, 9, 15]])
+_AFTER = np.array([[9.0, 10, 9, 11], [0, -1, -1.5, 0.5]])
 
 
 @pytest.fixture
@@ -24,7 +30,14 @@ def result():
             "index": (dims, _INDEX),
             "normalised": (dims, _NORMALISED),
             "paper_verdict": (dims, np.where(_INDEX > 8, "erased", "masked")),
+            "standing_before": (dims, _BEFORE),
+            "standing_after": (dims, _AFTER),
+            "never": ("state", [0.5, -0.5]),
+            "never_error": ("state", [0.6, 0.9]),
             "never_low": ("state", [-2.0, -3.0]),
+            "took": (dims, [[True] * 4, [True, True, False, True]]),
+            "reason": (dims, _REASON),
+            "remedy": (dims, np.where(_VERDICT == "undecided", "More.", "none needed")),
             "surprise": (dims, _INDEX),
             "n_never": ("state", [12, 12]),
         },
@@ -35,7 +48,10 @@ def result():
 
 def test_the_summary_has_one_row_a_state_and_fact_and_its_columns_in_order(result):
     table = summary(result)
-    assert list(table.columns) == ["index", "paper_verdict", "normalised", "never_low", "verdict", "commit_layer"]
+    assert list(table.columns) == [
+        *("index", "paper_verdict", "normalised", "standing_before", "standing_after", "never_low", "took", "verdict"),
+        *("reason", "commit_layer", "remedy"),
+    ]
     assert table.index.names == ["state", "fact"]
     assert list(table.index) == [(s, f) for s in ("finetune", "ft_l") for f in "abcd"]
     np.testing.assert_array_equal(table["index"], _INDEX.ravel())
@@ -79,10 +95,37 @@ def test_the_overview_means_carry_students_intervals(result):
         low, high = stats.t.interval(0.95, 3, loc=values.mean(), scale=stats.sem(values))
         found = table.loc[row, ["index", "index_low", "index_high"]].astype(float)
         np.testing.assert_allclose(found, [values.mean(), low, high])
-    known = _NORMALISED[0, [0, 1, 3]]
-    low, high = stats.t.interval(0.95, 2, loc=0.2, scale=stats.sem(known))
-    found = table.loc["finetune", ["normalised", "normalised_low", "normalised_high"]].astype(float)
-    np.testing.assert_allclose(found, [0.2, low, high])
+
+
+def test_the_overview_has_the_ratio_of_means_of_the_group(result):
+    table = overview(result)
+    for i, state in enumerate(("finetune", "ft_l")):
+        never, error = ((0.5, 0.6), (-0.5, 0.9))[i]
+        ratio = (_BEFORE[i] - _AFTER[i]).sum() / (_BEFORE[i] - never).sum()
+        interval = ratio_of_means(_BEFORE[i] - never, _AFTER[i] - never, error, 12)
+        assert float(interval[0]) == pytest.approx(ratio)
+        row = table.loc[state, ["normalised", "normalised_low", "normalised_high"]].astype(float)
+        np.testing.assert_allclose(row, np.array(interval, dtype=float))
+        assert row.normalised_low < ratio < row.normalised_high
+
+
+def test_the_overview_counts_what_took_and_why_facts_are_undecided(result):
+    table = overview(result)
+    assert list(table.took) == [4, 3]
+    assert list(table.undecided_reasons) == ["across_upper_bound: 1", "none"]
+    undecided = result.assign(
+        verdict=xr.full_like(result.verdict, "undecided"),
+        reason=(("state", "fact"), [["few_never", "did_not_take", "few_never", "few_never"]] * 2),
+    )
+    assert list(overview(undecided).undecided_reasons) == ["did_not_take: 1, few_never: 3"] * 2
+
+
+def test_a_result_of_an_earlier_version_has_its_overview(result):
+    old = result.drop_vars(["took", "reason", "remedy"])
+    table = overview(old)
+    assert not {"took", "undecided_reasons"} & set(table.columns)
+    pd.testing.assert_frame_equal(table, overview(result).drop(columns=["took", "undecided_reasons"]))
+    assert "Undecided" not in conclusion(old)
 
 
 def test_the_overview_of_one_change_is_one_row_called_change(result):
@@ -96,8 +139,25 @@ def test_the_conclusion_says_both_counts(result):
     assert "cutoff 8 nats" in text
     assert "fine-tuning erases 0 of 4 old values (exact 95% interval 0% to 60%; mean index 3.0 nats)" in text
     assert "FT-L erases 3 of 4 old values (exact 95% interval 19% to 99%; mean index 10.0 nats)" in text
-    assert "fine-tuning: 3 masked, 1 undecided (EI* 0.20 [" in text
-    assert "FT-L: 3 erased, 1 suppressed (EI* 1.10 [" in text
+    assert "fine-tuning: 3 masked, 1 undecided (EI* 0.16 [" in text
+    assert "FT-L: 3 erased, 1 suppressed (EI* 1.00 [" in text
+    assert text.endswith(
+        " Undecided, fine-tuning: 1 (the interval crosses the upper bound of never-known facts). What would decide "
+        "them: Add distractors or phrasings to this fact, or never facts, or repeat with another draw."
+    )
+
+
+def test_a_conclusion_names_a_state_that_it_does_not_know_and_one_change_alone(result):
+    text = conclusion(result.assign_coords(state=["finetune", "my_edit"]))
+    assert "my_edit erases 3 of 4" in text and "my_edit: 3 erased" in text
+    assert "By the raw erase index (cutoff 8 nats) the change erases 3 of 4" in conclusion(
+        result.isel(state=1, drop=True)
+    )
+
+
+def test_a_conclusion_where_all_is_decided_is_two_sentences(result):
+    text = conclusion(result.sel(state=["ft_l"]))
+    assert "Undecided" not in text and text.endswith("]).")
 
 
 @pytest.mark.parametrize("table", [summary, overview])
@@ -113,7 +173,9 @@ def test_a_table_is_no_reading(table):
         table(pd.DataFrame({"index": [1.0]}))
 
 
-# BUG in mechmask/measure/summary.py (fails today): overview needs normalised and says so by AttributeError
-def test_an_overview_without_the_normalised_index_is_refused(result):
-    with pytest.raises(ReadingError, match="normalised"):
-        overview(result.drop_vars("normalised"))
+@pytest.mark.parametrize("missing", ["standing_before", "never", "n_never"])
+def test_an_overview_without_what_ei_star_is_made_of_is_refused(missing, result):
+    with pytest.raises(ReadingError, match=f"The overview needs {missing}, which this reading has not"):
+        overview(result.drop_vars(missing))
+    with pytest.raises(ReadingError, match="The overview needs never_high"):
+        overview(result.drop_vars("never_error"))

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mechmask.errors import ReadingError
+from mechmask.measure.commit_interval import commit_interval
 from mechmask.measure.where import (
-    commit_interval,
     evidence_share,
     evidence_share_last_third,
     layers_computed,
@@ -127,6 +127,20 @@ def test_readings_that_do_not_fit():
         where_written(after.isel(layer=[1, 2]))
 
 
+def _valued(reading, old):
+    return reading.assign_coords(value=(("fact", "route"), [[old, "Rome"]] * reading.sizes["fact"]))
+
+
+def test_answers_of_other_models_or_values_are_refused():
+    after = depth([[-1, 1, 1], [-1, -1, 1]], model="m + lora")
+    patched = after.assign_attrs(model="m").isel(fact=[1])
+    assert where_written(_valued(after, "Paris"), _valued(patched, "Paris"), patched[["margin"]]).patched[1] == 2
+    with pytest.raises(ReadingError, match=r"the depth reading and patched are of two models \(m \+ lora and n;"):
+        where_written(after, patched.assign_attrs(model="n"))
+    with pytest.raises(ReadingError, match=r"differ in value \(fact f1, route old: 'Paris' and 'Lyon'\)"):
+        where_written(_valued(after, "Paris"), grafted=_valued(patched, "Lyon"))
+
+
 def test_evidence_share_by_hand():
     before, after = depth([[0, 0, 1, 1], [0, 0, 0, 0], [2, 2, 2, 2]]), depth([[0, 0, 2, 5], [0, 4, 1, 2], [3, 3, 3, 2]])
     np.testing.assert_allclose(evidence_share(before, after, 2), [3 / 4, 1 / 2, NAN])
@@ -155,9 +169,18 @@ def test_evidence_shares_that_cannot_be_had():
     before = depth([[0, 0, 1]], lens="logit")
     with pytest.raises(ReadingError, match=r"There is no layer 3 in these readings\. Give one of 0 to 2"):
         evidence_share(before, before, 3)
-    for other in (depth([[0, 0, 1]], lens="tuned"), depth([[0, 0, 1], [0, 0, 1]], lens="logit")):
-        with pytest.raises(ReadingError, match="by the same lens and score"):
+    for other, cause in (
+        (depth([[0, 0, 1]], lens="tuned"), r"differ in lens \(logit and tuned\)"),
+        (depth([[0, 0, 1]], lens="logit", lens_hash="aa"), r"differ in lens_hash \(None and aa\)"),
+        (depth([[0, 0, 1]], lens="logit", score="mean"), "differ in score"),
+        (depth([[0, 0, 1], [0, 0, 1]], lens="logit"), "not of the same facts"),
+    ):
+        with pytest.raises(ReadingError, match=cause):
             evidence_share(before, other, 1)
+    with pytest.raises(ReadingError, match=r"are of two models \(m and n \+ lora; they differ in model\)"):
+        evidence_share(before.assign_attrs(model="m"), before.assign_attrs(model="n + lora"), 1)
+    with pytest.raises(ReadingError, match="differ in value"):
+        evidence_share(_valued(before, "Paris"), _valued(before, "Lyon"), 1)
 
 
 def test_layers_computed():
@@ -184,45 +207,6 @@ def test_other_dimensions_are_kept():
         np.testing.assert_array_equal(layers_computed(before).isel(step=step), layers_computed(one))
 
 
-@pytest.mark.parametrize("statistic", ["mean", "median"])
-def test_the_interval_covers_what_it_says(statistic):
-    """Mean and median of the layers 15 to 34 are 24.5; of 60 samples at a level of 0.8 some 48 should hold it."""
-    rng = np.random.default_rng(0)
-    found = [commit_interval(rng.integers(15, 35, 40), statistic, 0.8) for _ in range(60)]
-    assert all(one.low <= one.estimate <= one.high for one in found)
-    assert 38 <= sum(one.low <= 24.5 <= one.high for one in found) <= 57, "neither too narrow nor too wide"
-
-
-def test_the_interval_is_that_of_scipy():
-    from scipy import stats
-
-    layers = np.array([20, 25, 25, 26, 24, 30, 21.0])
-    found = commit_interval([*layers, NAN, NAN], seed=3)
-    wanted = stats.bootstrap(
-        (layers,), np.mean, vectorized=True, axis=0, method="BCa", random_state=np.random.default_rng(3)
-    ).confidence_interval
-    assert found == (layers.mean(), wanted.low, wanted.high, 7, 2)
-    assert str(found).endswith("(n=7, 2 never commit)")
-    assert commit_interval(layers, seed=3) == found._replace(n_none=0)
-    assert commit_interval(layers, level=0.5).high < found.high
-
-
-@pytest.mark.parametrize("layers", [[25, 25, 25], [25] * 9 + [26], [1, 2, 2, 2, 2, 2, 2, 3]])
-def test_where_bca_is_not_defined(layers):
-    found = commit_interval(layers, "median")
-    assert min(layers) <= found.low <= found.estimate == np.median(layers) <= found.high <= max(layers)
-
-
-def test_too_few_facts():
-    assert commit_interval([7, NAN])[0] == 7
-    assert np.isnan(commit_interval([7, NAN])[1:3]).all()
-    assert commit_interval([7, NAN])[3:] == (1, 1)
-    assert np.isnan(commit_interval([NAN] * 3)[:3]).all()
-    assert commit_interval([NAN] * 3)[3:] == (0, 3)
-    with pytest.raises(ReadingError, match="'mode' is no statistic"):
-        commit_interval([1, 2], "mode")
-
-
 def test_the_overview_is_the_interval_of_each_answer():
     rng = np.random.default_rng(0)
     after = depth(rng.normal(size=(30, 9)).cumsum(1))
@@ -230,5 +214,6 @@ def test_the_overview_is_the_interval_of_each_answer():
     table = where_overview(where)
     assert list(table.index) == ["lens", "patched", "grafted"]
     assert tuple(table.loc["patched"]) == commit_interval(where.patched.values, "median")
+    assert tuple(where_overview(where, 0.8, "mean").loc["lens"]) == commit_interval(where.lens.values, "mean", 0.8)
     assert table.loc["grafted", "n"] == 0
     assert (table.n + table.n_none == 30).all()

@@ -1,0 +1,17 @@
+"""What a reader calls a state of a study, such as FT-L for ``ft_l``: the names that tables and figures print."""
+
+from __future__ import annotations
+
+STATE_NAMES = {
+    "finetune": "fine-tuning",
+    "ft": "FT",
+    "ft_l": "FT-L",
+    "rome": "ROME",
+    "memit": "MEMIT",
+    "alphaedit": "AlphaEdit",
+}
+
+
+def state_name(state: object) -> str:
+    """The name of a state in print; one that is not known here is called what it is."""
+    return STATE_NAMES.get(str(state), str(state))

@@ -1,0 +1,122 @@
+"""EI* of a group: against a published form of Fieller's interval, by simulated coverage, and at its edges."""
+
+import math
+
+import numpy as np
+import pytest
+import xarray as xr
+from scipy import optimize, stats
+
+from mechmask.measure.normalised import group_normalised, never_mean, ratio_of_means
+
+
+def _random(seed, n=6, k=10, spread=3.0):
+    rng = np.random.default_rng(seed)
+    return 15 + rng.normal(0, 2, n), 4 + rng.normal(0, 2, n), rng.normal(0, spread, k)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("level", [0.8, 0.95])
+def test_the_bounds_are_where_a_t_test_turns(seed, level):
+    """A ratio is in the interval where ``mean(after) - s * mean(before) - (1 - s) * never`` is not told from zero."""
+    before, after, never = _random(seed)
+    error = stats.sem(never)
+
+    def parts(share):
+        contrast = after - share * before
+        return contrast.mean() - (1 - share) * never.mean(), stats.sem(contrast) ** 2, ((1 - share) * error) ** 2
+
+    estimate = (after.mean() - never.mean()) / (before.mean() - never.mean())
+    _, over_facts, from_never = parts(estimate)
+    freedom = (over_facts + from_never) ** 2 / (over_facts**2 / (len(before) - 1) + from_never**2 / (len(never) - 1))
+    t = stats.t.ppf(0.5 + level / 2, freedom)
+
+    def excess(share):
+        difference, one, two = parts(share)
+        return difference**2 - t**2 * (one + two)
+
+    bounds = [optimize.brentq(excess, estimate, estimate + way * 3) for way in (1, -1)]
+    computed = ratio_of_means(before - never.mean(), after - never.mean(), error, len(never), level)
+    expected = [(before - after).sum() / (before - never.mean()).sum(), *(1 - np.array(bounds))]
+    np.testing.assert_allclose(np.array(computed, dtype=float), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("spread", [2.0, 6.0])
+@pytest.mark.parametrize("after", [-5.0, 0.0, 6.0, 14.0])
+@pytest.mark.parametrize(("n", "k"), [(6, 8), (24, 12)])
+def test_coverage(n, k, after, spread):
+    """20,000 draws, standard error 0.0015; Student's interval of the mean of ratios covers 0.34 to 0.95."""
+    rng = np.random.default_rng(0)
+    before = 15 + rng.normal(0, 2, (20_000, n))
+    last = after + 0.5 * (before - 15) + rng.normal(0, 2, before.shape)
+    never = rng.normal(0, spread, (20_000, k))
+    mean, error = never.mean(1), stats.sem(never, axis=1)
+    _, low, high = ratio_of_means(before - mean[:, None], last - mean[:, None], error, k)
+    truth = 1 - after / 15
+    assert np.mean((low <= truth) & (truth <= high)) == pytest.approx(0.95, abs=0.01)
+
+
+def test_more_facts_do_not_shrink_what_they_share():
+    """With every standing after at zero the error is that of the reference, whatever the number of facts."""
+    widths = []
+    for n in (10, 1000):
+        before = 15 + np.random.default_rng(1).normal(0, 1e-6, n)
+        _, low, high = ratio_of_means(before, np.zeros(n), 1.0, 10)
+        widths.append(float(high - low))
+    assert widths[0] == pytest.approx(widths[1], rel=1e-3)
+    assert widths[0] > 2 * stats.t.ppf(0.975, 9) / 15
+
+
+def test_where_nothing_changed_the_reference_does_not_matter():
+    before = np.array([10.0, 12, 9, 15])
+    np.testing.assert_allclose(np.array(ratio_of_means(before, before, 2.0, 8), dtype=float), [0, 0, 0], atol=1e-12)
+
+
+def test_a_ratio_that_cannot_be_bounded_and_one_that_means_nothing():
+    unsure = ratio_of_means(np.array([5.0, -4.0, 1.0]), np.array([1.0, 1.0, 2.0]), 2.0, 8)
+    assert (float(unsure[1]), float(unsure[2])) == (-math.inf, math.inf)
+    assert float(unsure[0]) == pytest.approx(1 - 4 / 2)
+    assert np.isnan(np.array(ratio_of_means(np.full(4, -3.0), np.zeros(4), 0.1, 8), dtype=float)).all()
+    alone = ratio_of_means(np.array([5.0]), np.array([1.0]), 1.0, 8)
+    assert float(alone[0]) == pytest.approx(0.8) and np.isnan([float(alone[1]), float(alone[2])]).all()
+
+
+def _result(before, after, **scalars):
+    dims = {name: ("fact" if np.ndim(value) else ()) for name, value in scalars.items()}
+    return xr.Dataset(
+        {"standing_before": ("fact", before), "standing_after": ("fact", after)}
+        | {name: (dims[name], value) for name, value in scalars.items()},
+        {"fact": [f"f{i}" for i in range(len(before))]},
+        {"level": 0.9},
+    )
+
+
+def test_a_result_gives_the_same_by_error_by_bounds_and_by_fact():
+    before, after, never = _random(3)
+    mean, error = never_mean(np.append(never, np.nan))
+    assert (mean, error) == (pytest.approx(never.mean()), pytest.approx(stats.sem(never)))
+    expected = np.array(ratio_of_means(before - mean, after - mean, error, 10, 0.9), dtype=float)
+    half = stats.t.ppf(0.95, 9) * never.std(ddof=1) * math.sqrt(1 + 1 / 10)
+    for scalars in (
+        {"never_error": error},
+        {"never_low": mean - half, "never_high": mean + half},
+        {"never_error": np.full(6, error), "never": np.full(6, mean), "n_never": np.full(6, 10)},
+    ):
+        computed = group_normalised(_result(before, after, **{"never": mean, "n_never": 10, **scalars}))
+        np.testing.assert_allclose(computed, [*expected, 6], rtol=1e-9)
+
+
+def test_facts_without_a_standing_are_left_out():
+    before, after, _ = _random(4)
+    hole = np.where(np.arange(6) == 2, np.nan, before)
+    some = _result(hole, after, never=0.0, never_error=1.0, n_never=9)
+    rest = some.isel(fact=[0, 1, 3, 4, 5])
+    assert group_normalised(some) == group_normalised(rest)
+    assert group_normalised(some).n == 5
+    assert group_normalised(some.isel(fact=[2])).n == 0
+
+
+def test_without_never_facts_there_is_no_ratio():
+    before, after, _ = _random(5)
+    found = group_normalised(_result(before, after, never=np.nan, never_error=np.nan, n_never=0))
+    assert np.isnan(found[:3]).all()
