@@ -87,13 +87,14 @@ class DepthReading:
         backend: who watches the residual stream.
 
     Attributes:
+        score: the score of a route.
         table: log-probability of every route at every layer.
         method: lens and backend, as attributes of a reading.
     """
 
     def __init__(self, model: Model, contests: ContestSet, score: Score, lens: Lens, backend: Backend) -> None:
         self._model = model
-        self._score = score
+        self.score = score
         self._lens = lens
         self.table = RouteTable(model.tokenizer, contests, model.n_layers)
         self.method = {**lens_provenance(lens, model), "backend": backend.name}
@@ -106,5 +107,5 @@ class DepthReading:
 
     def dataset(self) -> xr.Dataset:
         """What ``read_depth`` returns, but for its provenance."""
-        reading = self.table.dataset(self._score).assign_coords(layer_coordinates(self._model.n_layers))
+        reading = self.table.dataset(self.score).assign_coords(layer_coordinates(self._model.n_layers))
         return reading.assign(margin=margin(reading.logprob).assign_attrs(units="nats"))

@@ -86,6 +86,17 @@ class ContestSet:
     def __getitem__(self, number: int) -> Contest:
         return self.contests[number]
 
+    def part(self, facts: Sequence[int]) -> ContestSet:
+        """The contests of some of the facts, by number, in the order given."""
+        new_number = {fact: number for number, fact in enumerate(facts)}
+        chosen = [
+            (contest, (new_number[fact], phrasing))
+            for contest, (fact, phrasing) in zip(self.contests, self.places, strict=True)
+            if fact in new_number
+        ]
+        contests, places = zip(*sorted(chosen, key=lambda entry: entry[1][::-1]), strict=True)
+        return ContestSet(FactSet([self.facts[fact] for fact in facts]), contests, places, self.n_phrasings)
+
     @property
     def dims(self) -> tuple[str, ...]:
         """The dimensions that the contests fold into."""
