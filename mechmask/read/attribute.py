@@ -8,30 +8,31 @@ reading checks that they do. Direct effects only: what a part does through later
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
 import xarray as xr
+from einops import einsum, rearrange, reduce
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mechmask.errors import ReadingError
-from mechmask.facts.fact import Fact
-from mechmask.facts.fact_set import FactSet
 from mechmask.models.final_norm import frozen
 from mechmask.models.model import Model
-from mechmask.models.packing import Batch, batches
-from mechmask.models.routes import Contest
-from mechmask.read.backends import Backend, backend_of
+from mechmask.models.packing import Batch
+from mechmask.models.states import Variant, active
+from mechmask.read.backends import Backend, BackendName, backend_of
 from mechmask.read.backends.parts import Parts
-from mechmask.read.logits import decoded, may_pack
-from mechmask.read.scoring.check import TOLERANCE_NATS, require_margin
-from mechmask.read.scoring.contests import over_phrasings
-from mechmask.read.scoring.labels import fact_coordinates, provenance
+from mechmask.read.scoring.check import TOLERANCE_NATS, cause_of, require_margin
+from mechmask.read.scoring.contests import ContestSet, Facts
+from mechmask.read.scoring.forward import decoded
+from mechmask.read.scoring.labels import provenance, require_choice
+from mechmask.read.scoring.unembed import capped
 
-UNITS = ("layer", "component", "head")
+Unit = Literal["layer", "component", "head"]
+UNITS: tuple[Unit, ...] = get_args(Unit)
 
 
 @dataclass(frozen=True)
@@ -43,26 +44,27 @@ class Component:
     kind: str
 
 
-Contributions = dict[Component, Float[Tensor, "node token"]]
+Contributions: TypeAlias = dict[Component, Float[Tensor, "node token"]]
 
 
 def attribute(
-    model: Model,
-    facts: FactSet | Sequence[Fact],
-    unit: str = "component",
-    backend: str | Backend = "transformer_lens",
+    model: Model | Variant,
+    facts: Facts,
+    unit: Unit = "component",
+    backend: BackendName | Backend = "transformer_lens",
     *,
     batch_size: int = 32,
 ) -> xr.Dataset:
     """Direct contribution of every part of the model to the margin where old and new diverge.
 
     Args:
-        model: the model, as it is now: an applied change counts.
-        facts: the facts.
+        model: a model as it is now, or a state (``change.on(model)``).
+        facts: a fact set, facts, mappings with their fields, a pandas table, or the path of a fact file.
         unit: ``layer`` (``layer l`` is what block l - 1 adds), ``component`` (attention and MLP of every block) or
             ``head`` (``head b.h``; the bias of an attention's output projection has a row of its own).
-        backend: who watches the residual stream: ``transformer_lens``, ``nnsight``, or what ``backend_of`` returned.
-        batch_size: prompts a forward pass. It bounds memory and changes nothing else.
+        backend: who watches the residual stream: ``transformer_lens``, ``nnsight``, or a backend made over this model
+            or the one under this state, such as ``NnsightBackend(model)``.
+        batch_size: prompts per forward pass; affects memory only.
 
     Returns:
         ``attribution[fact, component]`` and ``margin[fact]`` = logit(new) - logit(old), in nats, with ``block`` (-1 for
@@ -71,59 +73,53 @@ def attribute(
         cap, and ``before_softcap`` is 1 in the attributes.
 
     Raises:
+        FactError: listing every problem of the facts in one message.
         RouteError: if a value cannot be told from the prompt or from its rival; all facts in one message.
-        ReadingError: if unit or backend is not known, or the sum is not the model's own margin.
+        ReadingError: if unit or backend is not known, the backend was made over another model, or the sum is not the
+            model's own margin.
         ModelError: if a norm is neither a LayerNorm nor an RMSNorm.
+        ChangeError: if a state's change was made on another model.
     """
-    if unit not in UNITS:
-        raise ReadingError(f"There is no unit {unit!r}. Give one of {', '.join(UNITS)}.")
-    watcher = backend_of(backend, model)
-    reading = over_phrasings(
-        model, facts, "prompt", lambda facts, contests: _read(model, facts, contests, unit, watcher, batch_size)
-    )
-    attrs = provenance(model, unit=unit, score="divergence", backend=watcher.name)
-    return reading.assign_attrs(attrs, before_softcap=int(model.anatomy.softcap is not None), **reading.attrs)
+    require_choice("unit", unit, UNITS)
+    with active(model) as now:
+        watcher = backend_of(backend, now)
+        reading = _read(now, ContestSet.of(now, facts), unit, watcher, batch_size)
+        about = provenance(now, model, unit=unit, score="divergence", backend=watcher.name)
+    return reading.assign_attrs(about, before_softcap=int(now.anatomy.softcap is not None))
 
 
-def _read(
-    model: Model, facts: list[Fact], contests: list[Contest | None], unit: str, backend: Backend, batch_size: int
-) -> xr.Dataset:
+def _read(model: Model, contests: ContestSet, unit: Unit, backend: Backend, batch_size: int) -> xr.Dataset:
     rows: dict[int, Tensor] = {}
-    margins, at_output = np.full(len(facts), np.nan), np.full(len(facts), np.nan)
+    margins, at_output = np.full(len(contests), np.nan), np.full(len(contests), np.nan)
+    masked = np.zeros(len(contests), dtype=bool)
     components: list[Component] = []
     with model.evaluation(), torch.inference_mode(False), torch.no_grad():
-        for batch in batches(contests, score="divergence", batch_size=batch_size, pack=may_pack(model, contests)):
-            tokens = _rivals(batch, contests)
-            found = _contributions(model, _at_divergence(backend.parts(batch), batch), tokens, unit)
-            components = list(found)
-            logits = torch.stack(list(found.values()), 1).double().cpu()
-            rows |= dict(zip(batch.divergence, logits[..., 1] - logits[..., 0], strict=True))
-            capped = _capped(logits.sum(1), model.anatomy.softcap)
-            at_output[list(batch.divergence)] = capped[:, 1] - capped[:, 0]
-            margins[list(batch.divergence)] = _margins(model, batch, tokens)
-    attribution = torch.stack([rows[i] for i in range(len(facts))]).numpy()
-    error = _require_sums(model, facts, attribution, margins)
-    error = max(error, require_margin(model, contests, at_output))
-    coordinates = {
-        **fact_coordinates(facts),
-        "component": [component.label for component in components],
-        "block": ("component", [component.block for component in components]),
-        "kind": ("component", [component.kind for component in components]),
+        for batch in contests.batches(model, "divergence", batch_size):
+            numbers, tokens = list(batch.divergence), contests.rivals(batch)
+            parts = _at_divergence(backend.parts(batch), batch)
+            contributions = _contributions(model, parts, tokens, unit)
+            components = list(contributions)
+            logits = torch.stack(list(contributions.values())).double().cpu()
+            added = rearrange(logits[..., 1] - logits[..., 0], "component node -> node component")
+            rows |= dict(zip(numbers, added, strict=True))
+            bounded = capped(reduce(logits, "component node token -> node token", "sum"), model.anatomy.softcap)
+            at_output[numbers] = bounded[:, 1] - bounded[:, 0]
+            margins[numbers] = _margins(model, batch, tokens)
+            masked[numbers] = batch.attention_mask is not None
+    attribution = torch.stack([rows[number] for number in range(len(contests))]).numpy()
+    error = _require_sums(model, contests, attribution, margins)
+    error = max(error, require_margin(model, contests, at_output, masked))
+    variables = {
+        "attribution": (("component",), attribution, {"units": "nats"}),
+        "margin": ((), margins, {"units": "nats"}),
     }
-    return xr.Dataset(
-        {
-            "attribution": (("fact", "component"), attribution, {"units": "nats"}),
-            "margin": ("fact", margins, {"units": "nats"}),
-        },
-        coordinates,
-        attrs={"check_error_nats": error},
+    reading = contests.dataset(
+        variables,
+        component=[component.label for component in components],
+        block=("component", [component.block for component in components]),
+        kind=("component", [component.kind for component in components]),
     )
-
-
-def _rivals(batch: Batch, contests: Sequence[Contest | None]) -> Int[Tensor, "node token"]:
-    """The tokens of old and new at which each contest of a batch diverges."""
-    there = [contest for index in batch.divergence if (contest := contests[index]) is not None]
-    return torch.tensor([[contest.routes[route][contest.n_common] for route in ("old", "new")] for contest in there])
+    return reading.assign_attrs(check_error_nats=error)
 
 
 def _at_divergence(parts: Parts, batch: Batch) -> Parts:
@@ -133,7 +129,7 @@ def _at_divergence(parts: Parts, batch: Batch) -> Parts:
     return Parts(parts.embedding[nodes].float(), *blocks)
 
 
-def _contributions(model: Model, parts: Parts, tokens: Int[Tensor, "node token"], unit: str) -> Contributions:
+def _contributions(model: Model, parts: Parts, tokens: Int[Tensor, "node token"], unit: Unit) -> Contributions:
     """What every component adds to the logits of the tokens of its own contest."""
     anatomy = model.anatomy
     residual = parts.embedding + parts.attention.sum(0) + parts.mlp.sum(0)
@@ -145,22 +141,24 @@ def _contributions(model: Model, parts: Parts, tokens: Int[Tensor, "node token"]
     unembedding, head_bias = _unembedded(anatomy.unembedding, tokens.to(residual.device), model)
     norm = frozen(anatomy.final_norm, residual)
     direction = norm.pull_back(unembedding)
-    found = {Component("embedding", -1, "embedding"): _along(parts.embedding, direction)}
+    added = {Component("embedding", -1, "embedding"): _along(parts.embedding, direction)}
     for block, (attention, mlp) in enumerate(zip(parts.attention, parts.mlp, strict=True)):
         if unit == "layer":
-            found[Component(f"layer {block + 1}", block, "layer")] = _along(attention + mlp, direction)
+            added[Component(f"layer {block + 1}", block, "layer")] = _along(attention + mlp, direction)
             continue
         if unit == "head":
-            found |= _by_head(model, block, parts.heads[block], direction)
+            added |= _by_head(model, block, parts.heads[block], direction)
         else:
-            found[Component(f"attention {block}", block, "attention")] = _along(attention, direction)
-        found[Component(f"mlp {block}", block, "mlp")] = _along(mlp, direction)
-    found[Component("bias", -1, "bias")] = unembedding @ norm.bias + head_bias
-    return found
+            added[Component(f"attention {block}", block, "attention")] = _along(attention, direction)
+        added[Component(f"mlp {block}", block, "mlp")] = _along(mlp, direction)
+    added[Component("bias", -1, "bias")] = unembedding @ norm.bias + head_bias
+    return added
 
 
-def _along(vector: Float[Tensor, "node width"], direction: Float[Tensor, "node token width"]) -> Tensor:
-    return torch.einsum("nw,ntw->nt", vector, direction)
+def _along(
+    vector: Float[Tensor, "node width"], direction: Float[Tensor, "node token width"]
+) -> Float[Tensor, "node token"]:
+    return einsum(vector, direction, "node width, node token width -> node token")
 
 
 def _by_head(
@@ -175,16 +173,20 @@ def _by_head(
     layer = _in_float32(model.module.get_submodule(projection.name))
     if anatomy.adds_attention(block) != projection.name:
         norm = model.module.get_submodule(anatomy.adds_attention(block))
-        direction = frozen(norm, layer(heads.flatten(1))).pull_back(direction)
+        output = layer(rearrange(heads, "node head head_width -> node (head head_width)"))
+        direction = frozen(norm, output).pull_back(direction)
     pulled, bias = _pulled_back(layer, direction, heads[0].numel())
-    values = torch.einsum("nhw,nthw->hnt", heads, pulled.unflatten(-1, heads.shape[1:]))
-    found = {Component(f"head {block}.{head}", block, "head"): value for head, value in enumerate(values)}
+    pulled = rearrange(pulled, "node token (head head_width) -> node token head head_width", head=heads.shape[1])
+    values = einsum(heads, pulled, "node head head_width, node token head head_width -> head node token")
+    added = {Component(f"head {block}.{head}", block, "head"): value for head, value in enumerate(values)}
     if projection.bias is not None:
-        found[Component(f"attention bias {block}", block, "bias")] = bias
-    return found
+        added[Component(f"attention bias {block}", block, "bias")] = bias
+    return added
 
 
-def _unembedded(head: nn.Module, tokens: Int[Tensor, "node token"], model: Model) -> tuple[Tensor, Tensor]:
+def _unembedded(
+    head: nn.Module, tokens: Int[Tensor, "node token"], model: Model
+) -> tuple[Float[Tensor, "node token width"], Float[Tensor, "node token"]]:
     """The unembedding of every token ``[node, token, width]`` and its bias ``[node, token]``."""
     chosen = nn.functional.one_hot(tokens, model.vocab_size)
     return _pulled_back(head, chosen.to(model.dtype), model.width)
@@ -211,19 +213,20 @@ def _in_float32(layer: nn.Module) -> nn.Module:
     return copy.deepcopy(layer).float()
 
 
-def _margins(model: Model, batch: Batch, tokens: Int[Tensor, "node token"]) -> np.ndarray:
-    """logit(new) - logit(old) before a softcap, by the model without hooks ``[node]``."""
+def _margins(model: Model, batch: Batch, tokens: Int[Tensor, "node token"]) -> Float[np.ndarray, " node"]:
+    """logit(new) - logit(old) before a softcap, by the model without hooks."""
     normed = decoded(model, batch)
     weight, bias = _unembedded(model.anatomy.unembedding, tokens.to(normed.device), model)
     logits = _along(normed[list(batch.divergence.values())].float(), weight) + bias
     return (logits[:, 1] - logits[:, 0]).double().cpu().numpy()
 
 
-def _capped(logits: Tensor, cap: float | None) -> Tensor:
-    return logits if cap is None else cap * torch.tanh(logits / cap)
-
-
-def _require_sums(model: Model, facts: list[Fact], attribution: np.ndarray, margins: np.ndarray) -> float:
+def _require_sums(
+    model: Model,
+    contests: ContestSet,
+    attribution: Float[np.ndarray, "contest component"],
+    margins: Float[np.ndarray, " contest"],
+) -> float:
     """Refuse attributions that do not sum to the margin; return the largest error in nats.
 
     A margin is the difference of two logits, so it may be off by twice what one of them may be. Measured: below 2e-5
@@ -233,8 +236,9 @@ def _require_sums(model: Model, facts: list[Fact], attribution: np.ndarray, marg
     worst = int(np.argmax(np.where(np.isnan(errors), np.inf, errors)))
     if not errors[worst] <= 2 * TOLERANCE_NATS[model.dtype]:
         raise ReadingError(
-            f"The contributions to the margin of fact {facts[worst].id!r} sum to {attribution[worst].sum():.4f} nats "
-            f"and it is {margins[worst]:.4f}, where {2 * TOLERANCE_NATS[model.dtype]:g} is allowed, so no number of "
-            "them can be trusted. Check that the model's family is built as mechmask.models.anatomy says."
+            f"The contributions to the margin of fact {contests[worst].fact_id!r} sum to "
+            f"{attribution[worst].sum():.4f} nats and it is {margins[worst]:.4f}, where "
+            f"{2 * TOLERANCE_NATS[model.dtype]:g} is allowed, so no number of "
+            f"them can be trusted. {cause_of(model)}"
         )
     return float(errors[worst])

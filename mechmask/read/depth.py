@@ -1,57 +1,53 @@
 """``read_depth``: the contest at every layer, through a lens.
 
-The residual stream is kept at the positions where routes are decided, carried to the last layer by the lens, normed and
-unembedded as the model itself does at its output. At layer L that is the model's output, and the reading checks it.
+The residual stream is taken at the positions where routes are decided, carried to the last layer by the lens, normed
+and unembedded as the model itself does at its output. At layer L that is the model's output, and the reading checks it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
 import torch
 import xarray as xr
+from jaxtyping import Float
 from torch import Tensor
 
-from mechmask.facts.fact import Fact
-from mechmask.facts.fact_set import FactSet
 from mechmask.measure.contest import margin
 from mechmask.models.model import Model
-from mechmask.models.packing import Batch, batches
-from mechmask.models.routes import Contest
-from mechmask.read.backends import Backend, backend_of
+from mechmask.models.packing import Batch
+from mechmask.models.states import Variant, active, unchanged
+from mechmask.read.backends import Backend, BackendName, backend_of
 from mechmask.read.lenses.lens import Lens, lens_of, lens_provenance
-from mechmask.read.logits import may_pack
 from mechmask.read.scoring.check import require_identity
-from mechmask.read.scoring.contests import over_phrasings
-from mechmask.read.scoring.labels import provenance, require_score
+from mechmask.read.scoring.contests import ContestSet, Facts, Phrasings
+from mechmask.read.scoring.labels import Score, layer_coordinates, provenance, require_score
 from mechmask.read.scoring.table import RouteTable
-from mechmask.read.scoring.unembed import score_tokens
+from mechmask.read.scoring.unembed import score_layers
 
 
 def read_depth(
-    model: Model,
-    facts: FactSet | Sequence[Fact],
+    model: Model | Variant,
+    facts: Facts,
     lens: str | Lens = "logit",
-    score: str = "divergence",
-    backend: str | Backend = "transformer_lens",
+    score: Score = "divergence",
+    backend: BackendName | Backend = "transformer_lens",
     *,
-    phrasings: str = "prompt",
+    phrasings: Phrasings = "prompt",
     batch_size: int = 64,
 ) -> xr.Dataset:
     """Log-probability of every route of every fact at every layer.
 
     Args:
-        model: the model, as it is now: an applied change counts.
-        facts: the facts.
-        lens: how a layer is read; ``logit``, ``ridge``, ``tuned`` (fitted on the weights under an adapter when first
-            asked for), a ``TunedLens``, or an object with a name and ``transport(residual, layer)``.
+        model: a model as it is now, or a state (``change.on(model)``).
+        facts: a fact set, facts, mappings with their fields, a pandas table, or the path of a fact file.
+        lens: how a layer is read; ``logit``, ``ridge``, ``tuned`` (fitted when first asked for, on the model under a
+            state's changes and without an adapter), a ``TunedLens``, or an object with a name and
+            ``transport(residual, layer)``.
         score: ``divergence`` (the token at which old and new differ; a distractor that has no token of its own there is
             NaN), ``sequence`` or ``mean``.
-        backend: who watches the residual stream: ``transformer_lens``, ``nnsight``, or a backend made over this model,
-            such as ``NnsightBackend(model, remote=True)``.
+        backend: who watches the residual stream: ``transformer_lens``, ``nnsight``, or a backend made over this model
+            or the one under this state, such as ``NnsightBackend(model)``.
         phrasings: ``prompt``, or ``all`` for a dimension ``phrasing`` over the prompt and its paraphrases.
-        batch_size: prompts a forward pass. It bounds memory and changes nothing else.
+        batch_size: prompts per forward pass; affects memory only.
 
     Returns:
         ``logprob[fact, route, layer]`` and ``margin[fact, layer]`` in nats, layers 0..L, with ``depth`` = layer / L
@@ -60,47 +56,56 @@ def read_depth(
         where phrasings differ in it).
 
     Raises:
+        FactError: listing every problem of the facts in one message.
         RouteError: if a value cannot be told from the prompt or from its rival; all facts in one message.
-        ReadingError: if lens, score, backend or phrasings are not known, or the reading at L is not the model's output.
+        ReadingError: if lens, score, backend or phrasings are not known, the backend was made over another model, or
+            the reading at L is not the model's output.
+        ChangeError: if a state's change was made on another model.
     """
     require_score(score)
-    chosen, watcher = lens_of(lens, model), backend_of(backend, model)
-    reading = over_phrasings(
-        model,
-        facts,
-        phrasings,
-        lambda facts, contests: _read(model, facts, contests, score, chosen, watcher, batch_size),
-    )
-    layers = np.arange(model.n_layers + 1)
-    reading = reading.assign_coords(layer=layers, depth=("layer", layers / model.n_layers))
-    attrs = provenance(model, score=score, **lens_provenance(chosen, model), backend=watcher.name)
-    return reading.assign(margin=margin(reading.logprob).assign_attrs(units="nats")).assign_attrs(
-        attrs, **reading.attrs
-    )
+    chosen = lens_of(lens, unchanged(model))
+    with active(model) as now:
+        watcher = backend_of(backend, now)
+        contests = ContestSet.of(now, facts, phrasings)
+        depth = DepthReading(now, contests, score, chosen, watcher)
+        with now.inference():
+            for batch in contests.batches(now, score, batch_size):
+                depth.add(batch, watcher.residuals(batch))
+        (error,) = require_identity(now, depth.table)
+        about = provenance(now, model, score=score, **depth.method)
+        return depth.dataset().assign_attrs(about, check_error_nats=error)
 
 
-def _read(
-    model: Model,
-    facts: list[Fact],
-    contests: list[Contest | None],
-    score: str,
-    lens: Lens,
-    backend: Backend,
-    batch_size: int,
-) -> xr.Dataset:
-    table = RouteTable(model.tokenizer, facts, model.n_layers + 1)
-    with model.inference():
-        for batch in batches(contests, score=score, batch_size=batch_size, pack=may_pack(model, contests)):
-            table.add(batch, _score_layers(model, lens, backend.residuals(batch), batch).double().cpu().numpy())
-    return table.dataset(score).assign_attrs(check_error_nats=require_identity(model, contests, table))
+class DepthReading:
+    """What ``read_depth`` reads, filled batch by batch.
 
+    Args:
+        model: what is read.
+        contests: what is read of it.
+        score: the score of a route.
+        lens: how a layer is read.
+        backend: who watches the residual stream.
 
-def _score_layers(model: Model, lens: Lens, residuals: Tensor, batch: Batch) -> Tensor:
-    """Log-probabilities ``[layer, query]``; all layers go through the unembedding together."""
-    n_layers, n_nodes, _ = residuals.shape
-    carried = torch.cat([lens.transport(residual, layer) for layer, residual in enumerate(residuals)])
-    normed = model.anatomy.final_norm(carried)
-    nodes, tokens = batch.asked(normed.device)
-    offsets = torch.arange(n_layers, device=normed.device)[:, None] * n_nodes
-    scores = score_tokens(model.anatomy, normed, (nodes + offsets).flatten(), tokens.repeat(n_layers))
-    return scores.logprob.reshape(n_layers, -1)
+    Attributes:
+        score: the score of a route.
+        table: log-probability of every route at every layer.
+        method: lens and backend, as attributes of a reading.
+    """
+
+    def __init__(self, model: Model, contests: ContestSet, score: Score, lens: Lens, backend: Backend) -> None:
+        self._model = model
+        self.score = score
+        self._lens = lens
+        self.table = RouteTable(model.tokenizer, contests, model.n_layers)
+        self.method = {**lens_provenance(lens, model), "backend": backend.name}
+
+    def add(self, batch: Batch, residuals: Float[Tensor, "layer node width"]) -> None:
+        """Add what a forward pass gave at the nodes of a batch, layers 0..L."""
+        carried = torch.stack([self._lens.transport(residual, layer) for layer, residual in enumerate(residuals)])
+        logprob = score_layers(self._model.anatomy, self._model.anatomy.final_norm(carried), batch)
+        self.table.add(batch, logprob.double().cpu().numpy())
+
+    def dataset(self) -> xr.Dataset:
+        """What ``read_depth`` returns, but for its provenance."""
+        reading = self.table.dataset(self.score).assign_coords(layer_coordinates(self._model.n_layers))
+        return reading.assign(margin=margin(reading.logprob).assign_attrs(units="nats"))

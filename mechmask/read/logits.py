@@ -11,37 +11,38 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import xarray as xr
+from jaxtyping import Float
+from torch import Tensor
 
-from mechmask.facts.fact import Fact
-from mechmask.facts.fact_set import FactSet
 from mechmask.measure.contest import with_standing
 from mechmask.models.model import Model
-from mechmask.models.packing import Batch, batches
-from mechmask.models.routes import Contest
+from mechmask.models.packing import Batch
+from mechmask.models.states import Variant, active
 from mechmask.read.scoring.check import require_identity
-from mechmask.read.scoring.contests import over_phrasings
-from mechmask.read.scoring.labels import provenance, require_score
+from mechmask.read.scoring.contests import ContestSet, Facts, Phrasings
+from mechmask.read.scoring.forward import decoded
+from mechmask.read.scoring.labels import Score, provenance, require_score
 from mechmask.read.scoring.table import RouteTable
 from mechmask.read.scoring.unembed import entropy, score_tokens
 
 
 def read_logits(
-    model: Model,
-    facts: FactSet | Sequence[Fact],
-    score: str = "sequence",
+    model: Model | Variant,
+    facts: Facts,
+    score: Score = "sequence",
     *,
-    phrasings: str = "prompt",
+    phrasings: Phrasings = "prompt",
     batch_size: int = 32,
 ) -> xr.Dataset:
     """Log-probability of every route of every fact at the model's output.
 
     Args:
-        model: the model, as it is now: an applied change counts.
-        facts: the facts.
+        model: a model as it is now, or a state (``change.on(model)``).
+        facts: a fact set, facts, mappings with their fields, a pandas table, or the path of a fact file.
         score: ``sequence`` (sum over the value's tokens, teacher-forced), ``mean`` (per token) or ``divergence`` (the
             token at which old and new differ; a distractor that has no token of its own there is NaN).
         phrasings: ``prompt`` reads the prompt; ``all`` adds a dimension ``phrasing`` over it and its paraphrases.
-        batch_size: prompts a forward pass. It bounds memory and changes nothing else.
+        batch_size: prompts per forward pass; affects memory only.
 
     Returns:
         ``logprob[fact, route]`` in nats (NaN where a fact has no such route); ``rank[fact, route]`` among distractors;
@@ -53,56 +54,67 @@ def read_logits(
         ``|`` between two, are coordinates (``token`` with ``phrasing`` where phrasings differ in it).
 
     Raises:
+        FactError: listing every problem of the facts in one message.
         RouteError: if a value cannot be told from the prompt or from its rival; all facts in one message.
         ReadingError: if the score or the phrasings are not known, or the reading disagrees with the model's own output.
+        ChangeError: if a state's change was made on another model.
     """
     require_score(score)
-    reading = over_phrasings(
-        model, facts, phrasings, lambda facts, contests: _read(model, facts, contests, score, batch_size)
-    )
-    return with_standing(reading.assign_attrs(provenance(model, score=score), **reading.attrs))
+    with active(model) as now:
+        contests = ContestSet.of(now, facts, phrasings)
+        output = OutputReading(now, contests, score)
+        with now.inference():
+            for batch in contests.batches(now, score, batch_size):
+                output.add(batch, decoded(now, batch))
+        (error,) = require_identity(now, output.table)
+        return output.dataset().assign_attrs(provenance(now, model, score=score), check_error_nats=error)
 
 
-def decoded(model: Model, batch: Batch) -> torch.Tensor:
-    """What the unembedding reads at the nodes of a batch ``[node, width]``."""
-    hidden = model.anatomy.decoder(**batch.inputs(model.device, model.dtype), use_cache=False).last_hidden_state
-    return hidden[batch.rows.to(hidden.device), batch.columns.to(hidden.device)]
+class OutputReading:
+    """What ``read_logits`` reads, filled batch by batch.
 
+    Args:
+        model: what is read.
+        contests: what is read of it.
+        score: the score of a route.
 
-def may_pack(model: Model, contests: Sequence[Contest | None]) -> bool:
-    """Whether routes can share a row: the attention takes any mask, and no route is longer than its window."""
-    takes_masks = getattr(model.module.config, "_attn_implementation", "eager") in ("eager", "sdpa")
-    longest = max(len(c.prompt) + len(ids) for c in contests if c is not None for ids in c.routes.values())
-    window = model.anatomy.sliding_window
-    return takes_masks and (window is None or longest <= window)
+    Attributes:
+        score: the score of a route.
+        table: log-probability of every route.
+    """
 
+    def __init__(self, model: Model, contests: ContestSet, score: Score) -> None:
+        self._model = model
+        self.score = score
+        self.table = RouteTable(model.tokenizer, contests)
+        self._missed = np.zeros(self.table.n_tokens.shape, dtype=int)
+        self._entropy = np.full(len(contests), np.nan)
+        longest = max(len(ids) for contest in contests for ids in contest.routes.values())
+        self._greedy = np.full((len(contests), longest), -1)
 
-def _read(model: Model, facts: list[Fact], contests: list[Contest | None], score: str, batch_size: int) -> xr.Dataset:
-    table = RouteTable(model.tokenizer, facts)
-    missed = np.zeros(table.logprob.shape, dtype=int)
-    uncertainty = np.full(len(facts), np.nan)
-    greedy = np.full((len(facts), max(len(ids) for c in contests if c is not None for ids in c.routes.values())), -1)
-    with model.inference():
-        for batch in batches(contests, score=score, batch_size=batch_size, pack=may_pack(model, contests)):
-            normed = decoded(model, batch)
-            nodes, tokens = batch.asked(normed.device)
-            scores = score_tokens(model.anatomy, normed, nodes, tokens)
-            table.add(batch, scores.logprob.double().cpu().numpy())
-            best = scores.best[nodes]
-            for query, miss in zip(batch.queries, (best != tokens).tolist(), strict=True):
-                missed[table.cell(query.contest, query.route)] += miss
-            if score != "divergence":
-                for contest, said in _greedy_paths(batch, best.tolist()).items():
-                    greedy[contest, : len(said)] = said
-            diverging = torch.tensor(list(batch.divergence.values()), device=normed.device)
-            uncertainty[list(batch.divergence)] = entropy(model.anatomy, normed[diverging]).cpu().numpy()
-    reading = table.dataset(score).assign(
-        recalled=(("fact", "route"), (missed == 0) & (table.n_tokens > 0)),
-        entropy=("fact", uncertainty, {"units": "nats"}),
-    )
-    if score != "divergence":
-        reading["greedy"] = (("fact", "value_token"), greedy)
-    return reading.assign_attrs(check_error_nats=require_identity(model, contests, table))
+    def add(self, batch: Batch, normed: Float[Tensor, "node width"]) -> None:
+        """Add what a forward pass gave at the nodes of a batch, the final norm applied."""
+        anatomy, table = self._model.anatomy, self.table
+        nodes, tokens = batch.asked(normed.device)
+        scores = score_tokens(anatomy, normed, nodes, tokens)
+        table.add(batch, scores.logprob.double().cpu().numpy())
+        best = scores.best[nodes]
+        for query, miss in zip(batch.queries, (best != tokens).tolist(), strict=True):
+            self._missed[table.cell(query.contest, query.route)] += miss
+        if self.score != "divergence":
+            for contest, path in _greedy_paths(batch, best.tolist()).items():
+                self._greedy[contest, : len(path)] = path
+        diverging = torch.tensor(list(batch.divergence.values()), device=normed.device)
+        self._entropy[list(batch.divergence)] = entropy(anatomy, normed[diverging]).cpu().numpy()
+
+    def dataset(self) -> xr.Dataset:
+        """What ``read_logits`` returns, but for its provenance."""
+        recalled = (self._missed == 0) & (self.table.n_tokens > 0)
+        more: dict[str, tuple] = {"recalled": (("route",), recalled), "entropy": ((), self._entropy, {"units": "nats"})}
+        if self.score != "divergence":
+            more["greedy"] = (("value_token",), self._greedy)
+        reading = self.table.dataset(self.score).merge(self.table.contests.dataset(more))
+        return with_standing(reading.assign_attrs(score=self.score))
 
 
 def _greedy_paths(batch: Batch, best: Sequence[int]) -> dict[int, list[int]]:
@@ -110,10 +122,10 @@ def _greedy_paths(batch: Batch, best: Sequence[int]) -> dict[int, list[int]]:
     paths: dict[int, list[int]] = {}
     along: dict[tuple[int, str], bool] = {}
     for query, top in sorted(zip(batch.queries, best, strict=True), key=lambda entry: entry[0].index):
-        said = paths.setdefault(query.contest, [])
+        path = paths.setdefault(query.contest, [])
         if not along.get((query.contest, query.route), True):
             continue
-        if len(said) == query.index:
-            said.append(top)
-        along[query.contest, query.route] = query.token == said[query.index]
+        if len(path) == query.index:
+            path.append(top)
+        along[query.contest, query.route] = query.token == path[query.index]
     return paths

@@ -5,89 +5,77 @@ A margin is a difference of two logits, so neither the rest of the vocabulary no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 import xarray as xr
+from einops import rearrange
+from jaxtyping import Float
 
-from mechmask.facts.fact import Fact
-from mechmask.facts.fact_set import FactSet
 from mechmask.models.model import Model
-from mechmask.models.packing import Batch, batches
-from mechmask.models.routes import Contest
-from mechmask.read.backends import Backend, backend_of
+from mechmask.models.packing import Batch
+from mechmask.models.states import Variant, active, unchanged
+from mechmask.read.backends import Backend, BackendName, backend_of
 from mechmask.read.lenses.lens import Lens, lens_of, lens_provenance
-from mechmask.read.logits import may_pack
 from mechmask.read.scoring.check import require_margin
-from mechmask.read.scoring.contests import over_phrasings
-from mechmask.read.scoring.labels import fact_coordinates, provenance
+from mechmask.read.scoring.contests import ContestSet, Facts, Phrasings, facts_of
+from mechmask.read.scoring.labels import layer_coordinates, provenance
 from mechmask.read.scoring.unembed import token_logits
 
 
 def read_margin(
-    model: Model,
-    facts: FactSet | Sequence[Fact],
+    model: Model | Variant,
+    facts: Facts,
     lens: str | Lens = "logit",
-    backend: str | Backend = "transformer_lens",
+    backend: BackendName | Backend = "transformer_lens",
     *,
-    phrasings: str = "prompt",
+    phrasings: Phrasings = "prompt",
     batch_size: int = 64,
 ) -> xr.Dataset:
     """Margin of new over old at every layer, where their tokens diverge: what ``read_depth`` has, and nothing else.
 
     Args:
-        model: the model, as it is now: an applied change counts.
-        facts: the facts.
-        lens: how a layer is read.
-        backend: who watches the residual stream.
+        model: a model as it is now, or a state (``change.on(model)``).
+        facts: a fact set, facts, mappings with their fields, a pandas table, or the path of a fact file.
+        lens: how a layer is read, as in ``read_depth``.
+        backend: who watches the residual stream, as in ``read_depth``.
         phrasings: ``prompt``, or ``all`` for a dimension ``phrasing`` over the prompt and its paraphrases.
-        batch_size: prompts a forward pass. It bounds memory and changes nothing else.
+        batch_size: prompts per forward pass; affects memory only.
 
     Returns:
         ``margin[fact, layer]`` in nats, layers 0..L, with ``depth`` = layer / L beside ``layer``.
 
     Raises:
+        FactError: listing every problem of the facts in one message.
         RouteError: if a value cannot be told from the prompt or from its rival; all facts in one message.
-        ReadingError: if lens, backend or phrasings are not known, or the margin at L is not the model's own.
+        ReadingError: if lens, backend or phrasings are not known, the backend was made over another model, or the
+            margin at L is not the model's own.
+        ChangeError: if a state's change was made on another model.
     """
-    chosen, watcher = lens_of(lens, model), backend_of(backend, model)
-    facts = [fact.model_copy(update={"distractors": ()}) for fact in facts]  # nothing is read of them
-    reading = over_phrasings(
-        model, facts, phrasings, lambda facts, contests: _read(model, facts, contests, chosen, watcher, batch_size)
-    )
-    layers = np.arange(model.n_layers + 1)
-    about = provenance(model, score="divergence", **lens_provenance(chosen, model), backend=watcher.name)
-    reading = reading.assign_coords(layer=layers, depth=("layer", layers / model.n_layers))
-    return reading.assign_attrs(about, **reading.attrs)
-
-
-def _read(
-    model: Model, facts: list[Fact], contests: list[Contest | None], lens: Lens, backend: Backend, batch_size: int
-) -> xr.Dataset:
-    margins = np.full((len(facts), model.n_layers + 1), np.nan)
-    with model.inference():
-        for batch in batches(contests, score="divergence", batch_size=batch_size, pack=may_pack(model, contests)):
-            margins[list(batch.divergence)] = _margins(model, lens, backend, batch, contests).T
-    error = require_margin(model, contests, margins[:, -1])
-    return xr.Dataset(
-        {"margin": (("fact", "layer"), margins, {"units": "nats"})}, fact_coordinates(facts)
-    ).assign_attrs(check_error_nats=error)
+    chosen = lens_of(lens, unchanged(model))
+    with active(model) as now:
+        watcher = backend_of(backend, now)
+        contests = ContestSet.of(now, facts_of(facts, distractors=False), phrasings)
+        margins = np.full((len(contests), now.n_layers + 1), np.nan)
+        masked = np.zeros(len(contests), dtype=bool)
+        with now.inference():
+            for batch in contests.batches(now, "divergence", batch_size):
+                margins[list(batch.divergence)] = _margins(now, chosen, watcher, batch, contests)
+                masked[list(batch.divergence)] = batch.attention_mask is not None
+        error = require_margin(now, contests, margins[:, -1], masked)
+        about = provenance(
+            now, model, score="divergence", **lens_provenance(chosen, now), backend=watcher.name, check_error_nats=error
+        )
+    reading = contests.dataset({"margin": (("layer",), margins, {"units": "nats"})})
+    return reading.assign_coords(layer_coordinates(now.n_layers)).assign_attrs(about)
 
 
 def _margins(
-    model: Model, lens: Lens, backend: Backend, batch: Batch, contests: Sequence[Contest | None]
-) -> np.ndarray:
-    """``[layer, contest]``, the contests in the order of ``batch.divergence``."""
-    rivals = [
-        [contest.routes[route][contest.n_common] for route in ("old", "new")]
-        for contest in (contests[index] for index in batch.divergence)
-        if contest is not None
-    ]
+    model: Model, lens: Lens, backend: Backend, batch: Batch, contests: ContestSet
+) -> Float[np.ndarray, "contest layer"]:
+    """The contests in the order of ``batch.divergence``."""
     residuals = backend.residuals(batch)
     nodes = torch.tensor(list(batch.divergence.values()), device=residuals.device)
     carried = torch.stack([lens.transport(residual[nodes], layer) for layer, residual in enumerate(residuals)])
-    logits = token_logits(
-        model.anatomy, model.anatomy.final_norm(carried), torch.tensor(rivals, device=residuals.device)
-    )
-    return (logits[..., 1] - logits[..., 0]).double().cpu().numpy()
+    normed = model.anatomy.final_norm(carried)
+    logits = token_logits(model.anatomy, normed, contests.rivals(batch).to(normed.device))
+    return rearrange(logits[..., 1] - logits[..., 0], "layer contest -> contest layer").double().cpu().numpy()

@@ -8,41 +8,44 @@ the correction has been written (activation patching: Meng et al. 2022; between 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 import xarray as xr
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from mechmask.errors import ReadingError
-from mechmask.facts.fact import Fact
 from mechmask.facts.fact_set import FactSet
+from mechmask.interrupts import atomic_context
 from mechmask.measure.contest import margin
 from mechmask.models.fingerprint import digest
 from mechmask.models.model import Model
-from mechmask.models.packing import Batch, batches, with_twins
+from mechmask.models.packing import Batch, with_twins
 from mechmask.models.replay import Replay
-from mechmask.models.routes import Contest, encode_contests
 from mechmask.models.states import Variant, active, unchanged, unlike
 from mechmask.progress import progress_bar
-from mechmask.read.logits import may_pack
 from mechmask.read.scoring.check import TOLERANCE_NATS, require_identity
-from mechmask.read.scoring.labels import provenance
+from mechmask.read.scoring.contests import ContestSet, Facts, facts_of
+from mechmask.read.scoring.forward import may_pack
+from mechmask.read.scoring.labels import layer_coordinates, provenance, require_choice
 from mechmask.read.scoring.table import RouteTable
-from mechmask.read.scoring.unembed import score_tokens
+from mechmask.read.scoring.unembed import score_layers
 
-POSITIONS = ("divergence", "all")
+Positions = Literal["divergence", "all"]
+POSITIONS: tuple[Positions, ...] = get_args(Positions)
 
 
 def patch_residual(
     source: Model | Variant,
     target: Model | Variant,
-    facts: FactSet | Sequence[Fact],
+    facts: Facts,
     *,
-    positions: str = "divergence",
+    positions: Positions = "divergence",
     batch_size: int = 32,
     progress: bool = True,
 ) -> xr.Dataset:
@@ -53,12 +56,12 @@ def patch_residual(
     embed alike (where a change touches the embedding, layer 0 says what that alone does). Both are checked.
 
     Args:
-        source: where the residuals come from: a model, or ``change.on(model)``.
-        target: the model that is run with them; it may share its weights with ``source``.
-        facts: the facts.
+        source: where the residuals come from: a model, or a state (``change.on(model)``).
+        target: the model or state that is run with them; it may share its weights with ``source``.
+        facts: a fact set, facts, mappings with their fields, a pandas table, or the path of a fact file.
         positions: ``divergence`` patches only the position at which old and new diverge, ``all`` every position up to
             it.
-        batch_size: prompts a forward pass. It bounds memory and changes nothing else.
+        batch_size: prompts per forward pass; affects memory only.
         progress: whether a bar on standard error says how far it is.
 
     Returns:
@@ -68,30 +71,29 @@ def patch_residual(
         has no token of its own at the divergence is NaN.
 
     Raises:
+        FactError: listing every problem of the facts in one message.
         RouteError: if a value cannot be told from the prompt or from its rival; all facts in one message.
         ReadingError: if the two models differ in architecture or vocabulary, ``positions`` is not known, or a model's
             reading is not its own output.
+        ChangeError: if a state's change was made on another model.
     """
-    if positions not in POSITIONS:
-        raise ReadingError(f"positions={positions!r} is not known. Give one of {', '.join(POSITIONS)}.")
-    facts = list(facts)
-    if not facts:
-        raise ReadingError("There is no fact to read. Give at least one.")
-    contests = _shared_contests(unchanged(source), unchanged(target), facts)
-    read = _Patched.of(unchanged(target), facts)
-    with progress_bar("patching", math.ceil(len(facts) / batch_size), shown=progress) as tick:
+    require_choice("positions", positions, POSITIONS)
+    contests = _shared_contests(unchanged(source), unchanged(target), facts_of(facts))
+    patched = _Patched.of(unchanged(target), contests)
+    beside = positions == "divergence" and may_pack(unchanged(target), contests)
+    with progress_bar("patching", math.ceil(len(contests) / batch_size), shown=progress) as tick:
         # where one fact's prompt goes on from another's place of divergence, a shared row would patch both
-        for batch in batches(contests, score="divergence", batch_size=batch_size, row_tokens=0):
+        for batch in contests.batches(unchanged(target), "divergence", batch_size, apart=True):
             with active(source) as model, model.inference():
-                donor = _donate(model, batch, positions, read)
+                donor = _donate(model, batch, positions, patched)
             with active(target) as model, model.inference():
-                if positions == "divergence" and may_pack(model, contests):
-                    _receive_beside(model, batch, donor, read)
+                if beside:
+                    _receive_beside(model, batch, donor, patched)
                 else:
-                    _receive(model, batch, positions, donor, read)
+                    _receive(model, batch, positions, donor, patched)
             tick("")
-    attrs = _checked(source, target, contests, read)
-    return read.dataset().assign_attrs(attrs, positions=positions)
+    attrs = _checked(source, target, patched)
+    return patched.dataset().assign_attrs(attrs, positions=positions)
 
 
 @dataclass
@@ -111,24 +113,23 @@ class _Patched:
     embed_alike: bool = True
 
     @classmethod
-    def of(cls, model: Model, facts: list[Fact]) -> _Patched:
+    def of(cls, model: Model, contests: ContestSet) -> _Patched:
         """Nothing read yet."""
-        patched, *alone = (RouteTable(model.tokenizer, facts, n) for n in (model.n_layers + 1, None, None))
-        return cls(patched, alone[0], alone[1])
+        patched, source, target = (RouteTable(model.tokenizer, contests, n) for n in (model.n_layers, None, None))
+        return cls(patched, source, target)
 
     def dataset(self) -> xr.Dataset:
         """What ``patch_residual`` returns, its attributes left out."""
         reading = self.patched.dataset("divergence")
         for name, table in (("source", self.source), ("target", self.target)):
-            own = table.dataset("divergence").logprob
-            reading[f"logprob_{name}"] = own
-            reading[f"margin_{name}"] = margin(own).assign_attrs(units="nats")
-        layers = np.arange(reading.sizes["layer"])
-        reading = reading.assign_coords(layer=layers, depth=("layer", layers / layers[-1]))
+            unpatched = table.dataset("divergence").logprob
+            reading[f"logprob_{name}"] = unpatched
+            reading[f"margin_{name}"] = margin(unpatched).assign_attrs(units="nats")
+        reading = reading.assign_coords(layer_coordinates(reading.sizes["layer"] - 1))
         return reading.assign(margin=margin(reading.logprob).assign_attrs(units="nats"))
 
 
-def _shared_contests(source: Model, target: Model, facts: list[Fact]) -> list[Contest | None]:
+def _shared_contests(source: Model, target: Model, facts: FactSet) -> ContestSet:
     """The contests, which have to be the same tokens to both."""
     difference = unlike(source, target)
     if difference:
@@ -136,8 +137,8 @@ def _shared_contests(source: Model, target: Model, facts: list[Fact]) -> list[Co
             f"The residual stream of {source.name} means nothing to {target.name}: {difference}. Patch between models "
             "of one architecture."
         )
-    contests = encode_contests(target.tokenizer, facts)
-    same_tokens = source.tokenizer is target.tokenizer or encode_contests(source.tokenizer, facts) == contests
+    contests = ContestSet.of(target, facts)
+    same_tokens = source.tokenizer is target.tokenizer or ContestSet.of(source, facts).contests == contests.contests
     if source.vocab_size != target.vocab_size or not same_tokens:
         raise ReadingError(
             f"{source.name} and {target.name} do not read these facts as the same tokens of one vocabulary. Patch "
@@ -176,17 +177,23 @@ def _receive_beside(model: Model, batch: Batch, donor: list[Tensor], read: _Patc
 
         return patch
 
-    hooks = [
-        block.register_forward_pre_hook(enter(layer), with_kwargs=True)
-        for layer, block in enumerate(model.anatomy.blocks)
-    ]
-    try:
+    with _entering(model.anatomy.blocks, enter):
         end = Replay(model, wider.inputs(model.device, model.dtype), first=model.n_layers - 1).residual(model.n_layers)
+    twins = rearrange(end[rows.to(end.device), length:], "node layer width -> layer node width")
+    _score(model, [*twins, donor[-1].to(end), _read_at(end, batch)], batch, read)
+
+
+@atomic_context
+def _entering(blocks: nn.ModuleList, enter: Callable[[int], Callable[..., tuple[tuple, dict]]]) -> Iterator[None]:
+    """Every block with a hook before it, made by the block's number; off again on leaving."""
+    hooks = []
+    try:
+        for layer, block in enumerate(blocks):
+            hooks.append(block.register_forward_pre_hook(enter(layer), with_kwargs=True))
+        yield
     finally:
         for hook in hooks:
             hook.remove()
-    twins = end[rows.to(end.device), length:].unbind(1)
-    _keep(model, [*twins, donor[-1].to(end), _read_at(end, batch)], batch, read)
 
 
 def _receive(model: Model, batch: Batch, positions: str, donor: list[Tensor], read: _Patched) -> None:
@@ -201,44 +208,41 @@ def _receive(model: Model, batch: Batch, positions: str, donor: list[Tensor], re
             read.embed_alike &= torch.equal(patched[places], given)
         patched[places] = given
         ends.append(_read_at(replay.from_layer(layer, patched), batch))
-    _keep(model, [*ends, _read_at(replay.residual(model.n_layers), batch)], batch, read)
+    _score(model, [*ends, _read_at(replay.residual(model.n_layers), batch)], batch, read)
 
 
-def _keep(model: Model, ends: list[Float[Tensor, "node width"]], batch: Batch, read: _Patched) -> None:
+def _score(model: Model, ends: list[Float[Tensor, "node width"]], batch: Batch, read: _Patched) -> None:
     """What the target says where each layer was patched, and last where none was."""
     logprobs = _logprobs(model, ends, batch)
     read.patched.add(batch, logprobs[:-1])
     read.target.add(batch, logprobs[-1])
 
 
-def _read_at(residual: Tensor, batch: Batch) -> Float[Tensor, "node width"]:
+def _read_at(residual: Float[Tensor, "row position width"], batch: Batch) -> Float[Tensor, "node width"]:
     return residual[batch.rows.to(residual.device), batch.columns.to(residual.device)]
 
 
-def _logprobs(model: Model, residuals: list[Float[Tensor, "node width"]], batch: Batch) -> np.ndarray:
-    """``[residual, query]`` in nats; all residuals go through the unembedding together."""
-    normed = model.anatomy.final_norm(torch.cat(residuals))
-    nodes, tokens = batch.asked(normed.device)
-    offsets = torch.arange(len(residuals), device=normed.device)[:, None] * len(batch.rows)
-    scores = score_tokens(model.anatomy, normed, (nodes + offsets).flatten(), tokens.repeat(len(residuals)))
-    return scores.logprob.reshape(len(residuals), -1).double().cpu().numpy()
+def _logprobs(
+    model: Model, residuals: list[Float[Tensor, "node width"]], batch: Batch
+) -> Float[np.ndarray, "residual query"]:
+    """In nats; all residuals go through the unembedding together."""
+    normed = model.anatomy.final_norm(torch.stack(residuals))
+    return score_layers(model.anatomy, normed, batch).double().cpu().numpy()
 
 
-def _checked(
-    source: Model | Variant, target: Model | Variant, contests: list[Contest | None], read: _Patched
-) -> dict[str, str | float]:
+def _checked(source: Model | Variant, target: Model | Variant, read: _Patched) -> dict[str, str | float]:
     """Provenance of both, once each agrees with its own plain pass and both ends of the patching with them.
 
     Raises:
         ReadingError: if they do not.
     """
     with active(source) as model:
-        errors = [require_identity(model, contests, read.source)]
+        errors = require_identity(model, read.source)
         named = {"model_source": model.name, "fingerprint_source": model.fingerprint}
         head, precisions = _head_digest(model), {model.dtype}
     with active(target) as model:
-        errors.append(require_identity(model, contests, read.target))
-        about = provenance(model, score="divergence")
+        errors += require_identity(model, read.target)
+        about = provenance(model, target, score="divergence")
         unembed_alike = _head_digest(model) == head
         precisions.add(model.dtype)
     tolerance = max(TOLERANCE_NATS[dtype] for dtype in precisions)
@@ -257,9 +261,11 @@ def _checked(
     }
 
 
-def _agree(patched: np.ndarray, own: RouteTable, where: str, whose: str, tolerance: float) -> float:
+def _agree(
+    patched: Float[np.ndarray, "contest route"], alone: RouteTable, where: str, whose: str, tolerance: float
+) -> float:
     """The largest difference in nats between the patched target and a model by itself."""
-    error = float(np.abs(patched - own.logprob)[own.n_tokens > 0].max())
+    error = float(np.abs(patched - alone.logprob)[alone.n_tokens > 0].max())
     if not error <= tolerance:
         raise ReadingError(
             f"With {where} patched the target does not say what the {whose} says ({error:.2g} nats apart where "

@@ -25,7 +25,7 @@ def weight_change(before: Model | Variant, after: Model | Variant) -> xr.Dataset
     """Difference of every projection of attention and MLP in every block.
 
     Args:
-        before: the model, or a model with a change on (``change.on(model)``).
+        before: a model as it is now, or a state (``change.on(model)``).
         after: the other; it may share the first one's weights.
 
     Returns:
@@ -36,14 +36,15 @@ def weight_change(before: Model | Variant, after: Model | Variant) -> xr.Dataset
 
     Raises:
         ReadingError: if the two have other projections.
+        ChangeError: if a state's change was made on another model.
     """
-    with active(before) as model:
-        about = provenance(model)
-        kept = {name: weight.clone() for name, weight in effective_weights(model)}
-    with active(after) as model:
-        about_after = provenance(model)
-        rows = {name: _row(name, kept, weight) for name, weight in effective_weights(model)}
-    missing = set(kept) ^ set(rows)
+    with active(before) as now:
+        about = provenance(now, before)
+        earlier = {name: weight.clone() for name, weight in effective_weights(now)}
+    with active(after) as now:
+        about_after = provenance(now, after)
+        rows = {name: _row(name, earlier, weight) for name, weight in effective_weights(now)}
+    missing = set(earlier) ^ set(rows)
     if missing:
         raise ReadingError(f"The models differ: only one has {sorted(missing)[0]}. Give two states of one model.")
     attrs = {**about, "model_after": about_after["model"], "fingerprint_after": about_after["fingerprint"]}
@@ -58,25 +59,25 @@ def effective_weights(model: Model) -> Iterator[tuple[str, Float[Tensor, "first 
         layer = model.module.get_submodule(projection.name)
         if isinstance(layer, BaseTunerLayer) and layer.disable_adapters == layer.merged:
             # only the layer knows what its kind of adapter does to a weight: DoRA scales the sum
-            own = copy.deepcopy(layer)
-            if own.merged:
-                own.unmerge()
+            other = copy.deepcopy(layer)
+            if other.merged:
+                other.unmerge()
             else:
-                own.merge()
-            weight = own.get_base_layer().get_parameter("weight").detach()
+                other.merge()
+            weight = other.get_base_layer().get_parameter("weight").detach()
         yield projection.name.removeprefix(prefix), weight
 
 
-def _row(name: str, kept: dict[str, Tensor], weight: Tensor) -> tuple[float, float, float]:
+def _row(name: str, earlier: dict[str, Tensor], weight: Float[Tensor, "first second"]) -> tuple[float, float, float]:
     """Squared norm of the difference, squared norm of what was there, effective rank of the difference."""
-    if name not in kept or kept[name].shape != weight.shape:
+    if name not in earlier or earlier[name].shape != weight.shape:
         raise ReadingError(f"The models differ in {name}. Give two states of one model.")
-    old = kept[name].double()
-    difference = weight.double() - old
-    return float(difference.square().sum()), float(old.square().sum()), _effective_rank(difference)
+    before = earlier[name].double()
+    difference = weight.double() - before
+    return float(difference.square().sum()), float(before.square().sum()), _effective_rank(difference)
 
 
-def _effective_rank(difference: Tensor) -> float:
+def _effective_rank(difference: Float[Tensor, "first second"]) -> float:
     """From the eigenvalues of the smaller Gram matrix: exact enough, since small singular values weigh little."""
     gram = difference @ difference.T if difference.shape[0] <= difference.shape[1] else difference.T @ difference
     singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()

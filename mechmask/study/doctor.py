@@ -14,7 +14,8 @@ from mechmask.models import smollm2
 from mechmask.models.cache import cache_root
 from mechmask.models.load import load_model
 from mechmask.models.routes import encode_contests
-from mechmask.read.logits import may_pack, read_logits
+from mechmask.read.logits import read_logits
+from mechmask.read.scoring.forward import may_pack
 from mechmask.write.methods.ft_l import PRESETS
 
 _PACKAGES = (

@@ -18,7 +18,7 @@ from timing import matmul_rate, medians, seconds, write
 import mechmask as mm
 from mechmask.models.packing import batches
 from mechmask.models.routes import encode_contests
-from mechmask.read.logits import decoded
+from mechmask.read.scoring.forward import decoded
 from mechmask.study.demo import demo_config, demo_facts
 from mechmask.write.finetune import Finetuning
 from mechmask.write.objective import targets

@@ -254,7 +254,7 @@ def test_neither_batch_nor_packing_matters(tiny, family, awkward, monkeypatch):
     model = tiny(family)
     first = attribute(model, awkward, "head", "nnsight")
     xr.testing.assert_allclose(attribute(model, awkward, "head", "nnsight", batch_size=1), first, atol=2e-5)
-    monkeypatch.setattr("mechmask.read.attribute.may_pack", lambda *_: False)
+    monkeypatch.setattr("mechmask.read.scoring.contests.may_pack", lambda *_: False)
     xr.testing.assert_allclose(attribute(model, awkward, "head", "nnsight"), first, atol=2e-5)
 
 
@@ -329,7 +329,7 @@ def test_what_does_not_sum_is_refused(tiny, awkward, monkeypatch):
 
 def test_wrong_arguments_are_refused(tiny, awkward):
     model = tiny("llama")
-    with pytest.raises(ReadingError, match=r"no unit 'neuron'\. Give one of layer, component, head"):
+    with pytest.raises(ReadingError, match=r"unit='neuron' is not known\. Known are layer, component, head"):
         attribute(model, awkward, "neuron")
     with pytest.raises(ReadingError, match="no backend 'jax'"):
         attribute(model, awkward, backend="jax")

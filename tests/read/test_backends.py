@@ -269,15 +269,18 @@ def test_nnsight_is_imported_when_it_is_asked_for():
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_what_a_backend_is(tiny, name):
-    backend = backend_of(name, tiny("gpt2"))
+    model = tiny("gpt2")
+    backend = backend_of(name, model)
     assert isinstance(backend, Backend) and backend.name == name
-    assert backend_of(backend, tiny("gpt2")) is backend
+    assert backend_of(backend, model) is backend
+    with pytest.raises(ReadingError, match=f"made over GPT2LMHeadModel, .* give the backend's name: backend='{name}'"):
+        backend_of(backend, tiny("gpt2"))
     assert not isinstance(object(), Backend)
 
 
 def test_wrong_arguments_are_refused(tiny, corners, adapted, monkeypatch):
     model = tiny("llama")
-    with pytest.raises(ReadingError, match=r"no backend 'jax'\. There are transformer_lens, nnsight"):
+    with pytest.raises(ReadingError, match=r"no backend 'jax'\. Known are transformer_lens, nnsight"):
         backend_of("jax", model)
     with pytest.raises(ReadingError, match="remote='ndif' is not known"):
         NnsightBackend(model, "ndif")

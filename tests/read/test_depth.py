@@ -310,7 +310,7 @@ def test_names_that_are_not_known(tiny, corners):
         mm.read_depth(model, corners, lens="tuned-wrong")
     with pytest.raises(ReadingError, match="no backend 'jax'"):
         mm.read_depth(model, corners, backend="jax")
-    with pytest.raises(ReadingError, match="no score"):
+    with pytest.raises(ReadingError, match="score='total' is not known"):
         mm.read_depth(model, corners, score="total")
 
 

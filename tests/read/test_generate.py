@@ -9,7 +9,7 @@ from mechmask.errors import ReadingError, RouteError
 
 
 def naive(oracle, fact, n):
-    return oracle.tokenizer.decode(oracle.greedy(fact.prompt, n)).strip()
+    return oracle.tokenizer.decode(oracle.greedy(fact.prompt, n)).strip().replace("\0", r"\x00")
 
 
 def longer(oracle, fact):
@@ -72,7 +72,7 @@ def test_a_reading_spares_the_work_and_not_the_answer(taught, facts, plain, scor
 
 @pytest.mark.parametrize("pack", [True, False])
 def test_a_reading_knows_how_greedy_decoding_begins(taught, facts, plain, pack, monkeypatch):
-    monkeypatch.setattr("mechmask.read.logits.may_pack", lambda *_: pack)
+    monkeypatch.setattr("mechmask.read.scoring.contests.may_pack", lambda *_: pack)
     oracle = plain(taught)
     known = []
     for fact, row in zip(facts, mm.read_logits(taught, facts).greedy.values.tolist(), strict=True):

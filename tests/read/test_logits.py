@@ -60,7 +60,7 @@ def test_padding_side_changes_no_bit(llama, facts):
 def test_routes_in_rows_of_their_own_agree_with_packed_ones(tiny, family, awkward, score, monkeypatch):
     model = tiny(family)
     packed = mm.read_logits(model, awkward, score)
-    monkeypatch.setattr("mechmask.read.logits.may_pack", lambda *_: False)
+    monkeypatch.setattr("mechmask.read.scoring.contests.may_pack", lambda *_: False)
     alone = mm.read_logits(model, awkward, score)
     xr.testing.assert_allclose(packed.logprob, alone.logprob, atol=2e-5)
     xr.testing.assert_allclose(packed.entropy, alone.entropy, atol=2e-5)
@@ -260,7 +260,7 @@ def test_only_the_rows_that_are_read_are_unembedded(tiny, facts, monkeypatch):
 def test_wrong_arguments_are_refused(llama, facts):
     with pytest.raises(ReadingError, match="sequence, mean, divergence"):
         mm.read_logits(llama, facts, "sum")
-    with pytest.raises(ReadingError, match="'prompt' or 'all'"):
+    with pytest.raises(ReadingError, match="Known are prompt, all"):
         mm.read_logits(llama, facts, phrasings="some")
     with pytest.raises(ReadingError, match="at least one"):
         mm.read_logits(llama, [])

@@ -268,7 +268,7 @@ def test_models_of_two_vocabularies(tiny, tiny_module, corners, bos_tokenizer):
 
 def test_arguments(tiny, corners):
     model = tiny("llama")
-    with pytest.raises(ReadingError, match=r"positions='last' is not known\. Give one of divergence, all"):
+    with pytest.raises(ReadingError, match=r"positions='last' is not known\. Known are divergence, all"):
         patch_residual(model, model, corners, positions="last")
     with pytest.raises(ReadingError, match="no fact to read"):
         patch_residual(model, model, [])

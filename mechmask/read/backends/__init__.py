@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
-from mechmask.errors import ReadingError
+from mechmask.errors import ReadingError, known_names
 from mechmask.models.model import Model
 from mechmask.models.packing import Batch
 from mechmask.read.backends.parts import Parts
+
+BackendName = Literal["transformer_lens", "nnsight"]
 
 
 @runtime_checkable
@@ -29,22 +31,33 @@ class Backend(Protocol):
         ...
 
 
-def backend_of(backend: str | Backend, model: Model) -> Backend:
+def backend_of(backend: BackendName | Backend, model: Model) -> Backend:
     """The backend itself, or the one of that name over a model as it is now.
 
     Raises:
-        ReadingError: if there is none of that name, or its library is not installed.
+        ReadingError: if there is none of that name, its library is not installed, or it was made over another model.
     """
-    if not isinstance(backend, str):
-        return backend
-    require_backend(backend)
-    return BACKENDS[backend](model)
+    if isinstance(backend, str):
+        require_backend(backend)
+        return BACKENDS[backend](model)
+    watched = getattr(backend, "model", model)
+    if isinstance(watched, Model) and watched.module is not model.module:
+        raise ReadingError(
+            f"This {backend.name} backend was made over {watched.name}, which is another model than {model.name}. Make "
+            "one over the model that is read (for a state, over the model under its changes), or give the backend's "
+            f"name: backend={backend.name!r}."
+        )
+    return backend
 
 
 def require_backend(name: str) -> None:
-    """Refuse a backend that is not there."""
+    """Refuse a backend that is not there.
+
+    Raises:
+        ReadingError: naming those that are.
+    """
     if name not in BACKENDS:
-        raise ReadingError(f"There is no backend {name!r}. There are {', '.join(BACKENDS)}.")
+        raise ReadingError(f"There is no backend {name!r}. {known_names(name, BACKENDS)}")
 
 
 def _transformer_lens(model: Model) -> Backend:

@@ -1,9 +1,9 @@
 """nnsight as backend (Fiotto-Kaufman et al. 2024): the module runs as it is, and a trace reads it on the way.
 
 nnsight writes into the modules that it wraps and into the tokenizer, so it gets a clone of the module tree over the
-original's own tensors, made for each reading. Importing nnsight mounts ``.save`` on every Python object of the process
-unless its own configuration says ``APP.PYMOUNT: false``; nothing here uses the mount, and nnsight is imported when a
-backend is made.
+original's own tensors, made anew when adapters or hooks of the module have changed. Importing nnsight mounts ``.save``
+on every Python object of the process unless its own configuration says ``APP.PYMOUNT: false``; nothing here uses the
+mount, and nnsight is imported when a backend is made.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from torch import Tensor
 from mechmask.errors import ReadingError
 from mechmask.models.model import Model, adapted_layers
 from mechmask.models.packing import Batch
-from mechmask.read.backends.parts import Parts, sharing_clone
+from mechmask.read.backends.parts import Parts, by_head, sharing_clone, what_a_clone_sees
 
 
 class NnsightBackend:
-    """The residual stream by nnsight traces; sees weights that change in place, not adapters put on later.
+    """The residual stream by nnsight traces: what the model computes with at each call, applied changes too.
 
     Args:
-        model: the model, as it is now.
+        model: the model whose module is read; a change that is applied to it later is seen, unless it runs on NDIF.
         remote: ``False`` runs here; ``True`` on NDIF, which holds models by their Hub id only, with the key that
             nnsight is configured with; ``"local"`` is nnsight's dry run of the remote path, without a server.
 
@@ -37,19 +37,20 @@ class NnsightBackend:
     name = "nnsight"
 
     def __init__(self, model: Model, remote: bool | Literal["local"] = False) -> None:
-        self._model = model
+        self.model = model
         self._remote = remote
+        self._seen = what_a_clone_sees(model.module)
         self._root = _wrapped(_nnsight(), model, remote)
 
     def residuals(self, batch: Batch) -> Float[Tensor, "layer node width"]:
         """The residual stream at every node of a batch, layers 0 to L, in the dtype of the model."""
-        blocks = self._model.anatomy.layout.blocks
-        points = [(f"{blocks}.{i}", "output") for i in range(self._model.n_layers)]
+        blocks = self.model.anatomy.layout.blocks
+        points = [(f"{blocks}.{i}", "output") for i in range(self.model.n_layers)]
         return torch.stack(self._watch(batch, [(f"{blocks}.0", "input"), *points]))
 
     def parts(self, batch: Batch) -> Parts:
         """What embedding, attentions and MLPs add to the residual stream at every node of a batch, and the heads."""
-        anatomy = self._model.anatomy
+        anatomy = self.model.anatomy
         points = [(f"{anatomy.layout.blocks}.0", "input")]
         for i in range(anatomy.n_layers):
             points += [
@@ -59,15 +60,23 @@ class NnsightBackend:
             ]
         embedding, *added = self._watch(batch, points)
         heads, attention, mlp = (torch.stack(added[start::3]) for start in range(3))
-        return Parts(embedding, attention, mlp, heads.unflatten(-1, (anatomy.n_heads, -1)))
+        return Parts(embedding, attention, mlp, by_head(heads, anatomy.n_heads))
 
     def _watch(self, batch: Batch, points: list[tuple[str, str]]) -> list[Tensor]:
         """Inputs and outputs of the modules of these names, in the order in which they run, at the nodes of a batch."""
-        inputs = batch.inputs(self._model.device, self._model.dtype)
+        self._renew()
+        inputs = batch.inputs(self.model.device, self.model.dtype)
         envoys = [(_envoy(self._root, name), side) for name, side in points]
         how = {"remote": self._remote} if self._remote else {}
-        kept = _trace(self._root, envoys, inputs, batch.rows, batch.columns, how)
-        return [value.to(kept[-1].device) for value in kept]
+        passed = _trace(self._root, envoys, inputs, batch.rows, batch.columns, how)
+        return [value.to(passed[-1].device) for value in passed]
+
+    def _renew(self) -> None:
+        """Wrap the module again if what it computes with is no longer what the clone sees."""
+        seen = what_a_clone_sees(self.model.module)
+        if seen != self._seen:
+            self._root = _wrapped(_nnsight(), self.model, self._remote)
+            self._seen = seen
 
 
 def _trace(
@@ -82,16 +91,16 @@ def _trace(
     import nnsight
 
     shape = tuple(inputs["input_ids"].shape)
-    kept: list[Tensor] = []
+    passed: list[Tensor] = []
     with root.trace(**inputs, use_cache=False, **how) as tracer:
-        kept = []
+        passed = []
         for envoy, side in envoys:
             value = envoy.input if side == "input" else envoy.output
             value = value[0] if isinstance(value, tuple) else value
-            kept.append(value.reshape(*shape, -1)[rows.to(value.device), columns.to(value.device)])
-        kept = nnsight.save(kept)
+            passed.append(value.reshape(*shape, -1)[rows.to(value.device), columns.to(value.device)])
+        passed = nnsight.save(passed)
         tracer.stop()
-    return kept
+    return passed
 
 
 def _nnsight() -> ModuleType:
@@ -116,7 +125,8 @@ def _wrapped(nnsight: ModuleType, model: Model, remote: bool | str) -> Any:
         )
     if adapted_layers(model.module):
         raise ReadingError(
-            "NDIF holds models as they are on the Hub, and this one has an adapter on. Read it here, with remote=False."
+            "NDIF holds models as they are on the Hub, and this one has an adapter on. Read it here, with "
+            "backend='nnsight'."
         )
     try:
         return nnsight.TransformersModel(model.name, task="text-generation")
@@ -124,7 +134,7 @@ def _wrapped(nnsight: ModuleType, model: Model, remote: bool | str) -> Any:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ReadingError(
             f"{model.name!r} cannot be found as a Hub id, by which NDIF holds models ({reason}). Load the model by "
-            "its Hub id, or read it here, with remote=False."
+            "its Hub id, or read it here, with backend='nnsight'."
         ) from error
 
 

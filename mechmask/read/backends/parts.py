@@ -9,8 +9,11 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 
+from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import AuxiliaryTrainingWrapper
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mechmask.models.packing import Batch
@@ -36,10 +39,39 @@ class Parts:
 def at_nodes(value: Tensor, batch: Batch) -> Float[Tensor, "node last"]:
     """A hooked value at the nodes of a batch: some layers see rows and positions as one axis, or heads as two."""
     rows, columns = batch.rows.to(value.device), batch.columns.to(value.device)
-    return value.reshape(*batch.input_ids.shape, -1)[rows, columns]
+    return value.reshape(*batch.input_ids.shape, -1)[rows, columns]  # how many axes there are is what differs
+
+
+def by_head(heads: Float[Tensor, "block node width"], n_heads: int) -> Float[Tensor, "block node head head_width"]:
+    """What enters an attention's output projection, head by head."""
+    return rearrange(heads, "block node (head head_width) -> block node head head_width", head=n_heads)
 
 
 def sharing_clone(module: PreTrainedModel) -> PreTrainedModel:
     """The same module tree anew, in evaluation mode, over the very same parameters and buffers."""
     shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
     return copy.deepcopy(module, shared).eval()
+
+
+def what_a_clone_sees(module: nn.Module) -> tuple[object, ...]:
+    """Which tensors a module computes with, which of its adapters are on and how much, and which hooks are on it.
+
+    While this stays the same, a clone that shares its tensors computes what the module computes. A clone holds the
+    tensors and hooks that it was made with, so no other one can have the identity of one.
+    """
+    tensors = [(name, id(tensor)) for name, tensor in (*module.named_parameters(), *module.named_buffers())]
+    modules = list(module.named_modules())
+    adapters = [
+        (
+            *(name, child.disable_adapters, tuple(child.active_adapters), tuple(child.merged_adapters)),
+            tuple(getattr(child, "scaling", {}).items()),
+        )
+        for name, child in modules
+        if isinstance(child, BaseTunerLayer | AuxiliaryTrainingWrapper)
+    ]
+    hooks = [
+        (name, *map(id, hooked))
+        for name, child in modules
+        if (hooked := [*child._forward_pre_hooks.values(), *child._forward_hooks.values()])
+    ]
+    return (*tensors, *adapters, *hooks)

@@ -8,7 +8,8 @@ TransformerLens splits fused projections into copies.
 
 Making a bridge takes up to a second, so the last ones of a module are kept for as long as it has the same parameters,
 the same adapters switched on at the same scale, and the same forward hooks: weights that change in place are seen
-through them. Copies are not, so the parts of a module with fused projections get a new one each time.
+through them. Copies are not, so the parts of a module with fused projections get a new one each time. A bridge whose
+pass was cut short, by Ctrl-C for instance, is not used again: hooks may have stayed on it.
 """
 
 from __future__ import annotations
@@ -31,57 +32,65 @@ from transformers.utils import logging as transformers_logging
 
 from mechmask.models.model import Model
 from mechmask.models.packing import Batch
-from mechmask.read.backends.parts import Parts, at_nodes, sharing_clone
+from mechmask.read.backends.parts import Parts, at_nodes, by_head, sharing_clone, what_a_clone_sees
 
 _FUSED = ("c_attn", "query_key_value", "qkv_proj", "gate_up_proj")
 
 Maker = Callable[[Model], TransformerBridge]
 
 # By module, what each maker made last and what that one sees.
-_kept: WeakKeyDictionary[nn.Module, dict[Maker, tuple[tuple[object, ...], TransformerBridge]]] = WeakKeyDictionary()
+_last: WeakKeyDictionary[nn.Module, dict[Maker, tuple[tuple[object, ...], TransformerBridge]]] = WeakKeyDictionary()
 
 
 class BridgeBackend:
-    """The residual stream by TransformerLens hooks: what the model computes with at each call."""
+    """The residual stream by TransformerLens hooks: what the model computes with at each call, applied changes too.
+
+    Args:
+        model: the model whose module is read; a change that is applied to it later is seen.
+    """
 
     name = "transformer_lens"
 
     def __init__(self, model: Model) -> None:
-        self._model = model
+        self.model = model
 
     def residuals(self, batch: Batch) -> Float[Tensor, "layer node width"]:
         """The residual stream at every node of a batch, layers 0 to L, in the dtype of the model."""
-        bridge = _kept_bridge(self._model, between_blocks)
+        bridge = _last_bridge(self.model, between_blocks)
         return torch.stack(self._watch(bridge, batch, ["blocks.0.hook_in", *self._each("hook_out")]))
 
     def parts(self, batch: Batch) -> Parts:
         """What embedding, attentions and MLPs add to the residual stream at every node of a batch, and the heads."""
-        n = self._model.n_layers
         names = [*self._each("hook_attn_out"), *self._each("hook_mlp_out"), *self._each("attn.hook_z")]
-        fused = any(name.rpartition(".")[2] in _FUSED for name, _ in self._model.module.named_modules())
-        bridge = inside_blocks(self._model) if fused else _kept_bridge(self._model, inside_blocks)
+        fused = any(name.rpartition(".")[2] in _FUSED for name, _ in self.model.module.named_modules())
+        bridge = inside_blocks(self.model) if fused else _last_bridge(self.model, inside_blocks)
         embedding, *added = self._watch(bridge, batch, ["blocks.0.hook_in", *names])
+        n = self.model.n_layers
         attention, mlp, heads = (torch.stack(added[start : start + n]) for start in (0, n, 2 * n))
-        return Parts(embedding, attention, mlp, heads.unflatten(-1, (self._model.anatomy.n_heads, -1)))
+        return Parts(embedding, attention, mlp, by_head(heads, self.model.anatomy.n_heads))
 
     def _each(self, name: str) -> list[str]:
-        return [f"blocks.{i}.{name}" for i in range(self._model.n_layers)]
+        return [f"blocks.{i}.{name}" for i in range(self.model.n_layers)]
 
     def _watch(self, bridge: TransformerBridge, batch: Batch, names: list[str]) -> list[Tensor]:
         """What passes the hooks of these names, at the nodes of a batch."""
-        kept: dict[str, Tensor] = {}
+        passed: dict[str, Tensor] = {}
 
-        def keep(name: str) -> Callable[[Tensor, Any], None]:
+        def watch(name: str) -> Callable[[Tensor, Any], None]:
             def hooked(value: Tensor, hook: Any) -> None:  # noqa: ARG001
-                kept[name] = at_nodes(value, batch)
+                passed[name] = at_nodes(value, batch)
 
             return hooked
 
-        last = f"blocks.{self._model.n_layers - 1}.hook_out"
-        hooks = [*((name, keep(name)) for name in names), (last, _stop)]
-        with bridge.hooks(fwd_hooks=hooks), suppress(_Stop):
-            bridge(**_bridge_inputs(batch, self._model), return_type=None, prepend_bos=False)
-        return [kept[name].to(kept[names[-1]].device) for name in names]
+        last = f"blocks.{self.model.n_layers - 1}.hook_out"
+        hooks = [*((name, watch(name)) for name in names), (last, _stop)]
+        try:
+            with bridge.hooks(fwd_hooks=hooks), suppress(_Stop):
+                bridge(**_bridge_inputs(batch, self.model), return_type=None, prepend_bos=False)
+        except BaseException:
+            _last.pop(self.model.module, None)
+            raise
+        return [passed[name].to(passed[names[-1]].device) for name in names]
 
 
 class _Stop(Exception):  # noqa: N818
@@ -102,42 +111,19 @@ def _merge_fused_adapters(clone: nn.Module) -> None:
     for name, layer in list(clone.named_modules()):
         parent, _, last = name.rpartition(".")
         if last in _FUSED and isinstance(layer, BaseTunerLayer):
-            own = copy.deepcopy(layer)
-            if not own.disable_adapters:
-                own.merge()
-            setattr(clone.get_submodule(parent), last, own.get_base_layer())
+            merged = copy.deepcopy(layer)
+            if not merged.disable_adapters:
+                merged.merge()
+            setattr(clone.get_submodule(parent), last, merged.get_base_layer())
 
 
-def _kept_bridge(model: Model, make: Maker) -> TransformerBridge:
+def _last_bridge(model: Model, make: Maker) -> TransformerBridge:
     """The bridge that was made last over this module, if it still sees what the module computes with."""
     module = model.module
-    kept, seen = _kept.setdefault(module, {}), _what_a_bridge_sees(module)
-    if make not in kept or kept[make][0] != seen:
-        kept[make] = seen, make(model)
-    return kept[make][1]
-
-
-def _what_a_bridge_sees(module: nn.Module) -> tuple[object, ...]:
-    """Which tensors a module computes with, which of its adapters are on and how much, and which hooks are on it.
-
-    A kept bridge holds the tensors and hooks that it was made with, so no other one can have the identity of one.
-    """
-    tensors = [(name, id(tensor)) for name, tensor in (*module.named_parameters(), *module.named_buffers())]
-    modules = list(module.named_modules())
-    adapters = [
-        (
-            *(name, child.disable_adapters, tuple(child.active_adapters), tuple(child.merged_adapters)),
-            tuple(getattr(child, "scaling", {}).items()),
-        )
-        for name, child in modules
-        if isinstance(child, BaseTunerLayer)
-    ]
-    hooks = [
-        (name, *map(id, hooked))
-        for name, child in modules
-        if (hooked := [*child._forward_pre_hooks.values(), *child._forward_hooks.values()])
-    ]
-    return (*tensors, *adapters, *hooks)
+    made, seen = _last.setdefault(module, {}), what_a_clone_sees(module)
+    if make not in made or made[make][0] != seen:
+        made[make] = seen, make(model)
+    return made[make][1]
 
 
 def between_blocks(model: Model) -> TransformerBridge:

@@ -1,20 +1,27 @@
-"""Every reading proves itself: one route is read again by the model's own plain forward pass, and has to agree.
+"""Every reading proves itself: some of what it read is read again by the model's own forward pass, and has to agree.
 
-The plain pass shares nothing with the reading: no packing, no mask, no chunked vocabulary, no hook, no lens.
+Checked are, of every shape of batch, the longest contest, the shortest and one drawn at random. The plain pass shares
+nothing with the reading: no packing, no mask, no chunked vocabulary, no hook, no lens. Rows of several lengths go
+through it together, padded on the right: in a causal model nothing reaches a token from behind it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
-from jaxtyping import Float
+import xxhash
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechmask.errors import ReadingError
 from mechmask.models.model import Model
 from mechmask.models.routes import Contest
+from mechmask.read.scoring.contests import ContestSet
+from mechmask.read.scoring.forward import beyond_threshold, n_tokens, rope_threshold
 from mechmask.read.scoring.table import RouteTable
 
 # Nats a token. Sound readings of twelve tiny architectures and of SmolLM2-135M stay below 1e-4 in float32 and 0.04 in
@@ -23,101 +30,185 @@ from mechmask.read.scoring.table import RouteTable
 TOLERANCE_NATS = {torch.float64: 5e-4, torch.float32: 5e-4, torch.float16: 0.05, torch.bfloat16: 0.25}
 
 
-def require_identity(model: Model, contests: Sequence[Contest | None], table: RouteTable) -> float:
-    """Refuse a reading that differs from the model's own output at the last layer; return the error in nats a token.
+@dataclass(frozen=True)
+class _Probe:
+    """A number of a reading that is read again.
+
+    Attributes:
+        contest: what was read.
+        route: which of its routes.
+        tokens: the route's tokens up to the last one that counts.
+        n: how many of them count.
+        value: what the reading says, in nats.
+    """
+
+    contest: Contest
+    route: str
+    tokens: tuple[int, ...]
+    n: int
+    value: float
+
+    @property
+    def row(self) -> tuple[int, ...]:
+        """What the model has to be given."""
+        return self.contest.prompt + self.tokens[:-1]
+
+
+def require_identity(model: Model, *tables: RouteTable) -> list[float]:
+    """Refuse readings that differ from the model's own output at the last layer.
 
     Args:
         model: what was read.
-        contests: the contests that were read, numbered as in ``table``.
-        table: the reading.
+        tables: readings of it; their probes share one plain pass.
+
+    Returns:
+        The largest error of each, in nats a token.
 
     Raises:
         ReadingError: if the error passes the tolerance for the model's dtype, or any number read is NaN.
     """
-    at_output = table.logprob if table.logprob.ndim == 2 else table.logprob[..., -1]
-    unread = [i for i, row in enumerate(at_output) if not (row == row).all()]
-    if unread:
-        raise _not_a_number(model, contests, unread)
-    contest, route, index = _probe(contests, table)
-    cell = table.cell(index, route)
-    first, n = int(table.first_token[cell]), int(table.n_tokens[cell])
-    own = _plain_logprob(model, contest.prompt, contest.routes[route], first, n)
-    error = abs(own - float(at_output[cell])) / n
-    if not error <= TOLERANCE_NATS[model.dtype]:
-        raise ReadingError(
-            f"The reading of fact {contest.fact_id!r} does not agree with the model's own output ({route}: "
-            f"{at_output[cell]:.4f} against "
-            f"{own:.4f} nats, {error:.2g} a token where {TOLERANCE_NATS[model.dtype]:g} is allowed), so no number "
-            "of it can be trusted. "
-            "Check that the model's family is built as mechmask.models.anatomy says."
-        )
-    return error
+    for table in tables:
+        _require_numbers(model, table.contests, np.asarray(np.isnan(table.at_output).any(axis=1)))
+    probes = [_probes(model, table) for table in tables]
+    rows = _plain_logits(model, [probe for some in probes for probe in some])
+    return [max(_error(model, probe, rows) for probe in some) for some in probes]
 
 
-def require_margin(model: Model, contests: Sequence[Contest | None], margins: np.ndarray) -> float:
-    """Refuse margins at the output that differ from the model's own logits; return the error in nats.
+def require_margin(
+    model: Model, contests: ContestSet, margins: Float[np.ndarray, " contest"], masked: Bool[np.ndarray, " contest"]
+) -> float:
+    """Refuse margins at the output that differ from the model's own logits; return the largest error in nats.
 
     Args:
         model: what was read.
         contests: the contests that were read.
-        margins: logit of new less logit of old where they diverge, in nats ``[contest]``.
+        margins: logit of new less logit of old where they diverge, in nats.
+        masked: whether a contest was read in a batch with a mask of its own.
 
     Raises:
         ReadingError: if the error passes the tolerance for the model's dtype, or any margin is NaN.
     """
-    unread = [i for i, contest in enumerate(contests) if contest is not None and np.isnan(margins[i])]
-    if unread:
-        raise _not_a_number(model, contests, unread)
-    length, index = max((len(contest.prompt), i) for i, contest in enumerate(contests) if contest is not None)
-    contest = contests[index]
-    if contest is None or not length:
-        raise ReadingError("Nothing was read. Give facts whose prompts have tokens.")
-    old, new = (contest.routes[route] for route in ("old", "new"))
-    n = contest.n_common
-    logits = _plain_logits(model, contest.prompt + old[:n], 1)[0]
-    own = (logits[new[n]] - logits[old[n]]).item()
-    error = abs(own - float(margins[index]))
-    if not error <= 2 * TOLERANCE_NATS[model.dtype]:
-        raise ReadingError(
-            f"The margin of fact {contest.fact_id!r} does not agree with the model's own output ({margins[index]:.4f} "
-            f"against {own:.4f} nats), so no number of it can be trusted. Check that the model's family is built "
-            "as mechmask.models.anatomy says."
-        )
+    _require_numbers(model, contests, np.isnan(margins))
+    chosen = list(dict.fromkeys(number for number, _ in _chosen(model, contests, masked)))
+    probes = [
+        _Probe(contest, "new", contest.routes["new"][: contest.n_common + 1], 1, float(margins[number]))
+        for number in chosen
+        for contest in [contests[number]]
+    ]
+    rows = _plain_logits(model, probes)
+    errors = []
+    for probe in probes:
+        old, new = (probe.contest.routes[route][probe.contest.n_common] for route in ("old", "new"))
+        logits = rows[probe.row][-1]
+        plain = float(logits[new] - logits[old])
+        errors.append(abs(plain - probe.value))
+        if not errors[-1] <= 2 * TOLERANCE_NATS[model.dtype]:
+            raise _disagreement(model, f"The margin of fact {probe.contest.fact_id!r}", "", probe.value, plain)
+    return max(errors)
+
+
+def _error(model: Model, probe: _Probe, rows: dict[tuple[int, ...], Tensor]) -> float:
+    """The error of a log-probability in nats a token."""
+    logprobs = rows[probe.row][-probe.n :].log_softmax(-1)
+    tokens = torch.tensor(probe.tokens[-probe.n :], device=logprobs.device)
+    plain = float(logprobs.gather(1, tokens[:, None]).sum())
+    error = abs(plain - probe.value) / probe.n
+    if not error <= TOLERANCE_NATS[model.dtype]:
+        what = f"The reading of fact {probe.contest.fact_id!r}"
+        raise _disagreement(model, what, f"{probe.route}: ", probe.value, plain, f", {error:.2g} a token")
     return error
 
 
-def _not_a_number(model: Model, contests: Sequence[Contest | None], unread: Sequence[int]) -> ReadingError:
-    """Names the first fact that is NaN by itself: a NaN reaches every fact that shares its row."""
-    found = [contest for i in unread if (contest := contests[i]) is not None]
-    source = found[0]
-    for contest in found:
-        alone = [_plain_logprob(model, contest.prompt, ids, 0, len(ids)) for ids in contest.routes.values()]
-        if np.isnan(alone).any():
-            source = contest
-            break
+def _disagreement(model: Model, what: str, which: str, value: float, plain: float, by: str = "") -> ReadingError:
+    allowed = f"{by} where {TOLERANCE_NATS[model.dtype]:g} is allowed" if by else ""
     return ReadingError(
+        f"{what} does not agree with the model's own output ({which}{value:.4f} against {plain:.4f} nats{allowed}), so "
+        f"no number of it can be trusted. {cause_of(model)}"
+    )
+
+
+def cause_of(model: Model) -> str:
+    """Why a reading may differ from the model's own output, and what to do about it."""
+    return "Check that the model's family is built as mechmask.models.anatomy says."
+
+
+def _require_numbers(model: Model, contests: ContestSet, unread: Bool[np.ndarray, " contest"]) -> None:
+    """Refuse NaN by the first fact that is NaN by itself: a NaN reaches every fact that shares its row."""
+    suspects = [contests[int(number)] for number in np.flatnonzero(unread)]
+    if not suspects:
+        return
+    source = next((contest for contest in suspects if _is_nan_alone(model, contest)), suspects[0])
+    raise ReadingError(
         f"The model's log-probabilities of fact {source.fact_id!r} are NaN. Check its weights, or its dtype, before it "
         "is read."
     )
 
 
-def _probe(contests: Sequence[Contest | None], table: RouteTable) -> tuple[Contest, str, int]:
-    """The last route of the longest contest: the row in which a wrong mask or position would show most."""
-    length, index = max((len(contest.prompt), i) for i, contest in enumerate(contests) if contest is not None)
-    contest = contests[index]
-    if contest is None or not length:
-        raise ReadingError("Nothing was read. Give facts whose prompts have tokens.")
-    return contest, [route for route in contest.routes if table.n_tokens[table.cell(index, route)]][-1], index
+def _is_nan_alone(model: Model, contest: Contest) -> bool:
+    probes = [_Probe(contest, route, ids, len(ids), 0.0) for route, ids in contest.routes.items()]
+    rows = _plain_logits(model, probes)
+    return any(bool(rows[probe.row][-probe.n :].isnan().any()) for probe in probes)
 
 
-def _plain_logprob(model: Model, prompt: tuple[int, ...], value: tuple[int, ...], first: int, n: int) -> float:
-    logits = _plain_logits(model, prompt + value[: first + n - 1], n)
-    tokens = torch.tensor(value[first : first + n], device=logits.device)
-    return logits.log_softmax(-1).gather(1, tokens[:, None]).sum().item()
+def _probes(model: Model, table: RouteTable) -> list[_Probe]:
+    probes = []
+    for number, generator in _chosen(model, table.contests, table.masked):
+        contest = table.contests[number]
+        routes = [route for route in contest.routes if table.n_tokens[table.cell(number, route)]]
+        # the last one of a packed contest has the most beside it that it must not see
+        route = routes[-1] if generator is None else str(generator.choice(routes))
+        cell = table.cell(number, route)
+        n, first = int(table.n_tokens[cell]), int(table.first_token[cell])
+        probes.append(_Probe(contest, route, contest.routes[route][: first + n], n, float(table.at_output[cell])))
+    return probes
 
 
-def _plain_logits(model: Model, ids: tuple[int, ...], n: int) -> Float[Tensor, "token vocabulary"]:
-    """What the model's own forward pass says after each of the last ``n`` tokens."""
+def _chosen(
+    model: Model, contests: ContestSet, masked: Bool[np.ndarray, " contest"]
+) -> list[tuple[int, np.random.Generator | None]]:
+    """The longest contest of each shape of batch, the shortest, and a random one beside the generator that drew it."""
+    beyond = beyond_threshold(model, contests)
+    shapes = sorted({(bool(a), bool(b)) for a, b in zip(masked, beyond, strict=True)})
+    generator = _generator(contests)
+    chosen: list[tuple[int, np.random.Generator | None]] = []
+    for shape in shapes:
+        members = [i for i in range(len(contests)) if (bool(masked[i]), bool(beyond[i])) == shape]
+        lengths = [n_tokens(contests[i]) for i in members]
+        longest, shortest = members[int(np.argmax(lengths))], members[int(np.argmin(lengths))]
+        chosen += [(number, None) for number in dict.fromkeys((longest, shortest))]
+        chosen.append((int(generator.choice(members)), generator))
+    return chosen
+
+
+def _generator(contests: ContestSet) -> np.random.Generator:
+    """A generator that the tokens of the contests seed: a reading made twice is checked at the same places."""
+    tokens = [token for c in contests for ids in (c.prompt, *c.routes.values()) for token in ids]
+    return np.random.default_rng(xxhash.xxh3_64_intdigest(np.array(tokens, dtype="<i8").tobytes()))
+
+
+def _plain_logits(model: Model, probes: Iterable[_Probe]) -> dict[tuple[int, ...], Float[Tensor, "token vocabulary"]]:
+    """What the model's own forward pass says at the end of each probe's row, by the row, as far back as is asked."""
+    needed: dict[tuple[int, ...], int] = {}
+    for probe in probes:
+        needed[probe.row] = max(probe.n, needed.get(probe.row, 0))
+    passes: list[Sequence[tuple[int, ...]]] = [sorted(needed, key=len)]
+    if rope_threshold(model) is not None:  # what such a model computes depends on the length of the whole pass
+        passes = [list(rows) for _, rows in groupby(passes[0], key=len)]
+    logits: dict[tuple[int, ...], Tensor] = {}
     with model.inference():
-        tokens = torch.tensor([ids], device=model.device)
-        return model.module(input_ids=tokens, use_cache=False, logits_to_keep=n).logits[0].float()
+        for rows in passes:
+            logits |= _one_pass(model, rows, needed)
+    return logits
+
+
+def _one_pass(
+    model: Model, rows: Sequence[tuple[int, ...]], needed: dict[tuple[int, ...], int]
+) -> dict[tuple[int, ...], Tensor]:
+    length = max(map(len, rows))
+    asked = {row: range(len(row) - needed[row], len(row)) for row in rows}
+    places = sorted({place for span in asked.values() for place in span})
+    ids = torch.tensor([[*row, *[0] * (length - len(row))] for row in rows], device=model.device)
+    output = model.module(
+        input_ids=ids, use_cache=False, logits_to_keep=torch.tensor(places, device=model.device)
+    ).logits.float()
+    return {row: output[i, [places.index(place) for place in asked[row]]] for i, row in enumerate(rows)}

@@ -1,50 +1,177 @@
-"""One reading over the prompt, or over the prompt and its paraphrases along a dimension ``phrasing``."""
+"""The contests of a reading: every fact under its prompt, or under each of its phrasings, numbered along one axis.
+
+A reading fills arrays ``[contest, ...]`` batch by batch; the set folds that axis into ``[fact, ...]`` or ``[fact,
+phrasing, ...]``. A fact that lacks a phrasing has no contest there: what is folded is missing in that place.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
 
+import numpy as np
+import pandas as pd
+import torch
 import xarray as xr
+from jaxtyping import Int
+from torch import Tensor
 
 from mechmask.errors import ReadingError
 from mechmask.facts.fact import Fact
 from mechmask.facts.fact_set import FactSet
+from mechmask.facts.load import as_fact_set
 from mechmask.models.model import Model
+from mechmask.models.packing import ROW_TOKENS, Batch, batches
 from mechmask.models.routes import Contest, encode_contests
+from mechmask.read.scoring.forward import may_pack
+from mechmask.read.scoring.labels import fact_coordinates, require_choice
+
+Facts: TypeAlias = FactSet | Sequence[Fact | Mapping[str, Any]] | pd.DataFrame | str | Path
+Phrasings = Literal["prompt", "all"]
+
+_MISSING = {"f": np.nan, "i": -1, "b": False, "U": ""}  # by the kind of an array's type
 
 
-def over_phrasings(
-    model: Model,
-    facts: FactSet | Sequence[Fact],
-    phrasings: str,
-    read: Callable[[list[Fact], list[Contest | None]], xr.Dataset],
-) -> xr.Dataset:
-    """``read`` applied once to the contests of the prompt, or to those of every phrasing.
+@dataclass(frozen=True)
+class ContestSet:
+    """The contests that there are, in the order in which a reading numbers them.
+
+    Attributes:
+        facts: the facts.
+        contests: their contests, phrasing by phrasing, each in the order of the facts.
+        places: the fact and the phrasing of each contest, by number.
+        n_phrasings: length of the dimension ``phrasing``; ``None`` where only prompts are read and there is none.
+    """
+
+    facts: FactSet
+    contests: tuple[Contest, ...]
+    places: tuple[tuple[int, int], ...]
+    n_phrasings: int | None
+
+    @classmethod
+    def of(cls, model: Model, facts: Facts, phrasings: Phrasings = "prompt") -> ContestSet:
+        """The contests of some facts.
+
+        Args:
+            model: whose tokenizer makes them.
+            facts: facts in any form that ``as_fact_set`` takes.
+            phrasings: ``prompt``, or ``all`` for the prompt and its paraphrases.
+
+        Raises:
+            FactError: listing every problem of the facts.
+            RouteError: if a value cannot be told from the prompt or from its rival; all facts in one message.
+            ReadingError: if ``phrasings`` is not known or there is no fact.
+        """
+        require_choice("phrasings", phrasings, get_args(Phrasings))
+        checked = facts_of(facts)
+        n = max(len(fact.phrasings) for fact in checked) if phrasings == "all" else None
+        encoded = [
+            (contest, (fact, phrasing))
+            for phrasing in range(n or 1)
+            for fact, contest in enumerate(encode_contests(model.tokenizer, checked, phrasing))
+            if contest is not None
+        ]
+        contests, places = zip(*encoded, strict=True)
+        return cls(checked, contests, places, n)
+
+    def __len__(self) -> int:
+        return len(self.contests)
+
+    def __iter__(self) -> Iterator[Contest]:
+        return iter(self.contests)
+
+    def __getitem__(self, number: int) -> Contest:
+        return self.contests[number]
+
+    def part(self, facts: Sequence[int]) -> ContestSet:
+        """The contests of some of the facts, by number, in the order given."""
+        new_number = {fact: number for number, fact in enumerate(facts)}
+        chosen = [
+            (contest, (new_number[fact], phrasing))
+            for contest, (fact, phrasing) in zip(self.contests, self.places, strict=True)
+            if fact in new_number
+        ]
+        contests, places = zip(*sorted(chosen, key=lambda entry: entry[1][::-1]), strict=True)
+        return ContestSet(FactSet([self.facts[fact] for fact in facts]), contests, places, self.n_phrasings)
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """The dimensions that the contests fold into."""
+        return ("fact",) if self.n_phrasings is None else ("fact", "phrasing")
+
+    @property
+    def coordinates(self) -> dict[str, Any]:
+        """Coordinates of those dimensions."""
+        numbers = {} if self.n_phrasings is None else {"phrasing": list(range(self.n_phrasings))}
+        return {**fact_coordinates(self.facts), **numbers}
+
+    def batches(self, model: Model, score: str, batch_size: int, *, apart: bool = False) -> Iterator[Batch]:
+        """The contests in batches, packed where the model allows it.
+
+        Args:
+            model: what will run them.
+            score: what is asked of each contest.
+            batch_size: contests in one forward pass; affects memory only.
+            apart: whether each contest has a row of its own.
+        """
+        pack = apart or self._packs(model)
+        row_tokens = 0 if apart else ROW_TOKENS
+        yield from batches(self.contests, score=score, batch_size=batch_size, pack=pack, row_tokens=row_tokens)
+
+    def rivals(self, batch: Batch) -> Int[Tensor, "contest 2"]:
+        """The tokens of old and new at which each contest of a batch diverges, in the order of ``batch.divergence``."""
+        contests = [self.contests[number] for number in batch.divergence]
+        return torch.tensor([[c.routes[route][c.n_common] for route in ("old", "new")] for c in contests])
+
+    def fold(self, values: np.ndarray) -> np.ndarray:
+        """``[contest, ...]`` as ``[fact, ...]`` or ``[fact, phrasing, ...]``.
+
+        Where a fact has no such phrasing: NaN among numbers, -1 among integers, ``False``, or empty text.
+        """
+        shape = (len(self.facts), self.n_phrasings or 1, *values.shape[1:])
+        folded = np.full(shape, _MISSING[values.dtype.kind], values.dtype)
+        folded[self._numbers] = values
+        return folded[:, 0] if self.n_phrasings is None else folded
+
+    def dataset(self, variables: Mapping[str, tuple[Any, ...]], **coordinates: Any) -> xr.Dataset:
+        """Arrays by contest as a dataset by fact.
+
+        Args:
+            variables: by name, the dimensions behind ``contest``, an array ``[contest, ...]`` and, where it has some,
+                its attributes.
+            coordinates: of the dimensions behind ``contest``.
+        """
+        folded = {
+            name: ((*self.dims, *dims), self.fold(values), *attrs) for name, (dims, values, *attrs) in variables.items()
+        }
+        return xr.Dataset(folded, {**self.coordinates, **coordinates})
+
+    @cached_property
+    def _numbers(self) -> tuple[np.ndarray, np.ndarray]:
+        facts, phrasings = np.array(self.places).T
+        return facts, phrasings
+
+    def _packs(self, model: Model) -> bool:
+        return may_pack(model, self.contests)
+
+
+def facts_of(facts: Facts, *, distractors: bool = True) -> FactSet:
+    """Facts in any form as a fact set.
 
     Args:
-        model: whose tokenizer makes the contests.
-        facts: the facts.
-        phrasings: ``prompt`` or ``all``.
-        read: takes contests and the fact of each, ``None`` where that fact has no such phrasing, and answers along
-            ``fact``.
+        facts: facts in any form that ``as_fact_set`` takes.
+        distractors: whether their distractors are read too.
 
     Raises:
-        ReadingError: if ``phrasings`` is not known or there is no fact.
+        FactError: listing every problem of the facts.
+        ReadingError: if there is no fact.
     """
-    if phrasings not in ("prompt", "all"):
-        raise ReadingError(f"phrasings={phrasings!r} is not known. Give 'prompt' or 'all'.")
-    if not len(facts):
+    if isinstance(facts, Sequence | pd.DataFrame) and not len(facts):
         raise ReadingError("There is no fact to read. Give at least one.")
-    if phrasings == "prompt":
-        return read(list(facts), encode_contests(model.tokenizer, facts))
-    numbers = range(max(len(fact.phrasings) for fact in facts))
-    contests = [contest for number in numbers for contest in encode_contests(model.tokenizer, facts, number)]
-    reading = read(list(facts) * len(numbers), contests)
-    n = len(facts)
-    joined = xr.concat(
-        [reading.isel(fact=slice(number * n, (number + 1) * n)) for number in numbers],
-        xr.DataArray(list(numbers), dims="phrasing", name="phrasing"),
-        combine_attrs="override",
-    )
-    leading = [dim for dim in ("fact", "phrasing", "route", "layer") if dim in joined.dims]
-    return joined.transpose(*leading, ...)
+    checked = as_fact_set(facts)
+    if distractors:
+        return checked
+    return FactSet([fact.model_copy(update={"distractors": ()}) for fact in checked])

@@ -1,38 +1,50 @@
-"""What every reading says of itself: which weights, how read, by which versions."""
+"""What every reading says of itself: which model, how it was read, by which versions; and the labels of its axes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 import xarray as xr
+from transformers import PreTrainedTokenizerBase
 
-from mechmask.errors import ReadingError
+from mechmask.errors import ReadingError, known_names
 from mechmask.facts.fact import Fact
 from mechmask.measure.reading import SCHEMA_VERSION
 from mechmask.models.model import Model
+from mechmask.models.states import Variant, unchanged
 
-SCORES = ("sequence", "mean", "divergence")
+Score = Literal["sequence", "mean", "divergence"]
+SCORES: tuple[Score, ...] = get_args(Score)
 
 _PACKAGES = ("mechmask", "torch", "transformers", "transformer-lens", "peft")
 
 
-def provenance(model: Model, **how: str | float) -> dict[str, str | float]:
-    """Attributes of a reading: model, fingerprint of the weights, ``how`` it was made, package versions."""
+def provenance(now: Model, state: Model | Variant | None = None, **how: str | float) -> dict[str, str | float]:
+    """Attributes of a reading.
+
+    Args:
+        now: what was computed with, changes included: its name and fingerprint.
+        state: what the caller asked to be read; a state adds ``base_model``, the name of the model under its changes.
+        how: how the reading was made.
+    """
+    under = {"base_model": unchanged(state).name} if isinstance(state, Variant) else {}
     versions = {f"version_{name.replace('-', '_')}": version(name) for name in _PACKAGES}
-    threads = torch.get_num_threads()
     return {
         "schema_version": SCHEMA_VERSION,
-        "model": model.name,
-        "fingerprint": model.fingerprint,
+        "model": now.name,
+        "fingerprint": now.fingerprint,
+        **under,
         **how,
         **versions,
-        "threads": threads,
+        "threads": torch.get_num_threads(),
     }
 
 
-def fact_coordinates(facts: list[Fact]) -> dict[str, tuple[str, list[str]] | list[str]]:
+def fact_coordinates(facts: Sequence[Fact]) -> dict[str, Any]:
     """Coordinates of the ``fact`` dimension: label, subject, role, relation, magnitude."""
     fields = {
         name: ("fact", [getattr(fact, name) for fact in facts]) for name in ("subject", "role", "relation", "magnitude")
@@ -40,18 +52,56 @@ def fact_coordinates(facts: list[Fact]) -> dict[str, tuple[str, list[str]] | lis
     return {"fact": [fact.id for fact in facts], **fields}
 
 
-def route_names(facts: list[Fact]) -> list[str]:
+def layer_coordinates(n_layers: int) -> dict[str, Any]:
+    """Coordinates of the ``layer`` dimension, 0 (embedding) to L (what the final norm reads): ``depth`` = layer / L.
+
+    Args:
+        n_layers: L, the number of blocks.
+    """
+    layers = np.arange(n_layers + 1)
+    return {"layer": layers, "depth": ("layer", layers / n_layers)}
+
+
+def route_names(facts: Sequence[Fact]) -> list[str]:
     """``old``, ``new`` and as many distractors as the fact with most of them has."""
     return ["old", "new", *(f"distractor_{i}" for i in range(max(len(fact.distractors) for fact in facts)))]
 
 
-def value_coordinate(facts: list[Fact], routes: list[str]) -> xr.DataArray:
+def value_coordinate(facts: Sequence[Fact], routes: list[str]) -> xr.DataArray:
     """The value of every route as text ``[fact, route]``; empty where a fact has no such route."""
     values = np.array([[fact.values.get(route, "") for route in routes] for fact in facts], dtype=object)
     return xr.DataArray(values.astype(str), dims=("fact", "route"))
 
 
+def token_texts(tokenizer: PreTrainedTokenizerBase, tokens: Iterable[int]) -> str:
+    """Tokens as text, ``|`` between two."""
+    return "|".join(map(storable, tokenizer.batch_decode([[token] for token in tokens])))
+
+
+def storable(text: str) -> str:
+    """Text as it can be written to any file: a backslash and its code for NUL and for lone surrogates."""
+    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def require_choice(what: str, choice: str, choices: Sequence[str]) -> None:
+    """Refuse a choice that there is not.
+
+    Args:
+        what: the name of the option, such as ``score``.
+        choice: what was given.
+        choices: what can be given.
+
+    Raises:
+        ReadingError: naming the nearest choice, if one is near, and all of them.
+    """
+    if choice not in choices:
+        raise ReadingError(f"{what}={choice!r} is not known. {known_names(str(choice), choices)}")
+
+
 def require_score(score: str) -> None:
-    """Refuse a score that is not defined."""
-    if score not in SCORES:
-        raise ReadingError(f"{score!r} is no score. Give one of {', '.join(SCORES)}.")
+    """Refuse a score that is not defined.
+
+    Raises:
+        ReadingError: naming those that are.
+    """
+    require_choice("score", score, SCORES)

@@ -1,19 +1,20 @@
-"""Sums of token log-probabilities by fact and route, filled batch by batch; a layer axis may come along.
+"""Sums of token log-probabilities by contest and route, filled batch by batch; a layer axis may come along.
 
-What ``read_logits`` and ``read_depth`` have in common once a batch has been scored.
+What ``read_logits``, ``read_depth`` and ``patch_residual`` have in common once a batch has been scored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
 
 import numpy as np
 import xarray as xr
+from einops import rearrange
 from transformers import PreTrainedTokenizerBase
 
-from mechmask.facts.fact import Fact
 from mechmask.models.packing import Batch
-from mechmask.read.scoring.labels import fact_coordinates, route_names, value_coordinate
+from mechmask.read.scoring.contests import ContestSet
+from mechmask.read.scoring.labels import route_names, token_texts, value_coordinate
 
 
 class RouteTable:
@@ -21,51 +22,66 @@ class RouteTable:
 
     Args:
         tokenizer: spells the tokens that were read.
-        facts: the facts, in the order in which contests are numbered.
-        n_layers: entries of the layer axis; none where only the output is read.
+        contests: what is read.
+        n_layers: L, where every layer is read; ``None`` where only the output is.
+
+    Attributes:
+        logprob: sums over the tokens read, in nats ``[contest, route]`` or ``[contest, route, layer]``.
+        n_tokens: how many they are ``[contest, route]``.
+        first_token: which of the value's tokens was the first of them ``[contest, route]``.
+        masked: whether a contest was read in a batch with a mask of its own ``[contest]``.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, facts: Sequence[Fact], n_layers: int | None = None) -> None:
-        self.facts = list(facts)
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, contests: ContestSet, n_layers: int | None = None) -> None:
+        self.contests = contests
+        self.routes = route_names(contests.facts)
         self._tokenizer = tokenizer
-        self._tokens: dict[tuple[int, int], list[int]] = {}
-        self.routes = route_names(self.facts)
-        shape = (len(self.facts), len(self.routes))
+        self._tokens: dict[tuple[int, int], list[int]] = defaultdict(list)
         self._column = {route: i for i, route in enumerate(self.routes)}
-        self.logprob = np.zeros(shape if n_layers is None else (*shape, n_layers))
+        shape = (len(contests), len(self.routes))
+        self.logprob = np.zeros(shape if n_layers is None else (*shape, n_layers + 1))
         self.n_tokens = np.zeros(shape, dtype=int)
         self.first_token = np.zeros(shape, dtype=int)
+        self.masked = np.zeros(len(contests), dtype=bool)
 
     def add(self, batch: Batch, logprob: np.ndarray) -> None:
         """Add what was read: ``[query]``, or ``[layer, query]``."""
-        for query, value in zip(batch.queries, np.moveaxis(logprob, -1, 0), strict=True):
+        for query, value in zip(batch.queries, rearrange(logprob, "... query -> query ..."), strict=True):
             cell = self.cell(query.contest, query.route)
             if not self.n_tokens[cell]:
                 self.first_token[cell] = query.index
             self.n_tokens[cell] += 1
-            self._tokens.setdefault(cell, []).append(query.token)
+            self._tokens[cell].append(query.token)
             self.logprob[cell] += value
+            self.masked[query.contest] = batch.attention_mask is not None
 
     def cell(self, contest: int, route: str) -> tuple[int, int]:
         """Row and column of a route."""
         return contest, self._column[route]
 
-    def dataset(self, score: str) -> xr.Dataset:
-        """``logprob[fact, route]`` or ``[fact, route, layer]``, NaN where nothing was read."""
-        count = self.n_tokens.reshape(self.n_tokens.shape + (1,) * (self.logprob.ndim - 2))
-        values = np.where(count > 0, self.logprob / np.where((count > 0) & (score == "mean"), count, 1), np.nan)
-        dims = ("fact", "route", "layer")[: values.ndim]
-        coordinates = {
-            **fact_coordinates(self.facts),
-            "route": self.routes,
-            "value": value_coordinate(self.facts, self.routes),
-            "token": (("fact", "route"), self._token_texts()),
-        }
-        return xr.Dataset({"logprob": (dims, values, {"units": "nats"})}, coordinates)
+    @property
+    def at_output(self) -> np.ndarray:
+        """``logprob`` at the model's output ``[contest, route]``."""
+        return self.logprob if self.logprob.ndim == 2 else self.logprob[..., -1]
 
-    def _token_texts(self) -> np.ndarray:
-        """The tokens that the score reads, ``|`` between two; empty where nothing was read."""
+    def dataset(self, score: str) -> xr.Dataset:
+        """``logprob[fact, route]``, with ``phrasing`` and ``layer`` where they are read; NaN where nothing was."""
+        axes = "contest route -> contest route 1" if self.logprob.ndim == 3 else "contest route -> contest route"
+        count = rearrange(self.n_tokens, axes)
+        values = np.where(count > 0, self.logprob / np.where((count > 0) & (score == "mean"), count, 1), np.nan)
+        dims = ("route", "layer")[: values.ndim - 1]
+        reading = self.contests.dataset({"logprob": (dims, values, {"units": "nats"})}, route=self.routes)
+        return reading.assign_coords(
+            value=value_coordinate(self.contests.facts, self.routes), token=self._token_texts()
+        )
+
+    def _token_texts(self) -> xr.DataArray:
+        """The tokens that the score reads; empty where nothing was read, by phrasing where phrasings differ in them."""
         texts = np.full(self.n_tokens.shape, "", dtype=object)
-        for cell, ids in self._tokens.items():
-            texts[cell] = "|".join(self._tokenizer.batch_decode([[token] for token in ids]))
-        return texts.astype(str)
+        for cell, tokens in self._tokens.items():
+            texts[cell] = token_texts(self._tokenizer, tokens)
+        folded = xr.DataArray(self.contests.fold(texts.astype(str)), dims=(*self.contests.dims, "route"))
+        if "phrasing" not in folded.dims:
+            return folded
+        prompt = folded.isel(phrasing=0)
+        return prompt if bool((folded == prompt).all()) else folded

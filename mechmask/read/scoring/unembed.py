@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from einops import einsum, rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mechmask.models.anatomy import Anatomy
+from mechmask.models.packing import Batch
 
 # Residuals and tokens whose logits are made together, 4 MiB in float32: on two cores a fifth faster than 512 x 8192.
 _ROWS = 1024
@@ -53,6 +55,28 @@ def score_tokens(
     return TokenScores(logits - normaliser[nodes], torch.cat([part.best for part in parts]))
 
 
+def score_layers(
+    anatomy: Anatomy, normed: Float[Tensor, "layer node width"], batch: Batch
+) -> Float[Tensor, "layer query"]:
+    """Log-probabilities of the tokens that a batch asks for, at every layer; all go through the unembedding together.
+
+    Args:
+        anatomy: whose unembedding and softcap are used.
+        normed: what the unembedding reads at the nodes of the batch.
+        batch: says which token is read at which node.
+    """
+    n_layers, n_nodes, _ = normed.shape
+    nodes, tokens = batch.asked(normed.device)
+    offsets = torch.arange(n_layers, device=normed.device) * n_nodes
+    scores = score_tokens(
+        anatomy,
+        rearrange(normed, "layer node width -> (layer node) width"),
+        rearrange(offsets[:, None] + nodes, "layer query -> (layer query)"),
+        repeat(tokens, "query -> (layer query)", layer=n_layers),
+    )
+    return rearrange(scores.logprob, "(layer query) -> layer query", layer=n_layers)
+
+
 def entropy(anatomy: Anatomy, normed: Float[Tensor, "node width"]) -> Float[Tensor, " node"]:
     """Entropy of the next-token distribution at each residual, in nats."""
     values = []
@@ -66,14 +90,14 @@ def lead(
     anatomy: Anatomy, normed: Float[Tensor, "query width"], tokens: Int[Tensor, " query"]
 ) -> Float[Tensor, " query"]:
     """By how many nats each token leads the best other one of the vocabulary; negative where it does not."""
-    own = torch.full((len(tokens),), -torch.inf, device=normed.device)
-    rival = own.clone()
+    logits = torch.full((len(tokens),), -torch.inf, device=normed.device)
+    rival = logits.clone()
     for start, chunk in _logit_chunks(anatomy, normed):
         inside = ((tokens >= start) & (tokens < start + chunk.shape[1])).nonzero()[:, 0]
-        own[inside] = chunk[inside, tokens[inside] - start]
+        logits[inside] = chunk[inside, tokens[inside] - start]
         chunk[inside, tokens[inside] - start] = -torch.inf
         rival = torch.maximum(rival, chunk.max(1).values)
-    return own - rival
+    return logits - rival
 
 
 def token_logits(
@@ -88,10 +112,12 @@ def token_logits(
     """
     head = anatomy.unembedding
     if type(head) is not nn.Linear:  # an adapter on the unembedding: only the module knows how it computes
-        chosen = tokens.expand(len(normed), *tokens.shape)
-        return _capped(head(normed).float().gather(2, chosen), anatomy.softcap)
-    logits = torch.einsum("lnw,ntw->lnt", normed.float(), head.weight[tokens].float())
-    return _capped(logits if head.bias is None else logits + head.bias[tokens].float(), anatomy.softcap)
+        chosen = repeat(tokens, "node token -> layer node token", layer=len(normed))
+        return capped(head(normed).float().gather(2, chosen), anatomy.softcap)
+    logits = einsum(
+        normed.float(), head.weight[tokens].float(), "layer node width, node token width -> layer node token"
+    )
+    return capped(logits if head.bias is None else logits + head.bias[tokens].float(), anatomy.softcap)
 
 
 @dataclass(frozen=True)
@@ -124,14 +150,15 @@ def _logit_chunks(anatomy: Anatomy, rows: Tensor) -> Iterator[tuple[int, Tensor]
     """Chunks of float32 logits with the id of their first token, the final softcap applied."""
     head, cap = anatomy.unembedding, anatomy.softcap
     if type(head) is not nn.Linear:  # an adapter on the unembedding: only the module knows how it computes
-        yield 0, _capped(head(rows).float(), cap)
+        yield 0, capped(head(rows).float(), cap)
         return
     rows = rows.float()
     for start in range(0, head.weight.shape[0], _VOCABULARY):
         stop = start + _VOCABULARY
         bias = None if head.bias is None else head.bias[start:stop].float()
-        yield start, _capped(nn.functional.linear(rows, head.weight[start:stop].float(), bias), cap)
+        yield start, capped(nn.functional.linear(rows, head.weight[start:stop].float(), bias), cap)
 
 
-def _capped(logits: Tensor, cap: float | None) -> Tensor:
+def capped(logits: Float[Tensor, "*shape"], cap: float | None) -> Float[Tensor, "*shape"]:
+    """Logits after a final softcap, ``cap * tanh(logits / cap)`` (Gemma 2); as they are where there is none."""
     return logits if cap is None else cap * torch.tanh(logits / cap)
