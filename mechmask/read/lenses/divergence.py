@@ -2,16 +2,19 @@
 
 For KL(p || q) with p the model's output and q the lens's, the gradient by the lens's logits is ``q - p``; pulled back
 through the unembedding W it is ``qW - pW``. ``pW`` and the entropy of p are the same for every layer, so they are
-computed once for a step and a layer costs two products with W and one softmax. A final softcap c bends the logits z:
-there the gradient is ``(q - p) (1 - z^2 / c^2) W``.
+computed once a step, and a layer costs two products with W and one softmax. A final softcap c bends the logits z:
+there the gradient is ``(q - p) (1 - z^2 / c^2) W``. Also here: the unembedding itself, and its hash in tuned-lens.
 """
 
 from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from hashlib import sha256
 
+import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
@@ -24,13 +27,13 @@ _LOGITS = 2**26  # float32 logits held together: 256 MiB, 1365 tokens of a vocab
 
 @dataclass(frozen=True)
 class Target:
-    """The model's output at some nodes, as far as a divergence from it needs it.
+    """The model's output p at some nodes, as far as a divergence from it needs it.
 
     Attributes:
-        unembedding: the unembedding vector that is expected under it, ``pW``.
-        bias: the unembedding's bias that is expected under it.
-        entropy: its entropy in nats.
-        probabilities: the whole of it, only where a softcap bends the logits.
+        unembedding: the mean unembedding vector under p, ``pW``.
+        bias: the mean bias of the unembedding under p, in logits.
+        entropy: the entropy of p in nats.
+        probabilities: p itself, only where a softcap bends the logits.
     """
 
     unembedding: Float[Tensor, "node width"]
@@ -41,6 +44,9 @@ class Target:
 
 class Readout:
     """Final norm and unembedding of a model in float32; they share the model's weights where those are float32.
+
+    Args:
+        anatomy: of the model.
 
     Raises:
         ReadingError: if the unembedding is not a linear map.
@@ -80,13 +86,13 @@ class Readout:
             else:
                 expected = (logits * target.probabilities[part]).sum(-1)
             top = logits.amax(-1)
-            normaliser = logits.sub_(top[:, None]).exp_().sum(-1).log_() + top
+            normaliser = logits.sub_(rearrange(top, "node -> node 1")).exp_().sum(-1).log_() + top
             values.append(normaliser - expected - target.entropy[part])
         return torch.cat(values)
 
     @torch.no_grad()
     def gradient(self, normed: Float[Tensor, "node width"], target: Target) -> Float[Tensor, "node width"]:
-        """Gradient of the mean KL over nodes by what the unembedding reads."""
+        """Gradient of the KL, averaged over nodes, with respect to what the unembedding reads."""
         parts = []
         for start, rows in self._blocks(normed.detach()):
             part = slice(start, start + len(rows))
@@ -100,7 +106,7 @@ class Readout:
 
     @torch.no_grad()
     def logits(self, normed: Float[Tensor, "node width"]) -> Float[Tensor, "node vocabulary"]:
-        """Logits after the final norm, the softcap applied."""
+        """Logits of what has passed the final norm, the softcap applied."""
         return self._logits(normed).clone()
 
     @property
@@ -136,7 +142,7 @@ class Readout:
         return logits
 
     def _buffer(self, which: int, rows: Tensor) -> Tensor:
-        """A buffer that is used over and over: allocating a vocabulary anew for each layer costs as much as a pass."""
+        """A reused buffer: to allocate logits over the vocabulary anew for each layer costs as much as a pass."""
         if self._buffers is None or len(self._buffers[0]) < len(rows):
             shape = (len(rows), len(self.weight))
             self._buffers = (self.weight.new_empty(shape), self.weight.new_empty(shape))
@@ -144,7 +150,7 @@ class Readout:
 
 
 def plain_unembedding(anatomy: Anatomy) -> nn.Linear:
-    """The unembedding, an adapter that is switched off taken away.
+    """The unembedding, without an adapter that is switched off.
 
     Raises:
         ReadingError: if it is no linear map, or an adapter on it is applied.
@@ -153,12 +159,23 @@ def plain_unembedding(anatomy: Anatomy) -> nn.Linear:
     if isinstance(head, BaseTunerLayer):
         if not head.disable_adapters:
             raise ReadingError(
-                "An adapter is applied to the unembedding, so a lens would not be of one linear map. Fit the lens on "
+                "An adapter is applied to the unembedding, so no lens can decode by one linear map. Use the lens of "
                 "the model without the adapter."
             )
         head = head.get_base_layer()
     if not isinstance(head, nn.Linear):
         raise ReadingError(
-            f"The unembedding is a {type(head).__name__}; a lens can be fitted where it is a Linear. Use lens='logit'."
+            f"The unembedding is a {type(head).__name__}, and a lens can be fitted only where it is a Linear. Read "
+            "with the logit lens instead."
         )
     return head
+
+
+def unembedding_hash(weight: Float[Tensor, "vocabulary width"]) -> str:
+    """The hash by which tuned-lens identifies an unembedding, whatever the user's print options.
+
+    It is SHA-256 of the matrix as numpy prints it, to one decimal: of a large one that is its corners only. It tells
+    models apart, not their fine-tuned versions; the fingerprint in a lens's details does that.
+    """
+    with np.printoptions(edgeitems=3, threshold=1000, linewidth=75, suppress=False, floatmode="maxprec"):
+        return sha256(np.array_str(weight.detach().cpu().float().numpy(), precision=1).encode()).hexdigest()

@@ -7,8 +7,8 @@ leaves 18, so a few dozen steps of Adam suffice. All layers take a step on the s
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,30 +19,26 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mechmask.errors import ReadingError
-from mechmask.measure.reading import SCHEMA_VERSION
-from mechmask.measure.statistics import Interval, mean_interval
+from mechmask.measure.statistics import Interval
 from mechmask.models.corpora import Corpus, n_sample_batches, sampled_corpus, text_corpus
 from mechmask.models.model import Model
-from mechmask.progress import progress_bar
+from mechmask.models.states import Variant, active
+from mechmask.progress import Tick, progress_bar
 from mechmask.read.backends import backend_of
-from mechmask.read.lenses.affine import AffineLens, RidgeLens, linear_of
-from mechmask.read.lenses.config import LensConfig, lens_config, require_kind
-from mechmask.read.lenses.divergence import Readout, Target, plain_unembedding
-from mechmask.read.lenses.hash import unembedding_hash
-from mechmask.read.lenses.ridge import Moments
-from mechmask.read.lenses.stream import Stream
-from mechmask.read.lenses.tune import Tuning, carried
+from mechmask.read.lenses.affine import AffineLens, Moments, RidgeLens, linear_of, translators_of
+from mechmask.read.lenses.config import LensConfig, LensKind, lens_config, require_kind
+from mechmask.read.lenses.divergence import Readout, Target, plain_unembedding, unembedding_hash
+from mechmask.read.lenses.residuals import HeldOut, Stream, quality_report
 
 _HELD_OUT = 10  # every tenth sequence is held out; a third of those decides when to stop, the rest is reported
 _CHECK_EVERY = 10  # steps
-_LEVEL = 0.95
 
 
 def fit_lens(
-    model: Model,
+    model: Model | Variant,
     corpus: str | Path | Sequence[str] | None = None,
     *,
-    kind: str = "tuned",
+    kind: LensKind = "tuned",
     seed: int = 0,
     n_tokens: int = 16384,
     steps: int = 50,
@@ -51,19 +47,19 @@ def fit_lens(
     patience: int = 2,
     progress: bool = True,
 ) -> AffineLens:
-    """A lens fitted on the model as it is now.
+    """A lens fitted on a model as it is now, or on a state.
 
     Args:
-        model: the model; an applied change counts.
+        model: the model or state; a change that is applied counts.
         corpus: a UTF-8 text file, a list of texts, or ``None``: text that the model samples from itself.
         kind: ``tuned`` (Belrose et al. 2023), a ``tuned_lens.nn.lenses.TunedLens``, or ``ridge``, the closed form that
             it starts from.
-        seed: of sampled text, the held-out part and the order of tokens.
+        seed: draws the sampled text, the held-out part and the order of tokens.
         n_tokens: tokens of text, a tenth of them held out.
-        steps: of Adam, for each layer.
+        steps: steps of Adam for each layer.
         tokens_per_step: tokens that a step sees.
         lr: learning rate at the first step; it falls linearly to zero.
-        patience: checks, ten steps apart, without a lower held-out KL after which a layer stops.
+        patience: a layer stops after this many checks, ten steps apart, without a lower held-out KL.
         progress: whether bars are shown.
 
     Returns:
@@ -79,36 +75,29 @@ def fit_lens(
         seed=seed, n_tokens=n_tokens, steps=steps, tokens_per_step=tokens_per_step, lr=lr, patience=patience
     )
     require_kind(kind)
-    fit = Fit(model, corpus, config, progress=progress)
-    ridge = fit.ridge()
-    if kind == "ridge":
-        lens: AffineLens = RidgeLens(ridge, fit.unembed_hash, fit.details(kind))
-        lens.report = fit.report({kind: ridge, "logit": None}).assign_attrs(lens.provenance)
-        return lens
-    from mechmask.read.lenses.tuned import FittedTunedLens
+    with active(model) as changed:
+        fit = Fit(changed, corpus, config, progress=progress)
+        ridge = fit.ridge()
+        if kind == "ridge":
+            lens: AffineLens = RidgeLens(ridge, fit.unembed_hash, fit.details(kind))
+            judged: dict[str, nn.ModuleList | None] = {"ridge": ridge, "logit": None}
+        else:
+            from mechmask.read.lenses.tuned import FittedTunedLens
 
-    tuned = fit.tuned(ridge)
-    lens = FittedTunedLens(model, tuned, fit.details(kind))
-    lens.report = fit.report({kind: tuned, "ridge": ridge, "logit": None}).assign_attrs(lens.provenance)
+            tuned = fit.tuned(ridge)
+            lens = FittedTunedLens(changed, tuned, fit.details(kind))
+            judged = {"tuned": tuned, "ridge": ridge, "logit": None}
+        lens.report = fit.report(judged).assign_attrs(lens.provenance)
     return lens
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """Residuals of held-out tokens, the model's output there, and how many tokens of each sequence there are."""
-
-    residuals: Float[Tensor, "layer node width"]
-    target: Target
-    lengths: tuple[int, ...]
-
-
 class Fit:
-    """Text, residuals and target that the lenses of one model are fitted and judged by.
+    """The text, residuals and target that the lenses of one model are fitted and judged by.
 
     Args:
         model: the model.
         corpus: as in ``fit_lens``.
-        config: how.
+        config: how they are fitted.
         layers: which layers are tuned and judged; all by default.
         progress: whether bars are shown.
 
@@ -135,16 +124,17 @@ class Fit:
         train, stop, judge = self._split()
         self._backend = backend_of("transformer_lens", model)
         self.train = Stream(self._backend, train)
-        self._stop, self.judge = self.held_out(stop), self.held_out(judge)
+        self.stop, self.judge = self.held_out(stop), self.held_out(judge)
 
     def ridge(self) -> nn.ModuleList:
         """The corrections in closed form, layers 0..L-1."""
         moments = Moments()
-        with self.model.evaluation(), torch.no_grad(), self._bar("ridge", self.train.n_batches) as tick:
+        n_ticks = self.train.n_batches + self.model.n_layers
+        with self.model.evaluation(), torch.no_grad(), self._bar("ridge lens", n_ticks) as tick:
             for residuals in self.train.once():
                 moments.add(residuals)
                 tick(f"{moments.n} tokens")
-        return moments.corrections(self.readout.weight.device)
+            return moments.corrections(self.readout.weight.device, tick)
 
     def tuned(self, start: nn.ModuleList) -> nn.ModuleList:
         """The corrections that KL divergence asks for, from ``start`` on; each layer's are those of its best check.
@@ -153,58 +143,45 @@ class Fit:
             ReadingError: if a KL is not finite.
         """
         steps = self.config.steps
-        tuned = {layer: Tuning(layer, linear_of(start, layer), self.config) for layer in self.layers}
+        tunings = {layer: Tuning(layer, linear_of(start, layer), self.config) for layer in self.layers}
         stream = self.train.shuffled(self.config.tokens_per_step, self._generator)
         with self.model.evaluation(), self._bar("tuned lens", steps) as tick:
-            self._check(list(tuned.values()), 0)
+            self._check(list(tunings.values()), 0)
             for step in range(1, steps + 1):
-                running = [tuning for tuning in tuned.values() if not tuning.stopped]
+                running = [tuning for tuning in tunings.values() if not tuning.stopped]
                 self._step(running, stream)
                 if step % _CHECK_EVERY == 0 or step == steps:
                     self._check(running, step)
-                tick(f"KL {np.mean([tuning.best_kl for tuning in tuned.values()]):.3f} nats")
-        return nn.ModuleList(tuned[i].best if i in tuned else linear_of(start, i) for i in range(len(start)))
+                stopped_early = step < steps and all(tuning.stopped for tuning in running)
+                status = f"KL {np.mean([tuning.best_kl for tuning in tunings.values()]):.3f} nats"
+                tick(status + (f", stopped early at step {step}: no layer improved" if stopped_early else ""))
+                if stopped_early:
+                    break
+        return nn.ModuleList(tunings[i].best if i in tunings else linear_of(start, i) for i in range(len(start)))
 
     def held_out(self, corpus: Corpus) -> HeldOut:
-        """Residuals and target of a text."""
-        with self.model.evaluation(), torch.no_grad():
-            residuals = torch.cat(list(Stream(self._backend, corpus).once()), dim=1)
-            return HeldOut(residuals, self.readout.target(residuals[-1]), corpus.lengths)
+        """Residuals and target of a text that lenses are judged by."""
+        stream = Stream(self._backend, corpus)
+        with self.model.evaluation(), torch.no_grad(), self._bar("held out", stream.n_batches) as tick:
+            return HeldOut.of(stream, corpus.lengths, self.readout, tick)
 
-    def kl(self, translators: nn.ModuleList | None, held_out: HeldOut) -> list[Interval]:
+    def kl(self, translators: nn.ModuleList | None, held_out: HeldOut, tick: Tick | None = None) -> list[Interval]:
         """KL at each of ``layers`` in nats over held-out sequences; ``None`` is the logit lens."""
-        found = []
+        intervals = []
         for layer in self.layers:
-            x = held_out.residuals[layer]
-            each = self.readout.kl(
-                x if translators is None else carried(linear_of(translators, layer), x), held_out.target
-            )
-            found.append(mean_interval([rows.mean().item() for rows in each.double().split(held_out.lengths)], _LEVEL))
-        return found
+            intervals.append(held_out.kl(self.readout, translators, layer))
+            if tick is not None:
+                tick(f"layer {layer}")
+        return intervals
 
     def report(self, judged: Mapping[str, nn.ModuleList | None]) -> xr.Dataset:
-        """``kl[lens, layer]`` in nats with its interval, of lenses by name, layers as judged and L."""
-        with self._bar("report", len(judged)) as tick:
-            rows = []
-            for name, translators in judged.items():
-                rows.append([*self.kl(translators, self.judge), Interval(0.0, 0.0, 0.0, len(self.judge.lengths))])
-                tick(name)
-        layers = np.array([*self.layers, self.model.n_layers])
-        nats = {
-            name: (("lens", "layer"), np.maximum(0.0, [[getattr(i, field) for i in row] for row in rows]))
-            for name, field in (("kl", "estimate"), ("kl_low", "low"), ("kl_high", "high"))
-        }
-        report = xr.Dataset(
-            nats, {"lens": list(judged), "layer": layers, "depth": ("layer", layers / self.model.n_layers)}
-        )
-        for name in nats:
-            report[name].attrs["units"] = "nats"
-        n_tokens = sum(self.judge.lengths)
-        return report.assign_attrs(
-            schema_version=SCHEMA_VERSION, n_tokens=n_tokens, n_sequences=len(self.judge.lengths), level=_LEVEL
-        )
+        """``kl[lens, layer]`` in nats with its interval, of lenses by name, at the judged layers and L."""
+        with self._bar("report", len(judged) * len(self.layers)) as tick:
+            intervals = {name: self.kl(translators, self.judge, tick) for name, translators in judged.items()}
+        report = quality_report(intervals, self.layers, self.model.n_layers)
+        return report.assign_attrs(n_tokens=sum(self.judge.lengths), n_sequences=len(self.judge.lengths))
 
-    def details(self, kind: str) -> dict[str, object]:
+    def details(self, kind: LensKind) -> dict[str, object]:
         """What a lens remembers of its fit, as JSON values."""
         return {
             "kind": kind,
@@ -226,20 +203,22 @@ class Fit:
     def _split(self) -> tuple[Corpus, Corpus, Corpus]:
         """What is trained on, what decides when to stop, what is reported."""
         order = torch.randperm(len(self.corpus.sequences), generator=self._generator).tolist()
-        n_held = max(2, len(order) // _HELD_OUT)
-        n_stop = max(1, n_held // 3)
-        held, train = order[:n_held], self.corpus.part(order[n_held:])
+        n_held_out = max(2, len(order) // _HELD_OUT)
+        n_stop = max(1, n_held_out // 3)
+        held_out, train = order[:n_held_out], self.corpus.part(order[n_held_out:])
         n, needed = sum(train.lengths), self.config.tokens_per_step
         if n < needed:
             raise ReadingError(
-                f"The corpus leaves {n} tokens to fit a lens on, fewer than the {needed} of one step. Give more text, "
-                "or a smaller tokens_per_step."
+                f"The text leaves {n} tokens to fit a lens on, fewer than the {needed} of one step. "
+                + (
+                    f"Raise n_tokens, which is {self.config.n_tokens}, to {2 * needed}."
+                    if self.corpus.source == "model"
+                    else f"Give a longer text; n_tokens bounds how much of it is used, to {self.config.n_tokens} now."
+                )
             )
-        return train, self.corpus.part(held[:n_stop]), self.corpus.part(held[n_stop:])
+        return train, self.corpus.part(held_out[:n_stop]), self.corpus.part(held_out[n_stop:])
 
     def _step(self, running: list[Tuning], stream: Iterator[Tensor]) -> None:
-        if not running:
-            return
         with torch.no_grad():
             residuals = next(stream)
         target = self.readout.target(residuals[-1])
@@ -248,10 +227,57 @@ class Fit:
 
     def _check(self, running: list[Tuning], step: int) -> None:
         for tuning in running:
-            tuned = carried(tuning.linear, self._stop.residuals[tuning.layer])
-            kl = self.readout.kl(tuned, self._stop.target).double().mean().item()
-            if kl != kl:
+            with torch.no_grad():
+                residual = self.stop.residuals[tuning.layer]
+                carried = residual + tuning.linear(residual)
+            kl = self.readout.kl(carried, self.stop.target).double().mean().item()
+            if not math.isfinite(kl):
                 raise ReadingError(
-                    f"The lens at layer {tuning.layer} gives NaN at step {step}. Lower lr, or check the weights."
+                    f"The KL divergence of the tuned lens at layer {tuning.layer} is {kl} at step {step}. Check the "
+                    "model's weights and the learning rate, or use the ridge lens instead."
                 )
             tuning.checked(kl)
+
+
+class Tuning:
+    """The correction of one layer while it is tuned: Adam down the KL to the model's output, the best check stays.
+
+    Args:
+        layer: which layer.
+        start: what it starts from; left as it is.
+        config: how it is tuned.
+    """
+
+    def __init__(self, layer: int, start: nn.Linear, config: LensConfig) -> None:
+        self.layer = layer
+        self.linear = _copied(start).requires_grad_(True)
+        self.best, self.best_kl, self.stopped = start, math.inf, False
+        self._misses, self._patience = 0, config.patience
+        self._optimizer = torch.optim.Adam(self.linear.parameters(), lr=config.lr)
+        self._schedule = torch.optim.lr_scheduler.LinearLR(
+            self._optimizer, start_factor=1.0, end_factor=1 / config.steps, total_iters=max(1, config.steps - 1)
+        )
+
+    def step(self, readout: Readout, residual: Float[Tensor, "node width"], target: Target) -> None:
+        """One step down the KL on these tokens."""
+        normed = readout.norm(residual + self.linear(residual))
+        self._optimizer.zero_grad()
+        gradients = torch.autograd.grad(
+            normed, list(self.linear.parameters()), grad_outputs=readout.gradient(normed, target)
+        )
+        for parameter, gradient in zip(self.linear.parameters(), gradients, strict=True):
+            parameter.grad = gradient
+        self._optimizer.step()
+        self._schedule.step()
+
+    def checked(self, kl: float) -> None:
+        """Take note of a held-out KL, in nats: keep the best correction, stop when patience is at its end."""
+        if kl < self.best_kl:
+            self.best, self.best_kl, self._misses = _copied(self.linear), kl, 0
+        else:
+            self._misses += 1
+            self.stopped = self._misses >= self._patience
+
+
+def _copied(linear: nn.Linear) -> nn.Linear:
+    return linear_of(translators_of([linear.weight], [linear.bias], linear.weight.device), 0)

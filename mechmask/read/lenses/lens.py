@@ -1,25 +1,29 @@
 """Lenses: from the residual at a layer to the one that the final norm would read.
 
 A lens has a name and ``transport(residual, layer)``. The logit lens (nostalgebraist 2020) is the identity: what would
-the model say if it stopped here? The ridge lens is the affine map that predicts the last residual best in squares, the
-tuned lens (Belrose et al. 2023) the one whose output is nearest to the model's. A new lens is one file and one line in
-``LENSES``.
+the model say if it stopped here? The ridge lens is the affine map that predicts the last residual with the least
+squared error, the tuned lens (Belrose et al. 2023) the one whose output is nearest to the model's. A new lens is one
+file and one line in ``LENSES``.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, TypeGuard, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
 from mechmask.errors import ReadingError
 from mechmask.models.model import Model
+from mechmask.models.states import Variant, active
+from mechmask.read.lenses.config import LensKind
 
 if TYPE_CHECKING:
     from tuned_lens.nn.lenses import TunedLens
+
+LensName: TypeAlias = Literal["logit", "ridge", "tuned"]
 
 
 @runtime_checkable
@@ -30,9 +34,12 @@ class Lens(Protocol):
     of layers and the width that it was made for.
     """
 
-    name: str
+    @property
+    def name(self) -> str:
+        """A label for provenance."""
+        ...
 
-    def transport(self, residual: Float[Tensor, "node width"], layer: int) -> Float[Tensor, "node width"]:
+    def transport(self, residual: Float[Tensor, "*node width"], layer: int) -> Float[Tensor, "*node width"]:
         """The residual at ``layer`` (0..L), carried to layer L."""
         ...
 
@@ -42,16 +49,16 @@ class LogitLens:
 
     name = "logit"
 
-    def transport(self, residual: Float[Tensor, "node width"], layer: int) -> Float[Tensor, "node width"]:  # noqa: ARG002
+    def transport(self, residual: Float[Tensor, "*node width"], layer: int) -> Float[Tensor, "*node width"]:  # noqa: ARG002
         """The residual as it is."""
         return residual
 
 
-def lens_of(lens: str | Lens | TunedLens, model: Model) -> Lens:
-    """The lens itself, or the one of that name for a model.
+def lens_of(lens: LensName | str | Lens | TunedLens, model: Model | Variant) -> Lens:
+    """The lens itself, or the one of that name for a model or state.
 
-    A fitted lens asked by name is that of the weights under an adapter, so that one lens reads before and after; it is
-    fitted when it is first asked for, then kept in the cache.
+    A fitted lens asked for by name is that of the weights under an adapter, so that one lens reads before and after; it
+    is fitted when it is first asked for, then kept in the cache.
 
     Raises:
         ReadingError: if no lens has that name, the object is no lens, or it was made for a model of another shape.
@@ -59,21 +66,22 @@ def lens_of(lens: str | Lens | TunedLens, model: Model) -> Lens:
     if isinstance(lens, str):
         if lens not in LENSES:
             raise ReadingError(
-                f"There is no lens {lens!r}. There are {', '.join(LENSES)}; any object with a name and "
-                "transport(residual, layer) will do."
+                f"There is no lens {lens!r}. There are {', '.join(LENSES)}; in Python, load_lens loads a saved one, "
+                "and any object with a name and transport(residual, layer) will do."
             )
         return LENSES[lens](model)
-    chosen = _adopted(lens, model) if not isinstance(lens, Lens) and _is_tuned_lens(lens) else lens
+    with active(model) as changed:
+        chosen = _adopted(lens, changed) if not isinstance(lens, Lens) and _is_tuned_lens(lens) else lens
+        shape, needed = getattr(chosen, "shape", None), (changed.n_layers, changed.width)
     if not isinstance(chosen, Lens):
         raise ReadingError(
             f"A {type(lens).__name__} is no lens. Give one of {', '.join(LENSES)}, a TunedLens, or an object with a "
             "name and transport(residual, layer)."
         )
-    shape, needed = getattr(chosen, "shape", None), (model.n_layers, model.width)
     if shape is not None and shape != needed:
         raise ReadingError(
             f"This lens is for {shape[0]} layers of width {shape[1]}; {model.name} has {needed[0]} of width "
-            f"{needed[1]}. Fit one on this model."
+            f"{needed[1]}. Give a lens that was fitted on this model."
         )
     return chosen
 
@@ -86,11 +94,10 @@ def lens_provenance(lens: Lens, model: Model) -> dict[str, str | int]:
     about = {"lens": lens.name, **getattr(lens, "provenance", {})}
     fitted_with = getattr(lens, "unembed_hash", None)
     if fitted_with is not None:
-        from mechmask.read.lenses.divergence import plain_unembedding
-        from mechmask.read.lenses.hash import unembedding_hash
+        from mechmask.read.lenses.divergence import plain_unembedding, unembedding_hash
 
-        own = unembedding_hash(plain_unembedding(model.anatomy).weight)
-        about["lens_unembedding_matches"] = int(fitted_with == own)
+        of_the_model = unembedding_hash(plain_unembedding(model.anatomy).weight)
+        about["lens_unembedding_matches"] = int(fitted_with == of_the_model)
     return about
 
 
@@ -106,16 +113,16 @@ def _adopted(lens: TunedLens, model: Model) -> Lens:
     return AdoptedTunedLens(lens, model)
 
 
-def _cached(kind: str) -> Callable[[Model], Lens]:
-    def make(model: Model) -> Lens:
-        from mechmask.read.lenses.cached import cached_lens
+def _cached(kind: LensKind) -> Callable[[Model | Variant], Lens]:
+    def make(model: Model | Variant) -> Lens:
+        from mechmask.read.lenses.load import cached_lens
 
         return cached_lens(model, kind)
 
     return make
 
 
-LENSES: dict[str, Callable[[Model], Lens]] = {
+LENSES: dict[str, Callable[[Model | Variant], Lens]] = {
     "logit": lambda _: LogitLens(),
     "ridge": _cached("ridge"),
     "tuned": _cached("tuned"),

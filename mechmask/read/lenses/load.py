@@ -1,69 +1,162 @@
-"""``load_lens``: a lens from files in the format of tuned-lens, of which ``params.pt`` is read without unpickling.
+"""Lenses that exist already: from a directory, from the published ones, or from mechmask's cache.
 
-They may be mechmask's own, tuned-lens's or a published lens's: what mechmask writes beside them need not be there.
+``cached_lens`` fits a lens when it is first asked for; it stays under the fingerprint of the weights and the settings,
+never under a name, and is made again if its files turn out to be damaged.
 """
 
 from __future__ import annotations
 
 import json
-import pickle
+import shutil
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
-import torch
-import xarray as xr
-from torch import Tensor
+import xxhash
+from filelock import FileLock
 
-from mechmask.errors import ReadingError, one_message
-from mechmask.measure.reading import load_reading
-from mechmask.models.model import Model
+from mechmask.errors import DamageError, MechmaskError, ReadingError, one_message
+from mechmask.files import file_errors
+from mechmask.models.cache import cache_root, made_once
+from mechmask.models.model import Model, adapted_layers
+from mechmask.models.states import Variant, active
 from mechmask.read.lenses.affine import AffineLens, RidgeLens, translators_of
-from mechmask.read.lenses.config import require_tuned_lens
-from mechmask.read.lenses.divergence import plain_unembedding
-from mechmask.read.lenses.hash import unembedding_hash
+from mechmask.read.lenses.config import LensConfig, LensKind, require_kind, require_tuned_lens
+from mechmask.read.lenses.divergence import plain_unembedding, unembedding_hash
+from mechmask.read.lenses.files import StoredLens, read_lens, write_lens
+from mechmask.read.lenses.fit import fit_lens
 
 _SPACE = "AlignmentResearch/tuned-lens"  # where the published lenses are, each in lens/<name of its model>
+_SCHEMA = 2  # goes up when the same settings give another lens, or other files
+_OF_RIDGE = {"seed", "n_tokens"}
 
 
-def load_lens(source: str | Path, model: Model, *, allow_other_unembedding: bool = False) -> AffineLens:
+def load_lens(source: str | Path, model: Model | Variant, *, allow_other_unembedding: bool = False) -> AffineLens:
     """A lens from a directory, or a published one by the name of its model.
 
     Args:
         source: a directory that ``save`` or tuned-lens wrote, or a name such as ``gpt2`` under which the Space
             AlignmentResearch/tuned-lens holds a lens.
-        model: what it is to read.
+        model: the model or state that it is to read.
         allow_other_unembedding: whether a lens that was fitted with another unembedding is taken; readings then say
             ``lens_unembedding_matches`` 0.
 
     Raises:
-        ReadingError: if there is no such lens, its files are damaged, or it is not one of this model.
+        ReadingError: if there is no such lens, or it is not one of this model.
+        DamageError: if a file of it is not what was written.
+        FileError: if a file of it cannot be read.
     """
     directory = Path(source)
-    if not directory.is_dir():
+    with file_errors(directory, "read"):
+        there = directory.is_dir()
+    if not there:
         directory = _published(str(source))
-    config = _read_json(directory / "config.json")
-    about = _read_json(directory / "mechmask.json") if (directory / "mechmask.json").is_file() else {}
-    _require_fit(directory, config, model)
-    own, stored = unembedding_hash(plain_unembedding(model.anatomy).weight), str(config.get("unembed_hash") or "")
-    if stored != own and not allow_other_unembedding:
-        what = "was fitted with another unembedding" if stored else "does not say with which unembedding it was fitted"
-        raise ReadingError(
-            f"The lens in {directory} {what} than {model.name}'s. Give a lens of this model, or "
-            "allow_other_unembedding=True, which its readings will say."
-        )
-    weights, biases = _parameters(directory, model)
-    translators = translators_of(weights, biases, model.device)
-    details = about.get("details", {"model": str(config.get("base_model_name_or_path", ""))})
-    if about.get("kind") == "ridge":
-        lens: AffineLens = RidgeLens(translators, stored, details)
-        lens.unembedding_matches = stored == own
+    stored = read_lens(directory)
+    with active(model) as changed:
+        _require_fit(directory, stored, changed, allow_other_unembedding=allow_other_unembedding)
+        return _lens(stored, changed)
+
+
+def cached_lens(
+    model: Model | Variant, kind: LensKind = "tuned", config: LensConfig | None = None, *, progress: bool = True
+) -> AffineLens:
+    """The lens of the weights under a model's adapter, fitted on text that it samples from itself when first asked for.
+
+    An adapter that is applied is switched off meanwhile, so that one lens reads before and after. A change of the
+    weights themselves makes another model; to read that with the lens of the one before, pass the lens that this
+    returned.
+
+    Args:
+        model: the model or state.
+        kind: ``tuned`` or ``ridge``.
+        config: how it is fitted.
+        progress: whether bars are shown while it is.
+
+    Raises:
+        ReadingError: as ``fit_lens`` does.
+        FileError: if the cache cannot be written.
+    """
+    require_kind(kind)
+    config = config or LensConfig()
+    with active(model) as changed, _base_weights(changed):
+        name = f"lenses/{kind}-{_key(changed, kind, config)}"
+        try:
+            return _lens(_made(name, changed, kind, config, progress=progress), changed)
+        except DamageError:
+            _discard_damaged(cache_root() / name)
+            return _lens(_made(name, changed, kind, config, progress=progress), changed)
+
+
+def _made(name: str, model: Model, kind: LensKind, config: LensConfig, *, progress: bool) -> StoredLens:
+    """The lens of that name in the cache, put there first if need be."""
+    with made_once(name) as directory:
+        if directory is not None:
+            lens = fit_lens(model, kind=kind, progress=progress, **config.model_dump())
+            write_lens(lens.stored(), directory)
+    return read_lens(cache_root() / name, from_elsewhere=False)
+
+
+def _discard_damaged(directory: Path) -> None:
+    """Remove a damaged lens from the cache, unless another process has made it again meanwhile."""
+    with file_errors(directory, "replace"), FileLock(f"{directory}.lock"):
+        try:
+            read_lens(directory, from_elsewhere=False)
+        except MechmaskError:
+            shutil.rmtree(directory)
+
+
+def _key(model: Model, kind: LensKind, config: LensConfig) -> str:
+    settings = config.model_dump(mode="json", include=_OF_RIDGE if kind == "ridge" else None)
+    described = [_SCHEMA, kind, model.fingerprint, settings]
+    return xxhash.xxh3_128_hexdigest(json.dumps(described, sort_keys=True).encode())
+
+
+def _base_weights(model: Model) -> AbstractContextManager[None]:
+    """The weights under an adapter, or the model where it has none."""
+    return model.without_adapter() if adapted_layers(model.module) else nullcontext()
+
+
+def _lens(stored: StoredLens, model: Model) -> AffineLens:
+    """The lens that the files describe, over a model of its shape."""
+    layers = range(stored.n_layers)
+    translators = translators_of(
+        [stored.parameters[f"{layer}.weight"] for layer in layers],
+        [stored.parameters[f"{layer}.bias"] for layer in layers],
+        model.device,
+    )
+    if stored.kind == "ridge":
+        lens: AffineLens = RidgeLens(translators, stored.unembed_hash, stored.details)
+        lens.unembedding_matches = stored.unembed_hash == unembedding_hash(plain_unembedding(model.anatomy).weight)
     else:
         require_tuned_lens()
         from mechmask.read.lenses.tuned import FittedTunedLens
 
-        lens = FittedTunedLens(model, translators, details, stored)
-    lens.report = _report(directory)
+        lens = FittedTunedLens(model, translators, stored.details, stored.unembed_hash)
+    lens.report = stored.report
     return lens
+
+
+def _require_fit(directory: Path, stored: StoredLens, model: Model, *, allow_other_unembedding: bool) -> None:
+    shapes = {
+        "num_hidden_layers": (stored.n_layers, model.n_layers),
+        "d_model": (stored.width, model.width),
+    }
+    problems = [
+        f"The lens in {directory} has {name} {ours}, {model.name} has {needed}. Give a lens of this model."
+        for name, (ours, needed) in shapes.items()
+        if ours != needed
+    ]
+    if problems:
+        raise ReadingError(one_message("the lens", problems))
+    if allow_other_unembedding or stored.unembed_hash == unembedding_hash(plain_unembedding(model.anatomy).weight):
+        return
+    if not stored.unembed_hash:
+        cause = f"does not say with which unembedding it was fitted, so it may not be {model.name}'s"
+    else:
+        cause = f"was fitted with another unembedding than {model.name}'s"
+    raise ReadingError(
+        f"The lens in {directory} {cause}. Give a lens of this model; in Python, load_lens takes this one with "
+        "allow_other_unembedding=True, and its readings say so."
+    )
 
 
 def _published(name: str) -> Path:
@@ -71,76 +164,15 @@ def _published(name: str) -> Path:
 
     files = [f"lens/{name}/{file}" for file in ("config.json", "params.pt")]
     try:
-        root = snapshot_download(_SPACE, repo_type="space", allow_patterns=files)
-    except (OSError, ValueError) as error:
+        root = Path(snapshot_download(_SPACE, repo_type="space", allow_patterns=files))
+        there = all((root / file).is_file() for file in files)
+    except Exception as error:  # of the hub, of its HTTP client, of the file system
         raise ReadingError(
             f"{name!r} is no directory, and the published lenses in {_SPACE} cannot be reached "
             f"({type(error).__name__}). Give a directory that lens.save wrote."
         ) from error
-    if not all((Path(root) / file).is_file() for file in files):
+    if not there:
         raise ReadingError(
-            f"{name!r} is no directory, and {_SPACE} publishes no lens of that name. Fit one with mechmask.fit_lens."
+            f"{name!r} is no directory, and {_SPACE} publishes no lens of that name. Fit one with fit_lens."
         )
-    return Path(root) / "lens" / name
-
-
-def _require_fit(directory: Path, config: dict[str, Any], model: Model) -> None:
-    wanted = {"num_hidden_layers": model.n_layers, "d_model": model.width}
-    problems = [
-        f"The lens in {directory} has {name} {config.get(name)}, {model.name} has {value}. Give a lens of this model."
-        for name, value in wanted.items()
-        if config.get(name) != value
-    ]
-    lens_type = config.get("lens_type", "linear_tuned_lens")
-    if lens_type != "linear_tuned_lens":
-        problems.append(f"The lens in {directory} is a {lens_type}; mechmask reads linear_tuned_lens. Give such a one.")
-    if problems:
-        raise ReadingError(one_message("the lens", problems))
-
-
-def _parameters(directory: Path, model: Model) -> tuple[Tensor, Tensor]:
-    """Weights ``[layer, width, width]`` and biases ``[layer, width]``; zero where a lens has no bias."""
-    path = directory / "params.pt"
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise ReadingError(
-            f"{path} cannot be read as tensors ({type(error).__name__}); anything else in it is refused. Save the "
-            "lens again."
-        ) from error
-    width, layers = model.width, range(model.n_layers)
-    has_bias = isinstance(state, dict) and any(str(name).endswith(".bias") for name in state)
-    shapes = {f"{i}.weight": (width, width) for i in layers} | (
-        {f"{i}.bias": (width,) for i in layers} if has_bias else {}
-    )
-    found = {n: tuple(t.shape) for n, t in state.items() if isinstance(t, Tensor)} if isinstance(state, dict) else {}
-    if found != shapes:
-        odd = sorted(dict(set(found.items()) ^ set(shapes.items())))
-        raise ReadingError(
-            f"{path} does not hold the weights of {model.n_layers} layers of width {width}: {', '.join(odd[:3])} "
-            "differ. Save the lens again."
-        )
-    bad = next((name for name, tensor in state.items() if not torch.isfinite(tensor).all()), None)
-    if bad is not None:
-        raise ReadingError(f"{bad} in {path} is not finite. Fit the lens again.")
-    weights = torch.stack([state[f"{i}.weight"].float() for i in layers])
-    biases = torch.stack([state[f"{i}.bias"].float() for i in layers]) if has_bias else torch.zeros(len(layers), width)
-    return weights, biases
-
-
-def _report(directory: Path) -> xr.Dataset | None:
-    path = directory / "report.nc"
-    return load_reading(path) if path.is_file() else None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ReadingError(
-            f"{path} cannot be read as JSON ({type(error).__name__}), so this is no lens. Give a directory that "
-            "lens.save wrote."
-        ) from error
-    if not isinstance(content, dict):
-        raise ReadingError(f"{path} holds no object, so this is no lens. Give a directory that lens.save wrote.")
-    return content
+    return root / "lens" / name

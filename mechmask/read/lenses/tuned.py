@@ -21,13 +21,12 @@ from tuned_lens.nn.unembed import Unembed
 from mechmask.models.fingerprint import digest
 from mechmask.models.model import Model
 from mechmask.read.lenses.affine import AffineLens
-from mechmask.read.lenses.divergence import plain_unembedding
-from mechmask.read.lenses.hash import unembedding_hash
-from mechmask.read.lenses.save import save_lens
+from mechmask.read.lenses.divergence import plain_unembedding, unembedding_hash
+from mechmask.read.lenses.files import save_lens
 
 
 class SharedUnembed(Unembed):
-    """Final norm and unembedding of a model: modules of its own over the model's weights, which ask for no gradient.
+    """Final norm and unembedding of a model: new modules over the model's weights, which ask for no gradient.
 
     Args:
         model: whose they are.
@@ -69,9 +68,9 @@ class FittedTunedLens(AffineLens, TunedLens):
         )
         with torch.random.fork_rng(devices=[]):  # it draws weights, which are thrown away
             TunedLens.__init__(self, SharedUnembed(model), config)
-        own = str(config.unembed_hash)
-        self.unembed_hash = config.unembed_hash = own if unembed_hash is None else unembed_hash
-        self.unembedding_matches = self.unembed_hash == own
+        of_the_model = str(config.unembed_hash)
+        self.unembed_hash = config.unembed_hash = of_the_model if unembed_hash is None else unembed_hash
+        self.unembedding_matches = self.unembed_hash == of_the_model
         config.num_hidden_layers = len(translators)
         self.layer_translators = translators
         self.details = details
@@ -83,12 +82,14 @@ class FittedTunedLens(AffineLens, TunedLens):
     def save(self, path: Path | str, ckpt: str = "params.pt", config: str = "config.json") -> None:
         """Write the lens into a new directory, atomically, in tuned-lens's format.
 
-        Beside it ``mechmask.json`` says how it was fitted and ``report.nc`` how well.
+        Beside it ``mechmask.json`` says how it was fitted, ``report.nc`` how well, and ``digests.json`` what was
+        written. ``load_lens`` expects the names that ``ckpt`` and ``config`` have by default.
 
         Raises:
-            ReadingError: if the directory is there already.
+            ReadingError: if the directory exists already.
+            FileError: if it cannot be written.
         """
-        save_lens(self, Path(path), ckpt=ckpt, config=config)
+        save_lens(self.stored(), Path(path), ckpt=ckpt, config=config)
 
 
 class AdoptedTunedLens:
@@ -103,15 +104,15 @@ class AdoptedTunedLens:
 
     def __init__(self, lens: TunedLens, model: Model) -> None:
         self._lens = lens
-        own = unembedding_hash(plain_unembedding(model.anatomy).weight)
+        of_the_model = unembedding_hash(plain_unembedding(model.anatomy).weight)
         self.shape = (len(lens), lens.config.d_model)
         self.provenance = {
             "lens_fingerprint": "unknown",
             "lens_hash": digest(lens.layer_translators.state_dict().items()),
-            "lens_unembedding_matches": int(lens.config.unembed_hash == own),
+            "lens_unembedding_matches": int(lens.config.unembed_hash == of_the_model),
         }
 
-    def transport(self, residual: Float[Tensor, "node width"], layer: int) -> Float[Tensor, "node width"]:
+    def transport(self, residual: Float[Tensor, "*node width"], layer: int) -> Float[Tensor, "*node width"]:
         """The residual at ``layer`` (0..L), carried to layer L by the lens's translator."""
         if layer == len(self._lens):
             return residual
@@ -121,9 +122,9 @@ class AdoptedTunedLens:
 
 
 def _sharing(module: nn.Module) -> Any:
-    """The same module over the same weights, but with parameters of its own.
+    """The same module over the same weights, but with parameters that are not the model's.
 
     What is done to a lens (``to``, ``requires_grad_``) does not reach the model.
     """
-    own = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in module.parameters()}
-    return copy.deepcopy(module, own)
+    shared = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in module.parameters()}
+    return copy.deepcopy(module, shared)
