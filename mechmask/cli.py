@@ -5,40 +5,108 @@ Errors are one sentence on standard error and exit code 2; results go to standar
 
 from __future__ import annotations
 
+import json as encoder
 import math
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mechmask.errors import MechmaskError, ReadingError
+from mechmask.errors import MechmaskError, ReadingError, StudyError
 
 if TYPE_CHECKING:
     import pandas as pd
+    import xarray as xr
 
-    from mechmask.study.study import MaskStudy
+    from mechmask.study.results import StudyResults
 
 app = typer.Typer(
     help="Is a fact that a language model no longer says deleted, or out-competed?",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # square brackets are TOML here, not markup
 )
 
-lenses = typer.Typer(help="Lenses for readings of depth.", no_args_is_help=True)
+lenses = typer.Typer(help="Lenses for readings of depth.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(lenses, name="lens")
 
+
+class ScoreName(str, Enum):
+    """How the log-probabilities of a value's tokens become one number."""
+
+    sequence = "sequence"
+    mean = "mean"
+    divergence = "divergence"
+
+
+class BackendChoice(str, Enum):
+    """Who watches the residual stream."""
+
+    transformer_lens = "transformer_lens"
+    nnsight = "nnsight"
+
+
+class LensChoice(str, Enum):
+    """What can be fitted."""
+
+    tuned = "tuned"
+    ridge = "ridge"
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script instead of a table.")]
+ModelName = Annotated[
+    str, typer.Argument(help="smollm2-135m, a Hub id, a directory, a .gguf file or a PEFT adapter.", metavar="MODEL")
+]
 
 
 def main() -> None:
     """Entry point of the console script."""
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries, about themselves
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
     try:
         app()
     except MechmaskError as error:
-        typer.echo(f"mechmask: {error}", err=True)
-        sys.exit(2)
+        _stop(f"mechmask: {error}", 2)
+    except BrokenPipeError:
+        _stop("", 1)
+    except RecursionError:
+        _stop("mechmask: The input is nested too deeply to be read. Give a plainer file.", 2)
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        _stop(f"mechmask: {what}. Check the path, its permissions and the free space.", 2)
+    except MemoryError:
+        _stop("mechmask: There is not enough memory. Use a smaller batch_size, or a smaller model.", 2)
+    except Exception as error:  # noqa: BLE001  (a traceback helps no user of a command)
+        first = (str(error).strip().splitlines() or ["no message"])[0]
+        _stop(f"mechmask: {type(error).__name__}: {first}. This is a bug of mechmask: please report it.", 1)
+
+
+def _stop(message: str, code: int) -> None:
+    if message:
+        typer.echo(message, err=True)
+    sys.exit(code)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"mechmask {version('mechmask')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Is a fact that a language model no longer says deleted, or out-competed?"""
 
 
 @app.command()
@@ -46,87 +114,124 @@ def demo(
     out: Annotated[Path, typer.Option(help="Directory of the study; taken up again where it stopped.")] = Path(
         "mechmask-demo"
     ),
-    seed: Annotated[int, typer.Option(help="Draws the facts.")] = 0,
+    seed: Annotated[int, typer.Option(help="Draws the facts.", min=0)] = 0,
     json: Json = False,
 ) -> None:
     """The main job on SmolLM2-135M: install, contradict, edit, and say what became of the old values."""
-    from mechmask.models.load import load_model
-    from mechmask.study.demo import demo_config, demo_facts
-    from mechmask.study.study import MaskStudy
-
-    _report(MaskStudy(load_model(), demo_facts(seed), demo_config()).run(out), out, json)
+    with _resumable(out, json):
+        with _loading():
+            from mechmask.models.load import load_model
+            from mechmask.study.demo import demo_config, demo_facts
+            from mechmask.study.protocols.mask import MaskStudy
+        with _loading("the model"):
+            model = load_model()
+        _report(MaskStudy(model, demo_facts(seed), demo_config()).run(out), out, json)
 
 
 @app.command()
 def study(
-    config: Annotated[Path, typer.Argument(help="TOML with [model], [facts] and [study].")],
-    out: Annotated[Path, typer.Option(help="Directory of the study; taken up again where it stopped.")],
+    config: Annotated[Path, typer.Argument(help="TOML with the tables [model], [facts] and [study].")],
+    out: Annotated[
+        Path | None, typer.Option(help="Directory of the study; taken up again where it stopped.")
+    ] = None,
+    init: Annotated[
+        bool, typer.Option("--init", help="Write CONFIG anew, with every setting, its default and what it means.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """A study as a TOML file describes it."""
-    from mechmask.study.toml import study_from_file
+    if init:
+        from mechmask.study.template import write_template
 
-    _report(study_from_file(config).run(out), out, json)
+        write_template(config)
+        typer.echo(f"{config} holds every setting with its default. Edit it, then: mechmask study {config} --out DIR")
+        return
+    if out is None:
+        raise StudyError("The study needs a directory. Give --out DIR, or --init to write a configuration.")
+    with _resumable(out, json):
+        with _loading():
+            from mechmask.study.toml import study_from_file
+        with _loading("the model"):
+            described = study_from_file(config)
+        _report(described.run(out), out, json)
+
+
+@app.command()
+def status(
+    directory: Annotated[Path, typer.Argument(help="Directory of a study.", metavar="DIR")], json: Json = False
+) -> None:
+    """What of a study is done and what is not."""
+    from mechmask.study.status import study_status
+
+    rows = study_status(directory)
+    if json:
+        _print_json([row._asdict() for row in rows])
+        return
+    width = max([len(row.step) for row in rows], default=0)
+    for row in rows:
+        typer.echo(f"{row.step:<{width}}  {row.state:<11}  {row.detail}".rstrip())
+    n_done = sum(row.state == "done" for row in rows)
+    typer.echo(f"{n_done} of {len(rows)} steps are done.")
 
 
 @app.command()
 def read(
-    model: Annotated[str, typer.Argument(help="smollm2-135m, a Hub id, a directory, a .gguf file or a PEFT adapter.")],
+    model: ModelName,
     facts: Annotated[Path, typer.Argument(help="JSONL or CSV of facts.")],
-    score: Annotated[str, typer.Option(help="sequence, mean or divergence.")] = "sequence",
+    score: Annotated[ScoreName, typer.Option(help="How a value's tokens become one number.")] = ScoreName.sequence,
     depth: Annotated[bool, typer.Option("--depth", help="Read every layer, not only the output.")] = False,
     lens: Annotated[str, typer.Option(help="With --depth: logit, ridge, tuned, or the directory of a lens.")] = "logit",
-    backend: Annotated[str, typer.Option(help="With --depth: transformer_lens or nnsight.")] = "transformer_lens",
-    out: Annotated[Path | None, typer.Option(help="Also write the reading to this netCDF file.")] = None,
+    backend: Annotated[
+        BackendChoice, typer.Option(help="With --depth: who watches the residual stream.")
+    ] = BackendChoice.transformer_lens,
+    out: Annotated[Path | None, typer.Option(help="Also write the reading here: .nc, or the table as .csv.")] = None,
     json: Json = False,
 ) -> None:
     """Log-probabilities of old, new and distractors of every fact."""
-    import pandas as pd
+    _require_new(out, (".nc", ".csv"))
+    with _loading():
+        from mechmask.facts.load import load_facts
+        from mechmask.models.load import load_model
+        from mechmask.read.depth import read_depth
+        from mechmask.read.lenses.load import load_lens
+        from mechmask.read.logits import read_logits
 
-    from mechmask.facts.load import load_facts
-    from mechmask.measure.reading import save_reading
-    from mechmask.models.load import load_model
-    from mechmask.read.depth import read_depth
-    from mechmask.read.lenses.load import load_lens
-    from mechmask.read.logits import read_logits
-
-    contested, loaded = load_facts(facts), load_model(model)
+    contested = load_facts(facts)
+    with _loading("the model"):
+        loaded = load_model(model)
     if depth:
         chosen = load_lens(lens, loaded) if Path(lens).is_dir() else lens
-        reading = read_depth(loaded, contested, chosen, score, backend)
+        reading = read_depth(loaded, contested, chosen, score.value, backend.value)
     else:
-        reading = read_logits(loaded, contested, score)
-    if out is not None and out.is_dir():
-        raise ReadingError(f"{out} is a directory. Name a file for the reading.")
+        reading = read_logits(loaded, contested, score.value)
+    table = _table(reading)
     if out is not None:
-        save_reading(reading, out)
-    columns = {f"logp({route})": reading.logprob.sel(route=route).to_series() for route in ("old", "new")}
-    columns |= {
-        name: reading[name].to_series() for name in ("margin", "standing", "ceiling", "entropy") if name in reading
-    }
-    table = pd.DataFrame(columns)
-    _show(table, f"{loaded.name}, {score}, nats", json)
+        _write(reading, table, out)
+    _show(table, f"{loaded.name}, {score.value}, nats", json)
 
 
 @lenses.command()
 def fit(
-    model: Annotated[str, typer.Argument(help="smollm2-135m, a Hub id, a directory, a .gguf file or a PEFT adapter.")],
+    model: ModelName,
     out: Annotated[Path, typer.Option(help="New directory for the lens, in tuned-lens's own format.")],
     corpus: Annotated[
         Path | None, typer.Option(help="UTF-8 text; by default text that the model samples from itself.")
     ] = None,
-    kind: Annotated[str, typer.Option(help="tuned, or ridge: the closed form that it starts from.")] = "tuned",
+    kind: Annotated[
+        LensChoice, typer.Option(help="tuned, or ridge: the closed form that it starts from.")
+    ] = LensChoice.tuned,
     n_tokens: Annotated[int, typer.Option(help="Tokens of text, a tenth of them held out.")] = 16384,
-    seed: Annotated[int, typer.Option(help="Draws the text and the held-out part.")] = 0,
+    seed: Annotated[int, typer.Option(help="Draws the text and the held-out part.", min=0)] = 0,
     json: Json = False,
 ) -> None:
     """Fit a lens, save it, and print its held-out KL divergence from the model's output at every layer."""
-    from mechmask.models.load import load_model
-    from mechmask.read.lenses.fit import fit_lens
-
     if out.exists():
         raise ReadingError(f"{out} is there already. Name a new directory for the lens.")
-    lens = fit_lens(load_model(model), corpus, kind=kind, n_tokens=n_tokens, seed=seed)
+    with _loading():
+        from mechmask.models.load import load_model
+        from mechmask.read.lenses.fit import fit_lens
+
+    lens = fit_lens(load_model(model), corpus, kind=kind.value, n_tokens=n_tokens, seed=seed)
     lens.save(out)
     if lens.report is not None:  # a lens that was fitted just now has one
         _show(lens.report.kl.transpose("layer", "lens").to_pandas(), "Held-out KL, nats", json)
@@ -139,7 +244,8 @@ def doctor(
     json: Json = False,
 ) -> None:
     """What is installed, and what the model and the facts would hit."""
-    from mechmask.study.doctor import examine
+    with _loading():
+        from mechmask.study.doctor import examine
 
     findings = examine(model, facts)
     if json:
@@ -151,7 +257,32 @@ def doctor(
         raise typer.Exit(2)
 
 
-def _report(done: MaskStudy, out: Path, json: bool) -> None:
+@contextmanager
+def _resumable(out: Path, json: bool) -> Iterator[None]:  # noqa: ARG001
+    """Where Ctrl-C stops a study, say how it goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _stop(
+            f"mechmask: stopped. What is finished is kept in {out}: the same command goes on from there, and "
+            f"'mechmask status {out}' says how far it is.",
+            130,
+        )
+
+
+@contextmanager
+def _loading(what: str = "PyTorch and transformers") -> Iterator[None]:
+    """A word on standard error while something is loaded that takes seconds."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(f"loading {what} (some seconds)"):
+        yield
+
+
+def _report(done: StudyResults, out: Path, json: bool) -> None:
     if json:
         _print_json(
             {
@@ -162,19 +293,44 @@ def _report(done: MaskStudy, out: Path, json: bool) -> None:
         )
         return
     columns = [
-        "index",
-        "paper_verdict",
-        "normalised",
-        "standing_before",
-        "standing_after",
-        "never_low",
-        "never_high",
-        "verdict",
-        "commit_layer",
+        *("index", "paper_verdict", "normalised", "standing_before", "standing_after"),
+        *("never_low", "never_high", "took", "verdict", "reason", "commit_layer"),
     ]
-    _show(done.summary().loc[:, columns], "Erase index (nats) beside commit layer, per fact", json)
+    table = done.summary()
+    _show(table.loc[:, [name for name in columns if name in table]], "Erase index (nats) beside commit layer", json)
     typer.echo(done.conclusion())
     typer.echo(f"Figures in {out / 'figures'}, all results in {out}.")
+
+
+def _table(reading: xr.Dataset) -> pd.DataFrame:
+    """The numbers of a reading that a person looks at first."""
+    import pandas as pd
+
+    columns = {f"logp({route})": reading.logprob.sel(route=route).to_series() for route in ("old", "new")}
+    columns |= {
+        name: reading[name].to_series() for name in ("margin", "standing", "ceiling", "entropy") if name in reading
+    }
+    return pd.DataFrame(columns)
+
+
+def _require_new(out: Path | None, suffixes: tuple[str, ...]) -> None:
+    """Refuse a file that is there, or of a kind that cannot be written, before any work."""
+    if out is None:
+        return
+    if out.exists():
+        raise ReadingError(f"{out} is there already. Name a new file, or remove that one.")
+    if out.suffix.lower() not in suffixes:
+        raise ReadingError(f"A reading cannot be written to {out.name!r}. Give a name that ends in {' or '.join(suffixes)}.")
+
+
+def _write(reading: xr.Dataset, table: pd.DataFrame, out: Path) -> None:
+    from mechmask.files import write_text
+    from mechmask.measure.reading import save_reading
+
+    if out.suffix.lower() == ".csv":
+        write_text(out, table.to_csv())
+    else:
+        save_reading(reading, out)
 
 
 def _show(table: pd.DataFrame, title: str, json: bool) -> None:
@@ -192,12 +348,10 @@ def _show(table: pd.DataFrame, title: str, json: bool) -> None:
         labels = index if isinstance(index, tuple) else (index,)
         cells = [*map(str, labels), *(f"{value:.2f}" if isinstance(value, float) else str(value) for value in row)]
         sheet.add_row(*map(escape, cells))
-    Console(width=None if sys.stdout.isatty() else 160).print(sheet)
+    Console(width=None if sys.stdout.isatty() else 200).print(sheet)
 
 
 def _print_json(data: Any) -> None:
-    import json as encoder
-
     typer.echo(encoder.dumps(_plain(data), indent=2, ensure_ascii=False))
 
 
