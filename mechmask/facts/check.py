@@ -1,0 +1,41 @@
+"""What a set of facts must satisfy: each fact is sound, labels and prompts are unique. Every problem is reported."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from mechmask.facts.fact import Fact
+from mechmask.facts.record import field_problems
+
+
+def examined(entries: Iterable[Any]) -> tuple[list[Fact], list[str]]:
+    """The facts that can be parsed, and every problem of all of them, one sentence each.
+
+    Args:
+        entries: facts, or mappings with a fact's fields.
+    """
+    facts: list[Fact] = []
+    problems: list[str] = []
+    for position, entry in enumerate(entries, 1):
+        try:
+            facts.append(entry if isinstance(entry, Fact) else Fact.model_validate(entry))
+        except ValidationError as error:
+            problems += field_problems(f"Fact {position}", Fact, error)
+    problems += [problem for fact in facts for problem in fact.problems()]
+    problems += _clashes(facts)
+    if not facts and not problems:
+        problems.append("The fact set is empty. Give at least one fact.")
+    return facts, problems
+
+
+def _clashes(facts: Sequence[Fact]) -> Iterator[str]:
+    for label, count in Counter(fact.id for fact in facts).items():
+        if count > 1:
+            yield f"{count} facts are called {label!r}. Give each a different id."
+    for prompt, count in Counter(fact.prompt for fact in facts).items():
+        if count > 1:
+            yield f"{count} facts have the prompt {prompt!r}: training could not teach both. Keep one of them."

@@ -1,0 +1,75 @@
+"""A pandas table as facts: one row a fact, one column a field, missing cells left out.
+
+Takes what ``FactSet.to_dataframe`` gives and what pandas reads from a fact set's CSV or JSONL. pandas is never imported
+here: a caller who has a table has imported it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+from mechmask.errors import FactError
+from mechmask.facts.readers.csv import LIST_FIELDS, cell_value
+from mechmask.facts.readers.text import Entries
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def is_dataframe(thing: object) -> TypeGuard[pd.DataFrame]:
+    """Whether ``thing`` is a pandas table."""
+    pandas = sys.modules.get("pandas")
+    return pandas is not None and isinstance(thing, pandas.DataFrame)
+
+
+def read_dataframe(table: pd.DataFrame) -> Entries:
+    """The rows of a table; a named index is a column, an index of texts without a name is the facts' ``id``.
+
+    Raises:
+        FactError: if two columns have one name.
+    """
+    if table.index.names == [None] and len(table) and all(isinstance(label, str) for label in table.index):
+        table = table.rename_axis("id")
+    index = [] if None in table.index.names else list(map(str, table.index.names))
+    names = [*index, *map(str, table.columns)]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise FactError(f"The table has {repeated[0]!r} twice, as a column or index. Keep one of them.")
+    read = Entries()
+    rows = (table.reset_index() if index else table).itertuples(index=False, name=None)
+    for number, row in enumerate(rows, 1):
+        entry = {name: cell for name, cell in zip(names, map(_plain, row), strict=True) if not _is_missing(cell)}
+        _parse_lists(read, entry, number)
+        read.entries.append(entry)
+    return read
+
+
+def _plain(cell: Any) -> Any:
+    """Arrays (such as parquet files give) as lists."""
+    return cell.tolist() if hasattr(cell, "tolist") and hasattr(cell, "dtype") else cell
+
+
+def _is_missing(cell: Any) -> bool:
+    """None, NaN, NaT and pandas' NA, which alone of all values are not equal to themselves."""
+    if cell is None:
+        return True
+    if isinstance(cell, str | list | tuple | Mapping):
+        return False
+    return cell is sys.modules["pandas"].NA or cell != cell
+
+
+def _parse_lists(read: Entries, entry: dict[str, Any], number: int) -> None:
+    """Cells that hold a list as JSON, as in a fact set's CSV; an empty one is left out."""
+    for name in LIST_FIELDS:
+        cell = entry.get(name)
+        if not isinstance(cell, str):
+            continue
+        del entry[name]
+        if not cell:
+            continue
+        try:
+            entry[name] = cell_value(cell)
+        except ValueError:
+            read.problems.append(f"Fact {number}: {name} is not a list. Give a list, or one as JSON.")
