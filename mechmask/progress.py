@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 Tick = Callable[[str], None]
 
@@ -29,6 +38,35 @@ def progress_bar(name: str, total: int, *, shown: bool = True) -> Iterator[Tick]
     with bar_on_stderr(shown=shown) as progress:
         task = progress.add_task(name, total=total, status="")
         yield lambda status: progress.update(task, advance=1, status=status)
+
+
+@contextmanager
+def patient_bar(name: str, total: int, *, shown: bool = True, after_seconds: float = 2.0) -> Iterator[Tick]:
+    """A bar with an estimate that appears only when the work takes longer than ``after_seconds``."""
+    began = time.monotonic()
+    bar = Progress(
+        TextColumn("{task.description:<12}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("about"),
+        TimeRemainingColumn(),
+        TextColumn("left  {task.fields[status]}"),
+        console=Console(stderr=True, force_jupyter=False),
+        disable=not shown,
+    )
+    task = bar.add_task(name, total=total, status="")
+
+    def tick(status: str) -> None:
+        bar.update(task, advance=1, status=status)
+        if not bar.live.is_started and time.monotonic() - began > after_seconds:
+            bar.start()
+
+    try:
+        yield tick
+    finally:
+        if bar.live.is_started:  # to stop one that never began prints an empty line
+            bar.stop()
 
 
 class PhaseBar:

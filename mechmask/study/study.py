@@ -43,9 +43,9 @@ from mechmask.study.config import StudyConfig
 from mechmask.study.folder import StudyFolder
 from mechmask.write.adapter import AdapterChange
 from mechmask.write.change import Change
-from mechmask.write.edit import edit
+from mechmask.write.edit import edit, preset_for
 from mechmask.write.finetune import FinetuneConfig, Finetuning, lora_config
-from mechmask.write.methods.ft_l import FTLConfig, preset_for
+from mechmask.write.methods.ft_l import FTLConfig
 
 
 class MaskStudy:

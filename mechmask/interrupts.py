@@ -1,0 +1,156 @@
+"""Ctrl-C while something of the caller's is being changed or put back: it waits until the state is whole again.
+
+``contextlib.contextmanager`` has three windows in which an interrupt leaves a change behind: after the generator has
+yielded and before the body begins, at the first instruction of ``__exit__``, and within the undoing itself.
+``atomic_context`` closes them: as long as such a context is open, a handler of this module stands before the one that
+was there, and looks where the interrupt fell. In the body it goes on at once; inside entering or leaving it is put off.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import wraps
+from types import FrameType, TracebackType
+from typing import Any, Generic, ParamSpec, TypeVar
+
+Arguments = ParamSpec("Arguments")
+Value = TypeVar("Value")
+
+
+def atomic_context(
+    function: Callable[Arguments, Iterator[Value]],
+) -> Callable[Arguments, AbstractContextManager[Value]]:
+    """Like ``contextlib.contextmanager``, but Ctrl-C falls into the body or waits: never into entering or leaving.
+
+    An interrupt that comes while the generator runs up to its ``yield`` is raised there, so that its ``finally``
+    undoes what it did; one that comes while it undoes is raised when that is done. What stands before the ``yield``
+    has to be short, and its ``try`` has to begin before the first change: an error there is nobody else's to undo.
+
+    Off the main thread, where Python raises no interrupt, it is ``contextmanager``.
+    """
+    make = contextmanager(function)
+
+    @wraps(function)
+    def context(*args: Arguments.args, **kwargs: Arguments.kwargs) -> AbstractContextManager[Value]:
+        return _AtomicContext(make(*args, **kwargs))
+
+    return context
+
+
+class uninterrupted(AbstractContextManager[None]):  # noqa: N801  (read as a statement: with uninterrupted())
+    """A short block that Ctrl-C does not cut: ``KeyboardInterrupt`` is raised behind it.
+
+    What it cannot promise is that what follows the block is reached: undo in an ``atomic_context``.
+    """
+
+    def __enter__(self) -> None:
+        _sentry.stand()
+        _sentry.blocks += _on_main_thread()
+
+    def __exit__(self, *exception: object) -> None:
+        _sentry.blocks -= _on_main_thread()
+        _sentry.leave()
+        _sentry.deliver()
+
+
+def interrupt_waits() -> bool:
+    """Whether Ctrl-C was pressed inside a section that puts it off; what waits there for another thread asks this."""
+    return _on_main_thread() and _sentry.pending
+
+
+class _AtomicContext(AbstractContextManager[Value], Generic[Value]):
+    def __init__(self, generator: AbstractContextManager[Value]) -> None:
+        self._generator = generator
+
+    def __enter__(self) -> Value:
+        _sentry.stand()
+        try:
+            value = self._generator.__enter__()
+        except BaseException:
+            _sentry.leave()
+            _sentry.deliver()
+            raise
+        try:
+            _sentry.deliver()
+        except BaseException as interrupt:
+            self._generator.__exit__(type(interrupt), interrupt, interrupt.__traceback__)
+            _sentry.leave()
+            raise
+        return value
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        try:
+            return self._generator.__exit__(kind, error, traceback)
+        finally:
+            _sentry.leave()
+            _sentry.deliver()
+
+
+class _Sentry:
+    """The handler of SIGINT that stands while a context is open. Its state is the main thread's alone."""
+
+    def __init__(self) -> None:
+        self.blocks = 0  # uninterrupted blocks that are open
+        self.pending = False
+        self._contexts = 0
+        self._relieved: Callable[[int, FrameType | None], Any] | None = None  # whose place it took
+
+    def stand(self) -> None:
+        if not _on_main_thread():
+            return
+        if not self._contexts:
+            self.pending = False
+        current = signal.getsignal(signal.SIGINT)
+        if callable(current) and current != self._handle:
+            self._relieved = current
+            signal.signal(signal.SIGINT, self._handle)
+        self._contexts += 1  # only now: an interrupt before its handler stood would have left the count wrong
+
+    def leave(self) -> None:
+        if not _on_main_thread():
+            return
+        self._contexts -= 1
+        if not self._contexts and self._relieved and signal.getsignal(signal.SIGINT) == self._handle:
+            signal.signal(signal.SIGINT, self._relieved)
+
+    def deliver(self) -> None:
+        """Hand on an interrupt that was put off, unless a wider section is still being entered or left."""
+        if not _on_main_thread() or not self.pending:
+            return
+        frame = sys._getframe(1)  # the section that calls this
+        if not self.blocks and not _changes_state(frame.f_back):
+            self.pending = False
+            if self._relieved:
+                self._relieved(signal.SIGINT, frame)
+
+    def _handle(self, _number: int, frame: FrameType | None) -> None:
+        if self.blocks or _changes_state(frame):
+            self.pending = True
+        elif self._relieved:
+            self._relieved(signal.SIGINT, frame)
+
+
+_sentry = _Sentry()
+_SECTIONS = {
+    section.__code__
+    for section in (_AtomicContext.__enter__, _AtomicContext.__exit__, uninterrupted.__enter__, uninterrupted.__exit__)
+}
+
+
+def _changes_state(frame: FrameType | None) -> bool:
+    """Whether this code runs inside entering or leaving."""
+    while frame is not None:
+        if frame.f_code in _SECTIONS:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _on_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
