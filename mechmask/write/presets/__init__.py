@@ -73,9 +73,10 @@ def preset_of(method: str, model: Model) -> Preset:
     for entry in presets(method).values():
         if (entry.family, entry.n_layers, entry.width) == shape:
             return entry
+    known = ", ".join(presets(method)) or "no model"
     raise ChangeError(
         f"No {_label(method)} setting is known for a {model.family} of {model.n_layers} layers and width "
-        f"{model.width}. Pass config= with a layer of your choice; there are presets for {', '.join(presets(method)) or 'no model'}."
+        f"{model.width}. Pass config= with a layer of your choice; there are presets for {known}."
     )
 
 
