@@ -64,7 +64,7 @@ class Bar:
 
     def _update(self, advance: int, status: str | None) -> None:
         fields = {} if status is None else {"status": status}
-        self._progress.update(self._task, advance=advance, **fields)
+        self._progress.update(self._task, advance=advance, **fields)  # pyright: ignore[reportArgumentType]
         if not self._started and time.monotonic() - self._begun > _SILENT_SECONDS:
             self._started = True
             self._progress.start()
@@ -78,6 +78,9 @@ def progress_bar(name: str, total: int, done: int = 0, *, shown: bool = True) ->
         yield bar
     finally:
         bar.close()
+
+
+patient_bar = progress_bar
 
 
 class PhaseBar:

@@ -16,7 +16,7 @@ from mechmask.models.load import load_model
 from mechmask.models.routes import encode_contests
 from mechmask.read.logits import read_logits
 from mechmask.read.scoring.forward import may_pack
-from mechmask.write.methods.ft_l import PRESETS
+from mechmask.write.presets import presets
 
 _PACKAGES = (
     "mechmask",
@@ -46,7 +46,7 @@ def examine(model: str | None, facts: Path | None) -> dict[str, object]:
         if (cache_root() / f"{smollm2.NAME}-{smollm2.GGUF_SHA256[:8]}").is_dir()
         else "fetched on first use"
     )
-    findings["FT-L presets"] = ", ".join(PRESETS)
+    findings["FT-L presets"] = ", ".join(presets("ft_l"))
     try:
         _examine_model(findings, model, facts)
     except MechmaskError as error:

@@ -1,13 +1,14 @@
 """LoRA adapters (Hu et al. 2021) by peft: put on a module without a wrapper, taken off without a trace.
 
 The base weights are never touched: before and after are read from one copy of them, and what is saved loads in peft.
+Of a configuration only what the forward pass depends on is taken over, never how peft would initialise, because some
+initialisations rewrite the base.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mechmask.errors import ChangeError
-from mechmask.models.fingerprint import fingerprint
+from mechmask.interrupts import atomic_context
+from mechmask.models.lock import exclusive
 from mechmask.models.model import Model, adapted_layers
 from mechmask.write.change import Change, blocks_of
+from mechmask.write.lora_settings import plain_lora_config, read_lora_config
 
 _ADAPTER = "default"
 _PEFT_PREFIX = "base_model.model."
@@ -30,14 +33,15 @@ class AdapterChange(Change):
     """A trained LoRA adapter.
 
     Args:
-        config: how the adapter is built.
+        config: how the adapter is built; rebuilt from what the forward pass depends on.
         tensors: its factors, by name in the module.
-        base: fingerprint of the weights under it.
+        base: fingerprint of the model without the adapter.
         method: how it was made.
         details: configuration and course.
 
     Raises:
-        ChangeError: if the adapter is the identity.
+        ChangeError: if the adapter is the identity, a factor is not finite, or the configuration asks for more than a
+            LoRA or DoRA on linear maps.
     """
 
     kind = "adapter"
@@ -45,54 +49,62 @@ class AdapterChange(Change):
     def __init__(
         self, config: LoraConfig, tensors: Mapping[str, Tensor], base: str, method: str, details: Mapping[str, Any]
     ) -> None:
-        super().__init__(method, details)
+        super().__init__(base, method, details)
         if not any(torch.count_nonzero(tensor) for name, tensor in tensors.items() if "lora_B" in name):
             raise ChangeError(
                 f"The {method} change changes nothing: every lora_B is zero. Give it more steps or a higher "
                 "learning rate."
             )
-        self.config = config
+        not_finite = next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
+        if not_finite is not None:
+            raise ChangeError(
+                f"The adapter has a value in {not_finite} that is not a finite number. Train it again at a lower "
+                "learning rate."
+            )
+        self.config = plain_lora_config(config)
         self.tensors = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
-        self.base = base
 
     @property
     def blocks(self) -> tuple[int, ...]:
         """The blocks that carry a factor, in order."""
         return blocks_of(self.tensors)
 
-    @contextmanager
-    def applied(self, model: Model) -> Iterator[Model]:
-        """The model with the adapter on, unmerged."""
-        if not adapted_layers(model.module) and model.fingerprint != self.base:
-            raise ChangeError("The weights are not those that this adapter was trained on. Undo other changes first.")
+    @atomic_context
+    def _put_on(self, model: Model) -> Iterator[None]:
         with injected(model, self.config) as factors:
             fill(factors, self.tensors)
             for factor in factors.values():
                 factor.requires_grad_(False)
-            yield model
+            yield
+
+    def _require_base(self, model: Model) -> None:
+        require_no_adapter(model)
+        super()._require_base(model)
+
+    def _difference_from(self, model: Model) -> str:
+        here = f"{model.family}, {str(model.dtype)[6:]}"
+        return f"another model or dtype than the one here ({here}), or a change that was on then and is not now"
 
     def _write(self, directory: Path) -> dict[str, Any]:
-        config = copy.copy(self.config)
+        config = plain_lora_config(self.config)
         config.target_modules = sorted(config.target_modules or ())  # peft holds a set, whose order is a process's own
         config.save_pretrained(str(directory))
         save_file(
             {_PEFT_PREFIX + name: tensor for name, tensor in self.tensors.items()},
             directory / "adapter_model.safetensors",
         )
-        return {"base": self.base}
+        return {}
 
     @classmethod
-    def read(cls, directory: Path, header: dict[str, Any]) -> AdapterChange:
+    def read(cls, directory: Path, header: Mapping[str, Any]) -> AdapterChange:
         """The adapter that was saved in a directory."""
         stored = load_file(directory / "adapter_model.safetensors")
         tensors = {name.removeprefix(_PEFT_PREFIX): tensor for name, tensor in stored.items()}
-        config = LoraConfig.from_pretrained(str(directory))
-        if not isinstance(config, LoraConfig):
-            raise ChangeError(f"The adapter in {directory} is no LoRA adapter. Give one that mechmask saved.")
+        config = read_lora_config(directory / "adapter_config.json")
         return cls(config, tensors, header["base"], header["method"], header["details"])
 
 
-@contextmanager
+@atomic_context
 def injected(model: Model, config: LoraConfig, seed: int = 0) -> Iterator[dict[str, nn.Parameter]]:
     """Put a fresh adapter on a model; leaving takes it off and restores every attribute that peft had set.
 
@@ -108,27 +120,20 @@ def injected(model: Model, config: LoraConfig, seed: int = 0) -> Iterator[dict[s
         ChangeError: if there is an adapter already.
     """
     module = model.module
-    if adapted_layers(module):
-        raise ChangeError(
-            "The model has an adapter already. Undo that change first; to train it further, pass it as start=."
-        )
-    asked = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
-    attributes = set(vars(module))
-    with model.evaluation(), torch.random.fork_rng():
-        torch.manual_seed(seed)
-        tuner = LoraModel(module, config, _ADAPTER)
-    try:
-        factors = {name.replace(f".{_ADAPTER}", ""): p for name, p in module.named_parameters() if "lora_" in name}
-        for factor in factors.values():
-            factor.data = factor.data.float()
-        with model.evaluation():
-            yield factors
-    finally:
-        tuner.unload()
-        for name in set(vars(module)) - attributes:
-            delattr(module, name)
-        for name, parameter in module.named_parameters():
-            parameter.requires_grad_(asked[name])
+    with exclusive(module):
+        require_no_adapter(model)
+        before = _Structure.of(module)
+        try:
+            with model.evaluation(), torch.random.fork_rng(devices=_devices(module)):
+                torch.manual_seed(seed)
+                LoraModel(module, config, _ADAPTER)
+            factors = {name.replace(f".{_ADAPTER}", ""): p for name, p in module.named_parameters() if "lora_" in name}
+            for factor in factors.values():
+                factor.data = factor.data.float()
+            with model.evaluation():
+                yield factors
+        finally:
+            before.restore()
 
 
 def fill(factors: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:
@@ -141,7 +146,7 @@ def fill(factors: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> 
         odd = sorted(set(factors) ^ set(tensors))
         raise ChangeError(
             f"The stored adapter does not fit this model: {len(odd)} factors have no counterpart, such as "
-            f"{odd[0]}. Use its own base."
+            f"{odd[0]}. Use the model that it was trained on."
         )
     misfit = next((name for name, factor in factors.items() if factor.shape != tensors[name].shape), None)
     if misfit is not None:
@@ -152,9 +157,56 @@ def fill(factors: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> 
             factor.copy_(tensors[name])
 
 
-def base_fingerprint(model: Model) -> str:
-    """Fingerprint of the weights under an adapter, or of the model where it has none."""
-    if not adapted_layers(model.module):
-        return fingerprint(model.module)
-    with model.without_adapter():
-        return fingerprint(model.module)
+@dataclass(frozen=True)
+class _Structure:
+    """What peft rearranges in a module, from which it is put back whatever peft got to.
+
+    ``unload`` would need a tuner that was built to the end, and the wrappers that it takes off to be whole.
+    """
+
+    module: nn.Module
+    children: list[tuple[nn.Module, dict[str, nn.Module | None]]]
+    attributes: frozenset[str]
+    requires_grad: list[tuple[nn.Parameter, bool]]
+    training: list[tuple[nn.Module, bool]]
+
+    @classmethod
+    def of(cls, module: nn.Module) -> _Structure:
+        every = list(module.modules())
+        return cls(
+            module,
+            [(child, dict(child._modules)) for child in every],
+            frozenset(vars(module)),
+            [(parameter, parameter.requires_grad) for parameter in module.parameters()],
+            [(child, child.training) for child in every],
+        )
+
+    def restore(self) -> None:
+        for module, children in self.children:
+            if module._modules != children:
+                module._modules.clear()
+                module._modules.update(children)
+        for name in set(vars(self.module)) - self.attributes:
+            delattr(self.module, name)
+        for parameter, asked in self.requires_grad:
+            parameter.requires_grad_(asked)
+        for module, training in self.training:
+            module.training = training
+
+
+def require_no_adapter(model: Model) -> None:
+    """Refuse a model that has an adapter on.
+
+    Raises:
+        ChangeError: if it has.
+    """
+    if adapted_layers(model.module):
+        raise ChangeError(
+            "The model has an adapter already. Undo that change first; to train it further, pass it as start=, with "
+            "the model under it."
+        )
+
+
+def _devices(module: nn.Module) -> list[int]:
+    """The CUDA devices whose random state an initialisation could touch."""
+    return sorted({p.device.index or 0 for p in module.parameters() if p.device.type == "cuda"})

@@ -1,7 +1,8 @@
 """A change of a model as an object: applied in a context, undone bit for bit, saved as safetensors.
 
-``WeightChange`` holds the new values of some weights and puts the old ones back from a copy. Adapters live in
-``mechmask.write.adapter``. A change remembers the weights that it was made on, and refuses others.
+A change carries the fingerprint of all that the model computed with when it was made (weights, adapters and their
+scale, other changes), its ``base``, and is applied to nothing else. ``WeightChange`` holds new values of some weights;
+adapters live in ``mechmask.write.adapter``, changes of low rank in ``mechmask.write.low_rank``.
 """
 
 from __future__ import annotations
@@ -9,67 +10,75 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import cached_property
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from mechmask.errors import ChangeError
-from mechmask.files import new_directory
-from mechmask.models.fingerprint import canonical_name, digest
+from mechmask.files import new_directory, seal
+from mechmask.interrupts import atomic_context
+from mechmask.models.fingerprint import canonical_name
+from mechmask.models.lock import exclusive
 from mechmask.models.model import Model
 from mechmask.models.states import Variant
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 had no base for changes of weights
 
 
 class Change(ABC):
     """What fine-tuning and edits return.
 
-    Attributes:
+    Args:
+        base: fingerprint of all that the model computed with when the change was made.
         method: how it was made, such as ``lora`` or ``ft_l``.
         details: its configuration and what happened while it was made, as JSON values.
+
+    Attributes:
+        base, method, details: as above.
+        kind: the name of this kind of change in a saved directory.
     """
 
     kind: str
 
-    def __init__(self, method: str, details: Mapping[str, Any]) -> None:
+    def __init__(self, base: str, method: str, details: Mapping[str, Any]) -> None:
+        self.base = base
         self.method = method
         self.details = dict(details)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.method!r})"
 
+    @property
     @abstractmethod
-    def applied(self, model: Model) -> Any:
+    def blocks(self) -> tuple[int, ...]:
+        """The blocks in which something changes, in order."""
+
+    @atomic_context
+    def applied(self, model: Model) -> Iterator[Model]:
         """A context in which ``model`` is changed; leaving it restores every bit, whatever happened inside.
 
+        Ctrl-C while the change is put on or taken off waits until that is done; another thread waits for the module.
+
         Raises:
-            ChangeError: if the model is not the one that the change was made on.
+            ChangeError: on entering, if the model does not compute with what the change was made on.
         """
+        with exclusive(model.module):
+            self._require_base(model)
+            with self._put_on(model):
+                yield model
 
     def on(self, model: Model | Variant) -> Variant:
-        """The model with this change on, as one thing that readings of two models take."""
+        """The model with this change on, as one thing that readings and changes take: a state."""
         return Variant(model, self)
 
-    @abstractmethod
-    def _write(self, directory: Path) -> dict[str, Any]:
-        """Write the tensors into ``directory``; return what else has to be remembered."""
-
-    @classmethod
-    @abstractmethod
-    def read(cls, directory: Path, header: dict[str, Any]) -> Change:
-        """The change that ``_write`` wrote."""
-
     def save(self, directory: str | Path) -> None:
-        """Write the change into a new directory, atomically: ``change.json`` beside safetensors.
+        """Write the change into a new directory, atomically: ``change.json``, safetensors, and a digest of each file.
 
         Raises:
             ChangeError: if the directory is there already.
+            FileError: if it cannot be written.
         """
         target = Path(directory)
         if target.exists():
@@ -79,73 +88,37 @@ class Change(ABC):
                 "schema_version": SCHEMA_VERSION,
                 "kind": self.kind,
                 "method": self.method,
+                "base": self.base,
                 "details": self.details,
             }
             header |= self._write(temporary)
             (temporary / "change.json").write_text(json.dumps(header, indent=2, sort_keys=True), encoding="utf-8")
+            seal(temporary)
 
+    @abstractmethod
+    def _put_on(self, model: Model) -> AbstractContextManager[None]:
+        """Change the model, which computes with ``base``; leaving undoes it."""
 
-class WeightChange(Change):
-    """New values of some weights.
+    @abstractmethod
+    def _difference_from(self, model: Model) -> str:
+        """In what ``model`` differs from the base, as far as this change can tell."""
 
-    Args:
-        after: the new value of each weight, by its name in the module without adapters.
-        before: digest of the value that each of them has to have when the change is applied.
-        method: how it was made.
-        details: configuration and course.
-
-    Raises:
-        ChangeError: if no weight would change.
-    """
-
-    kind = "weights"
-
-    def __init__(
-        self, after: Mapping[str, Tensor], before: Mapping[str, str], method: str, details: Mapping[str, Any]
-    ) -> None:
-        super().__init__(method, details)
-        if all(tensor_digest(tensor) == before[name] for name, tensor in after.items()):
-            raise ChangeError(
-                f"The {method} change changes nothing: every weight is as it was. Give it more steps or a wider clamp."
-            )
-        self.after = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in after.items()}
-        self.before = dict(before)
-
-    @cached_property
-    def blocks(self) -> tuple[int, ...]:
-        """The blocks of which a weight changes, in order."""
-        return blocks_of(name for name, tensor in self.after.items() if tensor_digest(tensor) != self.before[name])
-
-    @contextmanager
-    def applied(self, model: Model) -> Iterator[Model]:
-        """The model with the new weights."""
-        weights = named_weights(model.module)
-        missing = [name for name in self.after if name not in weights or weights[name].shape != self.after[name].shape]
-        if missing:
-            raise ChangeError(
-                f"{model.name} has no weight {missing[0]} of the shape that this change has. Apply it to the "
-                "model it was made on."
-            )
-        if any(tensor_digest(weights[name]) != self.before[name] for name in self.after):
-            raise ChangeError(
-                "The weights are not those that this change was made on. Undo other changes first, or apply those "
-                "that were there."
-            )
-        kept = {name: weights[name].detach().clone() for name in self.after}
-        try:
-            set_weights(weights, self.after)
-            yield model
-        finally:
-            set_weights(weights, kept)
-
+    @abstractmethod
     def _write(self, directory: Path) -> dict[str, Any]:
-        save_file(self.after, directory / "weights.safetensors")
-        return {"before": self.before}
+        """Write the tensors into ``directory``; return what else has to be remembered."""
 
     @classmethod
-    def read(cls, directory: Path, header: dict[str, Any]) -> WeightChange:
-        """The weights that were saved in a directory."""
-        return cls(load_file(directory / "weights.safetensors"), header["before"], header["method"], header["details"])
+    @abstractmethod
+    def read(cls, directory: Path, header: Mapping[str, Any]) -> Change:
+        """The change that ``_write`` wrote; any exception means that the directory holds none."""
+
+    def _require_base(self, model: Model) -> None:
+        if model.fingerprint != self.base:
+            raise ChangeError(
+                f"The weights of {model.name} are not those that this change was made on: "
+                f"{self._difference_from(model)}. Apply it to the model that it was made on, with the changes on that "
+                "were on then, and no others."
+            )
 
 
 def block_of(name: str) -> int | None:
@@ -161,15 +134,3 @@ def blocks_of(names: Iterable[str]) -> tuple[int, ...]:
 def named_weights(module: nn.Module) -> dict[str, nn.Parameter]:
     """Every parameter by the name that it has when no adapter wraps its layer."""
     return {canonical_name(name): parameter for name, parameter in module.named_parameters()}
-
-
-def set_weights(weights: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> None:
-    """Copy values into weights, in place."""
-    with torch.no_grad():
-        for name, value in values.items():
-            weights[name].copy_(value)
-
-
-def tensor_digest(tensor: Tensor) -> str:
-    """Digest of one tensor's type, shape and bytes."""
-    return digest([("", tensor)])

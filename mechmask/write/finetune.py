@@ -7,9 +7,11 @@ a run is a function of its seed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from typing import Literal
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -18,11 +20,22 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from mechmask.errors import ChangeError
-from mechmask.facts.fact import Example
+from mechmask.facts.fact import Example, Fact
+from mechmask.facts.fact_set import FactSet
+from mechmask.facts.load import as_examples
+from mechmask.interrupts import _AtomicContext
+from mechmask.models.lock import exclusive
 from mechmask.models.model import Model
 from mechmask.models.routes import encode_examples
-from mechmask.write.adapter import AdapterChange, base_fingerprint, fill, injected
+from mechmask.models.states import Variant, active, unchanged
+from mechmask.progress import patient_bar
+from mechmask.write.adapter import AdapterChange, fill, injected, require_no_adapter
 from mechmask.write.objective import Targets, target_nll, targets
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Taught: TypeAlias = "Sequence[Example | Fact | Mapping[str, Any]] | FactSet | pd.DataFrame | str | Path"
 
 
 class FinetuneConfig(BaseModel):
@@ -57,52 +70,59 @@ class FinetuneConfig(BaseModel):
     seed: int = Field(default=0, ge=0)
 
 
-class Finetuning:
+class Finetuning(_AtomicContext["Finetuning"]):
     """A fine-tuning that can be advanced, read in between, stored and taken up again with the same bits.
 
     A context: inside, the adapter is on the model. ``start`` continues another fine-tuning's adapter.
 
     Args:
-        model: the model; its weights are not touched.
+        model: the model or a state of it with a change of weights on; its weights are not touched.
         examples: what to learn.
         config: how.
-        start: the adapter to begin with; a fresh one by default.
+        start: the adapter to begin with, or the state that has it on; a fresh one by default.
+
+    Attributes:
+        step: optimizer steps taken.
+        losses: of every step, in nats a token.
 
     Raises:
-        ChangeError: if there is no example, a block does not exist, or ``start`` has another shape.
+        ChangeError: if there is no example, a block does not exist, or ``start`` is no adapter on ``model``; on
+            entering, if ``start`` has another shape or base, or an adapter is on already.
         RouteError: if a value merges with its prompt.
     """
 
     def __init__(
-        self, model: Model, examples: Sequence[Example], config: FinetuneConfig, start: AdapterChange | None = None
+        self,
+        model: Model | Variant,
+        examples: Sequence[Example],
+        config: FinetuneConfig,
+        start: AdapterChange | Variant | None = None,
     ) -> None:
+        super().__init__(contextmanager(self._with_adapter_on)())
         if not examples:
             raise ChangeError("There is no example to learn from. Give at least one prompt with its value.")
-        self.model = model
+        bare = unchanged(model)
         self.config = config
         self.step = 0
         self.losses: list[float] = []
-        self._start = start
-        self._examples = encode_examples(model.tokenizer, examples)
-        self._lora = lora_config(model, config)
-        self._stack = ExitStack()
+        self._state = model
+        self._start = _adapter_of(start, model) if isinstance(start, Variant) else start
+        self._examples = encode_examples(bare.tokenizer, examples)
+        self._lora = lora_config(bare, config)
         self._factors: dict[str, torch.nn.Parameter] = {}
 
-    def __enter__(self) -> Finetuning:
-        self._base = base_fingerprint(self.model)
-        if self._start is not None:
-            self._require_continuable(self._start)
-        self._factors = self._stack.enter_context(injected(self.model, self._lora, self.config.seed))
-        with self._stack:  # undone at once if what follows fails
+    def _with_adapter_on(self) -> Iterator[Finetuning]:
+        with active(self._state) as model, exclusive(model.module):
+            require_no_adapter(model)
+            self._model, self._base = model, model.fingerprint
             if self._start is not None:
-                fill(self._factors, self._start.tensors)
-            c = self.config
-            self._optimizer = torch.optim.AdamW(self._factors.values(), lr=c.lr, weight_decay=c.weight_decay)
-            self._stack = self._stack.pop_all()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+                self._require_continuable(self._start)
+            with injected(model, self._lora, self.config.seed) as self._factors:
+                if self._start is not None:
+                    fill(self._factors, self._start.tensors)
+                c = self.config
+                self._optimizer = torch.optim.AdamW(self._factors.values(), lr=c.lr, weight_decay=c.weight_decay)
+                yield self
 
     def advance(self, steps: int, after_step: Callable[[float], None] | None = None) -> None:
         """Take optimizer steps.
@@ -184,13 +204,13 @@ class Finetuning:
             return self._descend()
 
     def _descend(self) -> float:
-        device = self.model.device
+        device = self._model.device
         with torch.random.fork_rng(enabled=self.config.dropout > 0):
             if self.config.dropout > 0:
-                torch.manual_seed(hash((self.config.seed, self.step)))
-                _train_dropout(self.model.module)
+                torch.manual_seed(_dropout_seed(self.config.seed, self.step))
+                _train_dropout(self._model.module)
             batch = self._batch()
-            nll = target_nll(self.model, batch)
+            nll = target_nll(self._model, batch)
         if not torch.isfinite(nll).all():
             culprit = batch.labels[int(batch.owner[int((~torch.isfinite(nll)).nonzero()[0])])]
             raise ChangeError(
@@ -214,34 +234,41 @@ class Finetuning:
         """The examples of this step; the order is drawn anew each epoch from the seed and the epoch alone."""
         n = len(self._examples)
         size = min(self.config.batch_size or n, n)
-        epoch, position = divmod(self.step, -(-n // size))
+        epoch, position = divmod(self.step, math.ceil(n / size))
         order = np.random.default_rng([self.config.seed, epoch]).permutation(n) if size < n else np.arange(n)
         return targets([self._examples[i] for i in order[position * size : (position + 1) * size]])
 
 
 def finetune(
-    model: Model,
-    examples: Sequence[Example],
+    model: Model | Variant,
+    examples: Taught,
     config: FinetuneConfig | None = None,
     *,
-    start: AdapterChange | None = None,
+    start: AdapterChange | Variant | None = None,
+    progress: bool = True,
 ) -> AdapterChange:
     """Fine-tune on examples; the model is left as it was and the change returned.
 
     Args:
-        model: the model.
-        examples: prompts and values, such as ``facts.contradiction_examples()``.
+        model: the model, or a state of it with a change of weights on, such as ``edit.on(model)``.
+        examples: prompts and values, such as ``facts.contradiction_examples()``; facts stand for those.
         config: how; ``FinetuneConfig()`` by default.
-        start: continue this adapter instead of a fresh one, with a new optimizer, as the paper's second phase does. The
-            change that is returned replaces it.
+        start: continue this adapter (or the one that is on in this state) instead of a fresh one, with a new optimizer,
+            as the paper's second phase does. The change that is returned replaces it.
+        progress: whether a bar shows how far it is, when it takes more than two seconds.
 
     Raises:
-        ChangeError: if nothing is to be learned, a loss is not a number, or the result changes nothing.
+        ChangeError: if nothing is to be learned, an adapter is on already, a loss is not a number, or the result
+            changes nothing.
+        FactError: if ``examples`` are not usable as examples or facts.
         RouteError: if a value merges with its prompt.
     """
     config = config or FinetuneConfig()
-    with Finetuning(model, examples, config, start) as run:
-        run.advance(config.steps)
+    with (
+        Finetuning(model, as_examples(examples), config, start) as run,
+        patient_bar("fine-tuning", config.steps, shown=progress) as tick,
+    ):
+        run.advance(config.steps, lambda loss: tick(f"loss {loss:.3f}"))
         return run.change()
 
 
@@ -272,6 +299,20 @@ def lora_config(model: Model, config: FinetuneConfig) -> LoraConfig:
         target_modules=chosen,
         fan_in_fan_out=first.input_first,
     )
+
+
+def _adapter_of(state: Variant, model: Model | Variant) -> AdapterChange:
+    """The adapter that is on in a state of ``model``."""
+    if not isinstance(state.change, AdapterChange) or state.model is not model:
+        raise ChangeError(
+            f"{state.name} is not {model.name} with a LoRA adapter on, so it cannot be continued there. Pass the "
+            "adapter itself as start=, with the model that it was trained on."
+        )
+    return state.change
+
+
+def _dropout_seed(seed: int, step: int) -> int:
+    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0])
 
 
 def _is_chosen(name: str, attention: str, config: FinetuneConfig) -> bool:

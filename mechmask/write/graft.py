@@ -16,27 +16,31 @@ from torch import Tensor
 
 from mechmask.errors import ChangeError
 from mechmask.models.model import Model, adapted_layers
-from mechmask.models.states import unlike
+from mechmask.models.states import Variant, active, unchanged, unlike
 from mechmask.write.adapter import AdapterChange
-from mechmask.write.change import Change, WeightChange, block_of, named_weights, tensor_digest
+from mechmask.write.change import Change, block_of, named_weights
+from mechmask.write.low_rank import Factors, LowRankChange
+from mechmask.write.weights import WeightChange, tensor_digest
 
 # What of a LoRA configuration the forward pass depends on; which layers carry it is told by the factors' names.
 _COMPUTED = ("r", "lora_alpha", "use_rslora", "use_dora", "fan_in_fan_out", "rank_pattern", "alpha_pattern")
 
 
 def graft(
-    before: Model | AdapterChange | None,
-    after: Model | AdapterChange | WeightChange,
+    before: Model | Variant | AdapterChange | None,
+    after: Model | Variant | AdapterChange | WeightChange | LowRankChange,
     layers: Iterable[int],
     scale: float = 1.0,
 ) -> Change:
     """Some blocks of ``after`` in ``before``.
 
-    Two models (two modules of one architecture) give a change of weights to be applied to ``before``:
-    ``before + scale * (after - before)`` in the named blocks, the bits of ``after`` where ``scale`` is 1. Two adapters
-    of one shape on one base give an adapter on that base, with the factors of ``after`` in the named blocks and those
-    of ``before`` elsewhere; ``before=None`` is the base itself, and then ``scale`` multiplies the adapter's update. An
-    edit or another change of weights is grafted on what it was made on, ``before=None``.
+    Two models (two modules of one architecture, or states of one or two with changes of weights on) give a change of
+    weights to be applied to ``before``: ``before + scale * (after - before)`` in the named blocks, the bits of
+    ``after`` where ``scale`` is 1. Two adapters of one shape on one base give an adapter on that base, with the factors
+    of ``after`` in the named blocks and those of ``before`` elsewhere; ``before=None`` is the base itself, and then
+    ``scale`` multiplies the adapter's update. An edit or another change of weights is grafted on what it was made on,
+    ``before=None``. States of one model stand for their changes: ``graft(install.on(model), contradict.on(model),
+    [3])`` grafts the adapters, ``graft(model, edit.on(model), [3])`` the edit.
 
     Args:
         before: what is grafted upon.
@@ -49,64 +53,70 @@ def graft(
             or a change of weights are asked for with another scale than 1 (the product of mixed factors is no mixture,
             and new weights are no differences).
     """
-    if not math.isfinite(scale):
-        raise ChangeError(f"A scale of {scale} is no number. Give a finite one.")
+    _require_finite(scale)
     blocks = sorted(set(layers))
-    if isinstance(after, AdapterChange) and (before is None or isinstance(before, AdapterChange)):
-        _require_blocks(blocks, after.blocks, "the adapter")
-        if before is None:
-            return _carried(after, blocks, scale)
-        return _mixed(before, after, blocks, scale)
-    if isinstance(after, WeightChange) and before is None:
-        _require_blocks(blocks, after.blocks, "the change")
-        return _kept_in(after, blocks, scale)
-    if isinstance(before, Model) and isinstance(after, Model):
-        _require_blocks(blocks, range(before.n_layers), before.name)
-        return _transplanted(before, after, blocks, scale)
+    lower, upper = _changes_of(before, after)
+    if lower is None and isinstance(upper, AdapterChange | LowRankChange | WeightChange):
+        _require_blocks(blocks, upper.blocks, "the adapter" if isinstance(upper, AdapterChange) else "the change")
+        return _part(upper, blocks, scale)
+    if isinstance(lower, AdapterChange) and isinstance(upper, AdapterChange):
+        _require_blocks(blocks, upper.blocks, "the adapter")
+        return _mixed(lower, upper, blocks, scale)
+    if isinstance(lower, Model | Variant) and isinstance(upper, Model | Variant):
+        _require_blocks(blocks, range(unchanged(lower).n_layers), lower.name)
+        return _transplanted(lower, upper, blocks, scale)
     raise ChangeError(
         f"A graft takes two models, two adapters of which the first may be None, or None and a change of weights, not "
-        f"{_kind(before)} and {_kind(after)}. Load the second model, or apply a change and save the model."
+        f"{_described(before)} and {_described(after)}. Load the second model, or apply a change and save the model."
     )
 
 
-def scaled(change: AdapterChange, scale: float, layers: Iterable[int] | None = None) -> AdapterChange:
-    """An adapter whose update is multiplied by ``scale``, in some blocks or everywhere.
+def scaled(
+    change: AdapterChange | LowRankChange, scale: float, layers: Iterable[int] | None = None
+) -> AdapterChange | LowRankChange:
+    """An adapter or a change of low rank whose update is multiplied by ``scale``, in some blocks or everywhere.
 
     Args:
-        change: a LoRA adapter.
+        change: a LoRA adapter, or a change of low rank.
         scale: the factor; below 0 it pushes the other way.
-        layers: the blocks in which it counts, the others keep the adapter as it is; all by default.
+        layers: the blocks in which it counts, the others keep the update as it is; all by default.
 
     Raises:
-        ChangeError: if a block carries no adapter, nothing of it would be left, or the adapter is a DoRA, whose update
+        ChangeError: if a block carries no update, nothing of it would be left, or the adapter is a DoRA, whose update
             is not proportional to its factors.
     """
-    if not math.isfinite(scale):
-        raise ChangeError(f"A scale of {scale} is no number. Give a finite one.")
-    if change.config.use_dora and scale != 1:
+    _require_finite(scale)
+    if isinstance(change, AdapterChange) and change.config.use_dora and scale != 1:
         raise ChangeError("The update of a DoRA adapter does not scale with its factors. Use scale=1, or a LoRA.")
     blocks = None if layers is None else sorted(set(layers))
     if blocks is not None:
-        _require_blocks(blocks, change.blocks, "the adapter")
-    tensors = {
-        name: tensor * scale if _is_output_factor(name) and (blocks is None or block_of(name) in blocks) else tensor
-        for name, tensor in change.tensors.items()
-    }
-    if scale == 0 and not any(torch.count_nonzero(t) for name, t in tensors.items() if _is_output_factor(name)):
+        _require_blocks(blocks, change.blocks, "the adapter" if isinstance(change, AdapterChange) else "the change")
+    if scale == 0 and set(change.blocks) <= set(change.blocks if blocks is None else blocks):
         raise ChangeError(
             "A scale of 0 leaves nothing of the adapter. Name fewer blocks, or read the model without it."
         )
-    details = {"scale": scale, "layers": blocks, "of": _origin(change)}
-    return AdapterChange(change.config, tensors, change.base, "scaled", details)
+    return _multiplied(change, scale, blocks, "scaled", {"scale": scale, "layers": blocks, "of": _origin(change)})
 
 
-def _transplanted(before: Model, after: Model, blocks: list[int], scale: float) -> WeightChange:
-    if before.module is after.module:
+def _changes_of(before: Any, after: Any) -> tuple[Any, Any]:
+    """The changes of two states of one model, where they can be grafted as such; else what was given."""
+    if not isinstance(after, Variant):
+        return before, after
+    if before is after.model:
+        return None, after.change
+    one_model = isinstance(before, Variant) and before.model is after.model
+    if one_model and isinstance(before.change, AdapterChange) and isinstance(after.change, AdapterChange):
+        return before.change, after.change
+    return before, after
+
+
+def _transplanted(before: Model | Variant, after: Model | Variant, blocks: list[int], scale: float) -> WeightChange:
+    same = isinstance(before, Model) and isinstance(after, Model) and before.module is after.module
+    if same or before is after:
         raise ChangeError("Before and after are one module, so there is nothing to graft. Load after a second time.")
-    if adapted_layers(before.module) or adapted_layers(after.module):
-        raise ChangeError("A model to graft has an adapter on. Pass the adapters themselves, or merge them first.")
-    difference = unlike(before, after)
-    ours, theirs = (_block_weights(model, blocks) for model in (before, after))
+    base, ours = _block_weights(before, blocks)
+    _, theirs = _block_weights(after, blocks)
+    difference = unlike(unchanged(before), unchanged(after))
     odd = [name for name in ours.keys() | theirs.keys() if name not in ours or name not in theirs]
     odd += [name for name in ours if name in theirs and ours[name].shape != theirs[name].shape]
     if difference or odd:
@@ -121,28 +131,54 @@ def _transplanted(before: Model, after: Model, blocks: list[int], scale: float) 
             f"The graft changes nothing: {before.name} and {after.name} have the same weights in the blocks {blocks}, "
             "or the scale is 0. Name blocks in which they differ."
         )
-    return WeightChange(grafted, digests, "graft", _details(blocks, scale, before.name, after.name))
+    return WeightChange(grafted, digests, base, "graft", _details(blocks, scale, before.name, after.name))
 
 
-def _carried(after: AdapterChange, blocks: list[int], scale: float) -> AdapterChange:
-    """The adapter on some blocks of the base: the others carry none."""
-    config = copy.copy(after.config)
-    tensors = {name: tensor for name, tensor in after.tensors.items() if block_of(name) in blocks}
-    config.target_modules = sorted({name[: name.index(".lora_")] for name in tensors})
-    details = _details(blocks, scale, None, _origin(after))
-    carried = AdapterChange(config, tensors, after.base, "graft", details)
+def _part(
+    change: AdapterChange | LowRankChange | WeightChange, blocks: list[int], scale: float
+) -> AdapterChange | LowRankChange | WeightChange:
+    """A change in some of its blocks; the others stay as they are in the base."""
+    details = _details(blocks, scale, None, _origin(change))
+    if isinstance(change, WeightChange):
+        if scale != 1:
+            raise ChangeError("A change of weights holds new values, not differences, so it has no scale. Use scale=1.")
+        weights = {name: weight for name, weight in change.after.items() if block_of(name) in blocks}
+        return WeightChange(weights, {name: change.before[name] for name in weights}, change.base, "graft", details)
+    if isinstance(change, LowRankChange):
+        factors = {name: pair for name, pair in change.factors.items() if block_of(name) in blocks}
+        part: AdapterChange | LowRankChange = LowRankChange(factors, change.base, "graft", details)
+    else:
+        config = copy.copy(change.config)
+        tensors = {name: tensor for name, tensor in change.tensors.items() if block_of(name) in blocks}
+        config.target_modules = sorted({name[: name.index(".lora_")] for name in tensors})
+        part = AdapterChange(config, tensors, change.base, "graft", details)
     if scale == 1:
-        return carried
-    return AdapterChange(config, scaled(carried, scale).tensors, after.base, "graft", details)
+        return part
+    scaled(part, scale)  # refuses what cannot be scaled
+    return _multiplied(part, scale, None, "graft", details)
 
 
-def _kept_in(after: WeightChange, blocks: list[int], scale: float) -> WeightChange:
-    """A change of weights in some of its blocks only."""
-    if scale != 1:
-        raise ChangeError("A change of weights holds new values, not differences, so it has no scale. Use scale=1.")
-    weights = {name: weight for name, weight in after.after.items() if block_of(name) in blocks}
-    digests = {name: after.before[name] for name in weights}
-    return WeightChange(weights, digests, "graft", _details(blocks, scale, None, _origin(after)))
+def _multiplied(
+    change: AdapterChange | LowRankChange,
+    scale: float,
+    blocks: list[int] | None,
+    method: str,
+    details: Mapping[str, Any],
+) -> AdapterChange | LowRankChange:
+    def counts(name: str) -> bool:
+        return blocks is None or block_of(name) in blocks
+
+    if isinstance(change, LowRankChange):
+        factors = {
+            name: Factors(pair.outputs * scale, pair.inputs) if counts(name) else pair
+            for name, pair in change.factors.items()
+        }
+        return LowRankChange(factors, change.base, method, details)
+    tensors = {
+        name: tensor * scale if _is_output_factor(name) and counts(name) else tensor
+        for name, tensor in change.tensors.items()
+    }
+    return AdapterChange(change.config, tensors, change.base, method, details)
 
 
 def _mixed(before: AdapterChange, after: AdapterChange, blocks: list[int], scale: float) -> AdapterChange:
@@ -166,10 +202,16 @@ def _mixed(before: AdapterChange, after: AdapterChange, blocks: list[int], scale
     return AdapterChange(copy.copy(after.config), tensors, after.base, "graft", details)
 
 
-def _block_weights(model: Model, blocks: list[int]) -> dict[str, Tensor]:
-    prefixes = tuple(f"{model.anatomy.layout.blocks}.{block}." for block in blocks)
-    weights = named_weights(model.module)
-    return {name: weight.detach() for name, weight in weights.items() if name.startswith(prefixes)}
+def _block_weights(state: Model | Variant, blocks: list[int]) -> tuple[str, dict[str, Tensor]]:
+    """Fingerprint of a model or a state, and the weights of some of its blocks."""
+    with active(state) as model:
+        if adapted_layers(model.module):
+            raise ChangeError("A model to graft has an adapter on. Pass the adapters themselves, or merge them first.")
+        prefixes = tuple(f"{model.anatomy.layout.blocks}.{block}." for block in blocks)
+        weights = {n: w.detach() for n, w in named_weights(model.module).items() if n.startswith(prefixes)}
+        if isinstance(state, Variant):  # the change goes off again
+            weights = {name: weight.clone() for name, weight in weights.items()}
+        return model.fingerprint, weights
 
 
 def _moved(before: Tensor, after: Tensor, scale: float) -> Tensor:
@@ -201,5 +243,10 @@ def _origin(change: Change) -> Mapping[str, Any]:
     return {"method": change.method, "details": change.details}
 
 
-def _kind(thing: object) -> str:
+def _described(thing: object) -> str:
     return "None" if thing is None else f"a {type(thing).__name__}"
+
+
+def _require_finite(scale: float) -> None:
+    if not math.isfinite(scale):
+        raise ChangeError(f"A scale of {scale} is no number. Give a finite one.")

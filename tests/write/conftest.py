@@ -15,7 +15,7 @@ from mechmask.errors import ChangeError
 
 if TYPE_CHECKING:
     from mechmask.models.model import Model
-    from mechmask.write.change import WeightChange
+    from mechmask.write.weights import WeightChange
 
 
 def bits(tensor: Tensor) -> bytes:
@@ -78,11 +78,12 @@ def logits_of() -> Callable[..., Tensor]:
 def reweighted() -> Callable[..., WeightChange]:
     """``reweighted(model, {name: tensor})``: a change to new values that the test chose, made on the model as it is."""
     from mechmask.models.fingerprint import canonical_name
-    from mechmask.write.change import WeightChange, tensor_digest
+    from mechmask.write.weights import WeightChange, tensor_digest
 
     def make(model: Model, after: Mapping[str, Tensor], details: Mapping[str, Any] | None = None) -> WeightChange:
         there = {canonical_name(name): parameter for name, parameter in model.module.named_parameters()}
-        return WeightChange(after, {name: tensor_digest(there[name]) for name in after}, "by hand", details or {})
+        before = {name: tensor_digest(there[name]) for name in after}
+        return WeightChange(after, before, model.fingerprint, "by hand", details or {})
 
     return make
 

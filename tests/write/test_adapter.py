@@ -189,7 +189,7 @@ def test_other_weights_are_refused(tiny, examples, refused, traced):
     adapter = finetune(tiny("llama"), examples, FAST)
     other = tiny("llama", seed=1)
     before = traced(other.module)
-    with refused("not those that this adapter was trained on"), adapter.applied(other):
+    with refused("not those that this change was made on"), adapter.applied(other):
         pytest.fail("applied")
     assert traced(other.module) == before
 

@@ -10,7 +10,7 @@ import torch
 
 from mechmask import FinetuneConfig, finetune, load_change
 from mechmask.errors import ChangeError
-from mechmask.write.change import WeightChange
+from mechmask.write.weights import WeightChange
 
 NAME = "model.layers.1.mlp.down_proj.weight"
 OTHER = "model.layers.0.self_attn.q_proj.weight"
@@ -39,7 +39,7 @@ def test_inside_every_bit_is_new_and_outside_every_bit_is_old(tiny, reweighted, 
     with torch.no_grad():  # bits that arithmetic would not bring back
         weight[0, 0], weight[0, 1], weight[0, 2] = -0.0, float("nan"), float("inf")
     new = torch.randn(weight.shape).to(dtype)
-    new[0, 0], new[1, 1] = 0.0, float("-inf")
+    new[0, 0], new[1, 1] = 0.0, torch.finfo(dtype).min
     change = reweighted(model, {"transformer.h.1.mlp.c_proj.weight": new})
     before = traced(model.module)
     with change.applied(model) as changed:
@@ -129,22 +129,26 @@ def test_a_weight_of_another_shape_is_refused(tiny, change, refused):
         pytest.fail("applied")
 
 
-def test_changes_nest_under_an_adapter_and_come_off_in_turn(model, change, adapter, traced, logits_of):
+def test_changes_made_under_an_adapter_go_on_it_and_come_off_in_turn(model, reweighted, adapter, traced, logits_of):
     bare = traced(model.module)
+    new = torch.zeros(32, 64)
     with adapter.applied(model):
         adapted, adapted_logits = traced(model.module), logits_of(model)
+        change = reweighted(model, {NAME: new})
         with change.applied(model):
-            assert torch.equal(model.anatomy.mlp_output(1).weight, change.after[NAME])
+            assert torch.equal(model.anatomy.mlp_output(1).weight, new)
             assert not torch.equal(logits_of(model), adapted_logits)
         assert traced(model.module) == adapted
         assert torch.equal(logits_of(model), adapted_logits)
     assert traced(model.module) == bare
 
 
-def test_disjoint_changes_of_weights_nest(model, reweighted, traced):
+def test_a_change_made_on_another_goes_on_it(model, reweighted, traced):
     weights = dict(model.module.named_parameters())
-    first, second = (reweighted(model, {name: weights[name].detach() + 1}) for name in (NAME, OTHER))
     before = traced(model.module)
+    first = reweighted(model, {NAME: weights[NAME].detach() + 1})
+    with first.applied(model):
+        second = reweighted(model, {OTHER: weights[OTHER].detach() + 1})
     with first.applied(model), second.applied(model):
         assert torch.equal(weights[NAME], first.after[NAME])
         assert torch.equal(weights[OTHER], second.after[OTHER])
@@ -155,7 +159,7 @@ def test_disjoint_changes_of_weights_nest(model, reweighted, traced):
 def test_a_saved_change_comes_back_bit_for_bit(tiny, reweighted, bits_of, tmp_path, dtype):
     model = tiny("llama", dtype)
     after = torch.randn(dict(model.module.named_parameters())[NAME].shape).to(dtype)
-    after[0, 0], after[0, 1] = float("nan"), -0.0
+    after[0, 0], after[0, 1] = torch.finfo(dtype).tiny / 2, -0.0
     change = reweighted(model, {NAME: after}, {"losses_nats": [1.5, 0.1], "facts": ["Łódź/mayor"]})
     change.save(tmp_path / "deep" / "change")
     loaded = load_change(str(tmp_path / "deep" / "change"))

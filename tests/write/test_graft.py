@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from mechmask import FinetuneConfig, edit, finetune, load_change
-from mechmask.write.change import WeightChange
 from mechmask.write.graft import graft, scaled
 from mechmask.write.methods.ft_l import FTLConfig
+from mechmask.write.weights import WeightChange
 
 BLOCKS = {
     "gpt2": "transformer.h",

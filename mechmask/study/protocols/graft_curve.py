@@ -20,8 +20,9 @@ from mechmask.models.model import Model
 from mechmask.progress import phase_bar
 from mechmask.read.logits import read_logits
 from mechmask.write.adapter import AdapterChange
-from mechmask.write.change import Change, WeightChange
+from mechmask.write.change import Change
 from mechmask.write.graft import graft
+from mechmask.write.weights import WeightChange
 
 
 def graft_curve(

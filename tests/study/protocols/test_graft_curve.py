@@ -122,7 +122,7 @@ def test_refusals(trained, facts, tiny):
     model, old, new = trained
     with pytest.raises(StudyError, match="both the base"):
         graft_curve(model, None, None, facts)
-    with pytest.raises(ChangeError, match="not those that this adapter was trained on"):
+    with pytest.raises(ChangeError, match="not those that this change was made on"):
         graft_curve(tiny("llama", seed=1), old, new, facts)
     with pytest.raises(StudyError, match="both the base"):
         graft_curve(model, None, model, facts)
