@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mechmask.facts.world import world_facts as world_facts
     from mechmask.measure.cka import linear_cka as linear_cka
     from mechmask.measure.commit import commit_layer as commit_layer
+    from mechmask.measure.commit_interval import commit_interval as commit_interval
     from mechmask.measure.compare import compare as compare
     from mechmask.measure.depth_score import depth_score as depth_score
     from mechmask.measure.erase import erase_index as erase_index
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     from mechmask.measure.reading import save_reading as save_reading
     from mechmask.measure.statistics import over_facts as over_facts
     from mechmask.measure.summary import summary as summary
-    from mechmask.measure.where import commit_interval as commit_interval
+    from mechmask.measure.tables import latex_table as latex_table
+    from mechmask.measure.tables import markdown_table as markdown_table
     from mechmask.measure.where import evidence_share as evidence_share
     from mechmask.measure.where import evidence_share_last_third as evidence_share_last_third
     from mechmask.measure.where import layers_computed as layers_computed
@@ -43,14 +45,15 @@ if TYPE_CHECKING:
     from mechmask.models.states import Variant as Variant
     from mechmask.read.attribute import attribute as attribute
     from mechmask.read.backends.nnsight import NnsightBackend as NnsightBackend
+    from mechmask.read.checkpoint import read_logits_and_depth as read_logits_and_depth
     from mechmask.read.depth import read_depth as read_depth
     from mechmask.read.drift import change_cosine as change_cosine
     from mechmask.read.drift import residual_drift as residual_drift
     from mechmask.read.generate import generate as generate
     from mechmask.read.known import known_facts as known_facts
-    from mechmask.read.lenses.cached import cached_lens as cached_lens
     from mechmask.read.lenses.config import LensConfig as LensConfig
     from mechmask.read.lenses.fit import fit_lens as fit_lens
+    from mechmask.read.lenses.load import cached_lens as cached_lens
     from mechmask.read.lenses.load import load_lens as load_lens
     from mechmask.read.logits import read_logits as read_logits
     from mechmask.read.margin import read_margin as read_margin
@@ -58,7 +61,17 @@ if TYPE_CHECKING:
     from mechmask.read.weights import weight_change as weight_change
     from mechmask.study.config import StudyConfig as StudyConfig
     from mechmask.study.protocols.graft_curve import graft_curve as graft_curve
-    from mechmask.study.study import MaskStudy as MaskStudy
+    from mechmask.study.protocols.mask import MaskStudy as MaskStudy
+    from mechmask.study.results import StudyResults as StudyResults
+    from mechmask.study.results import open_study as open_study
+    from mechmask.study.run import Run as Run
+    from mechmask.study.states import StudyState as StudyState
+    from mechmask.study.states import each_edit as each_edit
+    from mechmask.study.states import read_states as read_states
+    from mechmask.study.states import untouched as untouched
+    from mechmask.study.status import study_status as study_status
+    from mechmask.study.training import Watch as Watch
+    from mechmask.study.training import train as train
     from mechmask.write.change import Change as Change
     from mechmask.write.edit import edit as edit
     from mechmask.write.finetune import FinetuneConfig as FinetuneConfig
@@ -66,6 +79,7 @@ if TYPE_CHECKING:
     from mechmask.write.graft import graft as graft
     from mechmask.write.graft import scaled as scaled
     from mechmask.write.load import load_change as load_change
+    from mechmask.write.methods.ft import FTConfig as FTConfig
     from mechmask.write.methods.ft_l import FTLConfig as FTLConfig
 
 _HOMES = {
@@ -80,6 +94,7 @@ _HOMES = {
     "world_facts": "facts.world",
     "linear_cka": "measure.cka",
     "commit_layer": "measure.commit",
+    "commit_interval": "measure.commit_interval",
     "compare": "measure.compare",
     "depth_score": "measure.depth_score",
     "erase_index": "measure.erase",
@@ -87,7 +102,8 @@ _HOMES = {
     "save_reading": "measure.reading",
     "over_facts": "measure.statistics",
     "summary": "measure.summary",
-    "commit_interval": "measure.where",
+    "latex_table": "measure.tables",
+    "markdown_table": "measure.tables",
     "evidence_share": "measure.where",
     "evidence_share_last_third": "measure.where",
     "layers_computed": "measure.where",
@@ -98,14 +114,15 @@ _HOMES = {
     "Variant": "models.states",
     "attribute": "read.attribute",
     "NnsightBackend": "read.backends.nnsight",
+    "read_logits_and_depth": "read.checkpoint",
     "read_depth": "read.depth",
     "change_cosine": "read.drift",
     "residual_drift": "read.drift",
     "generate": "read.generate",
     "known_facts": "read.known",
-    "cached_lens": "read.lenses.cached",
     "LensConfig": "read.lenses.config",
     "fit_lens": "read.lenses.fit",
+    "cached_lens": "read.lenses.load",
     "load_lens": "read.lenses.load",
     "read_logits": "read.logits",
     "read_margin": "read.margin",
@@ -113,15 +130,26 @@ _HOMES = {
     "weight_change": "read.weights",
     "StudyConfig": "study.config",
     "graft_curve": "study.protocols.graft_curve",
-    "MaskStudy": "study.study",
+    "MaskStudy": "study.protocols.mask",
+    "StudyResults": "study.results",
+    "open_study": "study.results",
+    "Run": "study.run",
+    "StudyState": "study.states",
+    "each_edit": "study.states",
+    "read_states": "study.states",
+    "untouched": "study.states",
+    "study_status": "study.status",
+    "Watch": "study.training",
+    "train": "study.training",
     "Change": "write.change",
     "edit": "write.edit",
-    "finetune": "write.finetune",
     "FinetuneConfig": "write.finetune",
-    "FTLConfig": "write.methods.ft_l",
+    "finetune": "write.finetune",
     "graft": "write.graft",
     "scaled": "write.graft",
     "load_change": "write.load",
+    "FTConfig": "write.methods.ft",
+    "FTLConfig": "write.methods.ft_l",
 }
 
 __all__ = ["__version__", "draw", *_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]

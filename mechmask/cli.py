@@ -83,7 +83,7 @@ def main() -> None:
         _stop(f"mechmask: {what}. Check the path, its permissions and the free space.", 2)
     except MemoryError:
         _stop("mechmask: There is not enough memory. Use a smaller batch_size, or a smaller model.", 2)
-    except Exception as error:  # noqa: BLE001  (a traceback helps no user of a command)
+    except Exception as error:
         first = (str(error).strip().splitlines() or ["no message"])[0]
         _stop(f"mechmask: {type(error).__name__}: {first}. This is a bug of mechmask: please report it.", 1)
 
@@ -131,9 +131,7 @@ def demo(
 @app.command()
 def study(
     config: Annotated[Path, typer.Argument(help="TOML with the tables [model], [facts] and [study].")],
-    out: Annotated[
-        Path | None, typer.Option(help="Directory of the study; taken up again where it stopped.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Directory of the study; taken up again where it stopped.")] = None,
     init: Annotated[
         bool, typer.Option("--init", help="Write CONFIG anew, with every setting, its default and what it means.")
     ] = False,
@@ -320,7 +318,9 @@ def _require_new(out: Path | None, suffixes: tuple[str, ...]) -> None:
     if out.exists():
         raise ReadingError(f"{out} is there already. Name a new file, or remove that one.")
     if out.suffix.lower() not in suffixes:
-        raise ReadingError(f"A reading cannot be written to {out.name!r}. Give a name that ends in {' or '.join(suffixes)}.")
+        raise ReadingError(
+            f"A reading cannot be written to {out.name!r}. Give a name that ends in {' or '.join(suffixes)}."
+        )
 
 
 def _write(reading: xr.Dataset, table: pd.DataFrame, out: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a mask study does, as a frozen configuration; every default stands here and in the study's folder."""
+"""What a mask study does, as a frozen configuration: every default stands here, and in the card of every study."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from mechmask.errors import StudyError, one_message
+from mechmask.errors import StudyError, known_names, one_message
 from mechmask.measure.erase import PAPER_CUTOFF_NATS
+from mechmask.read.backends import BackendName
+from mechmask.read.lenses.lens import LensName
+from mechmask.write.edit import METHODS, EditConfig
 from mechmask.write.finetune import FinetuneConfig
 
 if sys.version_info >= (3, 11):
@@ -19,20 +22,21 @@ else:
 
 
 class StudyConfig(BaseModel):
-    """Install, contradict, read.
+    """Install, contradict, edit, read.
 
     Attributes:
-        install: how the old values are taught; ``None`` for facts that the model holds already.
-        install_recall: installing ends at the first checkpoint at which this share of taught facts is recalled.
+        install: how the old values are taught; ``None`` (``"none"`` in TOML) for facts that the model holds already.
+        install_recall: installing ends at the first checkpoint at which this share of the taught facts is recalled.
         contradict: how the new values are taught, from the installed adapter on.
         taught_phrasings: in how many of its phrasings each fact is installed and contradicted, the prompt first; the
             others are only read, as what carries over. The paper teaches one.
         checkpoint_every: optimizer steps between two readings.
-        edits: editors that change each contradicted fact alone, beside the fine-tuning: configurations, or names of
-            methods whose preset for the model's family and size is taken. Empty for none.
+        edits: editors that change each contradicted fact alone, beside the fine-tuning: configurations with their
+            ``method``, or names of methods, of which the preset for the model's family and size is taken. Empty for
+            none.
         score: of the readings at the output.
-        lens: of the depth reading.
-        backend: of the depth reading.
+        lens: of the depth readings.
+        backend: of the depth readings.
         cutoff_nats: erase index above which the paper's criterion says erased.
         level: of all intervals.
         batch_size: prompts per forward pass when reading; affects memory only.
@@ -45,7 +49,7 @@ class StudyConfig(BaseModel):
     contradict: FinetuneConfig = FinetuneConfig(steps=30)
     taught_phrasings: int = Field(default=1, ge=1)
     checkpoint_every: int = Field(default=10, ge=1)
-    edits: tuple[EditConfig | EditMethod, ...] = ("ft_l",)
+    edits: tuple[str | EditConfig, ...] = ("ft_l",)
     score: Literal["sequence", "mean"] = "sequence"
     lens: LensName = "logit"
     backend: BackendName = "transformer_lens"
@@ -59,6 +63,14 @@ class StudyConfig(BaseModel):
         """TOML has no null."""
         return None if value == "none" else value
 
+    @field_validator("edits", mode="after")
+    @classmethod
+    def _known_methods(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        for method in value:
+            if isinstance(method, str) and method not in METHODS:
+                raise ValueError(f"There is no edit method {method!r}. {known_names(method, METHODS)}")
+        return value
+
 
 def checked(model: type[BaseModel], data: object, where: str) -> BaseModel:
     """``data`` as a configuration.
@@ -69,10 +81,7 @@ def checked(model: type[BaseModel], data: object, where: str) -> BaseModel:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        problems = [
-            f"{where}: {'.'.join(map(str, item['loc'])) or 'the file'}: {item['msg']}. Mend it."
-            for item in error.errors()
-        ]
+        problems = [f"{where}: {_problem(model, dict(item))}" for item in error.errors(include_url=False)]
         raise StudyError(one_message(where, problems)) from error
 
 
@@ -86,5 +95,35 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise StudyError(f"Cannot read {path}: {error.strerror}. Check the path.") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise StudyError(f"{path.name} is not TOML ({error}). Mend it.") from error
+    except RecursionError as error:
+        raise StudyError(f"{path.name} is nested too deeply to be a configuration. Fix it.") from error
+    except ValueError as error:  # not UTF-8, not TOML, a number of thousands of digits
+        raise StudyError(f"{path.name} is not TOML ({error}). Fix it.") from error
+
+
+def _problem(model: type[BaseModel], item: dict[str, Any]) -> str:
+    place = [str(part) for part in item["loc"]]
+    name = ".".join(place) or "the file"
+    if item["type"] == "extra_forbidden":
+        return f"the key {name!r} is not known. {known_names(place[-1], _fields_at(model, item['loc'][:-1]))}"
+    if item["type"] == "missing":
+        return f"{name} is missing. Give it."
+    return f"{name}: {item['msg'].removeprefix('Value error, ').rstrip('.')}. Fix it."
+
+
+def _fields_at(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
+    """The keys of the table at a place of a configuration."""
+    here: Any = model
+    for part in place:
+        fields = getattr(here, "model_fields", {})
+        if part in fields:
+            here = _table_in(fields[part].annotation) or here
+        elif isinstance(part, str) and part in METHODS:
+            here = METHODS[part].config
+    return list(getattr(here, "model_fields", {}))
+
+
+def _table_in(annotation: Any) -> type[BaseModel] | None:
+    """The configuration that an annotation holds, alone or beside ``None``."""
+    candidates = [annotation, *getattr(annotation, "__args__", ())]
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mechmask.read.lenses.cached import cached_lens
 from mechmask.read.lenses.config import LensConfig
 from mechmask.read.lenses.lens import lens_of
-from mechmask.read.lenses.load import load_lens
+from mechmask.read.lenses.load import cached_lens, load_lens
 from mechmask.study.run import Run
 from mechmask.study.states import FittedLens
 from mechmask.study.step import Settings

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
+from mechmask.facts.fact import Role
 from mechmask.facts.fact_set import FactSet
-from mechmask.facts.roles import Role
 from mechmask.measure.reading import load_reading, save_reading
 from mechmask.models.model import Model
 from mechmask.models.states import Variant
@@ -17,7 +17,7 @@ from mechmask.progress import progress_bar
 from mechmask.study.run import Run
 from mechmask.study.step import Settings, Step
 from mechmask.write.change import Change
-from mechmask.write.edit import EditConfig, edit
+from mechmask.write.edit import EditConfig, edit, preset_for
 from mechmask.write.load import load_change
 
 if TYPE_CHECKING:
@@ -79,6 +79,27 @@ def state_of_step(
     change = load_change(step.directory / "change")
     ids = None if facts is None else tuple(facts)
     return StudyState(name, change.on(base.state), {**base.inputs, step.name: step.digest}, method, ids)
+
+
+def edit_settings(model: Model, edits: Sequence[str | EditConfig]) -> dict[str, EditConfig]:
+    """The configuration of every editor, by the name that its states get.
+
+    Args:
+        model: the model that is edited.
+        edits: configurations, or names of methods, of which the preset for this model is taken.
+
+    Returns:
+        By method; a second editor of one method is ``ft_l_2``.
+
+    Raises:
+        ChangeError: if a method is not known, or has no preset for this model.
+    """
+    settings: dict[str, EditConfig] = {}
+    for entry in edits:
+        config = preset_for(model, entry) if isinstance(entry, str) else entry
+        n = sum(there.method == config.method for there in settings.values())
+        settings[f"{config.method}_{n + 1}" if n else config.method] = config
+    return settings
 
 
 def each_edit(

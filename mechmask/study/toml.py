@@ -30,10 +30,20 @@ from mechmask.models.load import load_model
 from mechmask.models.model import Model
 from mechmask.read.known import known_facts
 from mechmask.study.config import StudyConfig, checked, read_toml
-from mechmask.study.study import MaskStudy
+from mechmask.study.protocols.mask import MaskStudy
 
 
-class _ModelTable(BaseModel):
+class ModelTable(BaseModel):
+    """Which model.
+
+    Attributes:
+        source: smollm2-135m, a Hub id, a directory, a .gguf file or a PEFT adapter; relative to this file.
+        revision: branch, tag or commit of a Hub id.
+        dtype: float32, bfloat16, float16, or auto: as the weights are stored.
+        device: where the whole model goes, such as cuda.
+        device_map: for models over several devices, as in transformers, such as auto.
+    """
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: str = "smollm2-135m"
@@ -43,7 +53,18 @@ class _ModelTable(BaseModel):
     device_map: str | None = None
 
 
-class _Synthetic(BaseModel):
+class SyntheticTable(BaseModel):
+    """Facts about entities that do not exist.
+
+    Attributes:
+        n: facts that are taught: contradicted and control together.
+        seed: draws names and values.
+        n_contradicted: facts that are contradicted; half of n by default.
+        n_control: facts that are re-presented with their old value; the rest of n by default.
+        n_never: facts that are held out of all training; at least 12 by default.
+        distractors: values for each fact that no training shows.
+    """
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     n: int = 24
@@ -54,7 +75,18 @@ class _Synthetic(BaseModel):
     distractors: int = 8
 
 
-class _World(BaseModel):
+class WorldTable(BaseModel):
+    """Well-known facts that the model holds.
+
+    Attributes:
+        n_contradicted: facts that are contradicted.
+        n_control: facts that are re-presented with their old value.
+        n_never: pseudo-subjects in the same prompts.
+        seed: draws facts and counterfactuals.
+        relations: only these, such as capital; all by default.
+        min_margin: nats by which every token of the old value has to lead for a fact to count as held.
+    """
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     n_contradicted: int = 12
@@ -69,14 +101,14 @@ class _FactsTable(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: Path | None = None
-    synthetic: _Synthetic | None = None
-    world: _World | None = None
+    synthetic: SyntheticTable | None = None
+    world: WorldTable | None = None
 
 
 class _StudyFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: _ModelTable = _ModelTable()
+    model: ModelTable = ModelTable()
     facts: _FactsTable
     study: StudyConfig = StudyConfig()
 
@@ -108,7 +140,7 @@ def _facts(table: _FactsTable, model: Model, path: Path) -> FactSet:
         return load_facts(path.parent / table.path)
     if table.synthetic is not None:
         return synthetic_facts(**table.synthetic.model_dump())
-    world = table.world or _World()
+    world = table.world or WorldTable()
     held = known_facts(model, world_facts(relations=world.relations, seed=world.seed), min_margin=world.min_margin)
     counts = world.model_dump(include={"n_contradicted", "n_control", "n_never", "seed"})
     return assign_roles(held, **counts)

@@ -17,7 +17,7 @@ from mechmask.errors import StudyError
 from mechmask.facts.fact import Fact
 from mechmask.facts.fact_set import FactSet
 from mechmask.models.model import Model
-from mechmask.progress import phase_bar
+from mechmask.progress import progress_bar
 from mechmask.read.logits import read_logits
 from mechmask.write.adapter import AdapterChange
 from mechmask.write.change import Change
@@ -63,13 +63,13 @@ def graft_curve(
     whole = cast("WeightChange", graft(model, after, range(model.n_layers))) if isinstance(after, Model) else after
     layers = np.arange(model.n_layers + 1)
     readings = []
-    with phase_bar("graft", len(layers)) as bar:
+    with progress_bar("graft", len(layers)) as bar:
         for layer in layers.tolist():
             change = _from_above(before, whole, layer, model.n_layers)
             with nullcontext() if change is None else change.applied(model):
                 reading = read_logits(model, facts, "divergence", batch_size=batch_size)
             readings.append(reading[["logprob", "margin"]])
-            bar.tick()
+            bar()
     joined = xr.concat(readings, xr.DataArray(layers, dims="layer", name="layer"), combine_attrs="drop_conflicts")
     ends = {"fingerprint_after": readings[0], "fingerprint_before": readings[-1]}
     return (

@@ -20,10 +20,9 @@ from mechmask.measure.reading import save_reading
 from mechmask.models.model import Model
 from mechmask.models.routes import encode_contests
 from mechmask.read.backends import require_backend
-from mechmask.read.checkpoint import read_checkpoint
+from mechmask.read.checkpoint import read_logits_and_depth
 from mechmask.read.depth import read_depth
 from mechmask.read.generate import generate
-from mechmask.read.lenses.lens import require_lens
 from mechmask.read.logits import read_logits
 from mechmask.read.scoring.labels import provenance
 from mechmask.study.config import StudyConfig
@@ -31,11 +30,19 @@ from mechmask.study.exports import export_study
 from mechmask.study.lenses import fitted_lens
 from mechmask.study.results import READING, StudyResults
 from mechmask.study.run import Run
-from mechmask.study.states import FittedLens, StudyState, each_edit, reading_in, readings_of, untouched
+from mechmask.study.states import (
+    FittedLens,
+    StudyState,
+    each_edit,
+    edit_settings,
+    reading_in,
+    readings_of,
+    untouched,
+)
 from mechmask.study.step import NO_SETTINGS, Settings, Step
 from mechmask.study.tables import by_method, by_state, erase_table, joined_trajectory
 from mechmask.study.training import Trained, Watch, train
-from mechmask.write.edit import EditConfig, edit_configs
+from mechmask.write.edit import EditConfig
 from mechmask.write.finetune import lora_config
 
 
@@ -101,10 +108,10 @@ class MaskStudy:
         c, facts = self.config, self.facts
 
         def read(model: Model) -> Mapping[str, xr.Dataset]:
-            output, layers = read_checkpoint(
+            output, layers = read_logits_and_depth(
                 model,
                 facts,
-                facts.contradicted,
+                depth_facts=facts.contradicted,
                 lens=lens.lens,
                 score=c.score,
                 backend=c.backend,
@@ -174,7 +181,6 @@ def _try_out(model: Model, facts: FactSet, config: StudyConfig) -> dict[str, Edi
     for phrasing in range(max(len(fact.phrasings) for fact in facts)):
         encode_contests(model.tokenizer, facts, phrasing)
     require_backend(config.backend)
-    require_lens(config.lens)
     lora_config(model, config.contradict)
     if config.install is not None:
         lora_config(model, config.install)
@@ -185,4 +191,4 @@ def _try_out(model: Model, facts: FactSet, config: StudyConfig) -> dict[str, Edi
                 f"Contradicting continues the installed adapter, so rank, alpha, projections and layers have to be the "
                 f"same: install has {first}, contradict {second}. Make them equal."
             )
-    return edit_configs(model, config.edits)
+    return edit_settings(model, config.edits)

@@ -1,0 +1,84 @@
+"""``mechmask study --init``: a configuration with every setting, its default and what it means, made from the classes.
+
+Nothing is written twice: the sentences are those of the classes' docstrings.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from mechmask.errors import StudyError
+from mechmask.files import write_text
+from mechmask.study.config import StudyConfig
+from mechmask.study.toml import ModelTable, SyntheticTable, WorldTable
+
+_WIDTH = 100
+
+
+def template() -> str:
+    """The configuration as TOML; as it stands, it describes a study that runs."""
+    parts = [
+        _comment(
+            "A study: which model, which facts, and what is done with them. Run it: mechmask study FILE --out DIR"
+        ),
+        _table("model", ModelTable()),
+        _comment("Facts: one of the three. A file of your own (JSONL or CSV):"),
+        '# [facts]\n# path = "facts.jsonl"',
+        _comment("Facts about things that do not exist, which the study installs first:"),
+        _table("facts.synthetic", SyntheticTable()),
+        _comment('Facts of the world that the model knows; use install = "none" below:'),
+        textwrap.indent(_table("facts.world", WorldTable()), "# ", lambda line: not line.startswith("#")),
+        _table("study", StudyConfig()),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def write_template(path: Path) -> None:
+    """Write the configuration into a new file.
+
+    Raises:
+        StudyError: if there is something of that name already.
+    """
+    if path.exists():
+        raise StudyError(f"{path} is there already. Name a new file for the configuration.")
+    write_text(path, template())
+
+
+def _table(name: str, config: BaseModel) -> str:
+    """A table of a configuration and, below it, those of the configurations that it holds."""
+    meanings = _meanings(type(config))
+    lines, below = [f"[{name}]"], []
+    for field in type(config).model_fields:
+        value, meaning = getattr(config, field), meanings.get(field, "")
+        if isinstance(value, BaseModel):
+            below.append(f"{_comment(f'{field}: {meaning}')}\n{_table(f'{name}.{field}', value)}")
+            continue
+        written = _toml(value)
+        lines += [_comment(f"{field}: {meaning}")] if meaning else []
+        lines.append(f"# {field} = (left out by default)" if written is None else f"{field} = {written}")
+    return "\n\n".join(["\n".join(lines), *below])
+
+
+def _meanings(config: type[BaseModel]) -> dict[str, str]:
+    """What every field means, as the class's docstring says under ``Attributes:``."""
+    _, _, listed = inspect.cleandoc(config.__doc__ or "").partition("Attributes:\n")
+    entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", listed, re.MULTILINE)
+    return {name: re.sub(r"\s+", " ", text).replace("``", "") for name, text in entries}
+
+
+def _comment(text: str) -> str:
+    return textwrap.fill(text, _WIDTH, initial_indent="# ", subsequent_indent="# ")
+
+
+def _toml(value: Any) -> str | None:
+    """A value as TOML, which writes numbers, truth values, texts and lists as JSON does; ``None`` has no form."""
+    if value is None:
+        return None
+    return json.dumps(list(value) if isinstance(value, tuple) else value)
