@@ -97,10 +97,10 @@ def _paper_index(before: xr.Dataset, after: xr.Dataset, control: Interval, cutof
             "index": index,
             "index_low": drop - control.high,
             "index_high": drop - control.low,
-            "surprise": -_prompt(before).logprob.sel(route="new", drop=True),
             "paper_verdict": ("fact", verdict),
         }
     )
+    result = result.assign(surprise=-_prompt(before).logprob.sel(route="new", drop=True))  # coordinates stay old's
     return result if before.attrs.get("score") == "mean" else result.assign(ceiling=ceiling(_prompt(after).logprob))
 
 
