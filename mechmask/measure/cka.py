@@ -1,11 +1,13 @@
 """Linear centred kernel alignment (Kornblith et al. 2019) with the unbiased estimator of HSIC (Song et al. 2012).
 
 The plain estimator tends to 1 where there are fewer samples than dimensions, which is the rule for residual streams;
-the unbiased one does not. A sample has to be a token position that matters: at a position that every text shares, such
-as the first, centred features are zero and nothing is measured.
+the unbiased one does not. A sample has to be a token position whose content varies: at a position that is the same in
+every text, such as the first, centred features are zero and nothing is measured.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
@@ -17,25 +19,25 @@ def linear_cka(first: np.ndarray, second: np.ndarray) -> float:
 
     Args:
         first: ``[sample, feature]``.
-        second: ``[sample, feature]``, the same samples; the features may be others, and as many as there are.
+        second: ``[sample, feature]``, the same samples; it may have other features, and any number of them.
 
     Returns:
-        About 0 for unrelated representations (below it by chance), 1 for one and the same up to rotation and scale;
-        NaN where one of them is the same for all samples.
+        About 0 for unrelated representations (it may fall below by chance), 1 for representations that are equal up to
+        rotation and scale; NaN where one of them is the same for all samples.
 
     Raises:
-        ReadingError: if the samples are not the same number, or fewer than four.
+        ReadingError: if the numbers of samples differ, or are below four.
     """
     if len(first) != len(second) or len(first) < 4:
         raise ReadingError(
-            f"CKA needs the same four or more samples of both representations; there are {len(first)} and "
+            f"CKA needs the same samples of both representations, four or more; there are {len(first)} and "
             f"{len(second)}. Give more facts."
         )
     left, right = _kernel(first), _kernel(second)
-    own = _hsic(left, left), _hsic(right, right)
-    if not min(own) > 1e-12 * max(np.square(left).mean(), np.square(right).mean(), np.finfo(float).tiny):
-        return float("nan")
-    return float(_hsic(left, right) / np.sqrt(own[0] * own[1]))
+    with_itself = _hsic(left, left), _hsic(right, right)
+    if not min(with_itself) > 1e-12 * max(np.square(left).mean(), np.square(right).mean(), np.finfo(float).tiny):
+        return math.nan
+    return float(_hsic(left, right) / math.sqrt(math.prod(with_itself)))
 
 
 def _kernel(features: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Models of different height on one axis: readings of depth brought to ``depth`` = layer / L.
+"""Models of different height on one axis: depth readings resampled to ``depth`` = layer / L.
 
-A layer of a 12-block model and one of a 30-block model are no counterparts; shares of the way are. Values between two
-layers are interpolated linearly, fact by fact, so that an interval over facts is that of facts and not of layers.
+Layer 6 of a 12-block model and of a 30-block model do not correspond; equal fractions of the height do. Values between
+two layers are interpolated linearly, fact by fact, so that intervals are over facts and not over layers.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def compare(readings: Mapping[str, xr.Dataset], *, n_depths: int = 101, level: f
 
     Args:
         readings: depth readings by the name of their model, each ``logprob[fact, route, layer]`` and
-            ``margin[fact, layer]`` in nats over all layers; the facts may differ. Where a reading has contradicted
-            facts only those count, where it has phrasings only the prompt.
+            ``margin[fact, layer]`` in nats over all layers; the facts may differ. If a reading has contradicted facts,
+            only those count; if it has phrasings, only the prompt.
         n_depths: points of the depth axis from 0 to 1.
         level: of all intervals.
 

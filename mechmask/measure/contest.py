@@ -1,6 +1,7 @@
-"""The contest's own numbers: margin, standing, ceiling, rank. All are of labelled log-probabilities in nats.
+"""The numbers of a contest: margin, standing, ceiling, rank, all from labelled log-probabilities in nats.
 
-They work along ``route`` and keep every other dimension, so one function serves a fact, a layer and a checkpoint.
+They reduce ``route`` and keep every other dimension, so one function serves a fact, a layer and a checkpoint: wherever
+``[fact, route]`` stands, further dimensions may follow.
 """
 
 from __future__ import annotations
@@ -11,40 +12,81 @@ from scipy.special import logsumexp
 
 
 def margin(logprob: xr.DataArray) -> xr.DataArray:
-    """``logp(new) - logp(old)`` in nats; above zero the new route leads."""
+    """``logp(new) - logp(old)``; above zero the new route leads old.
+
+    Args:
+        logprob: ``[fact, route]`` in nats.
+
+    Returns:
+        ``[fact]`` in nats.
+    """
     return (logprob.sel(route="new", drop=True) - logprob.sel(route="old", drop=True)).rename("margin")
 
 
 def distractors_of(logprob: xr.DataArray) -> xr.DataArray:
-    """The distractor routes ``[..., route]``; where a fact has fewer than another the rest is NaN."""
+    """The distractor routes.
+
+    Args:
+        logprob: ``[fact, route]`` in nats.
+
+    Returns:
+        ``[fact, route]`` in nats, distractors only; NaN where a fact has fewer than others.
+    """
     names = [name for name in logprob.route.values if str(name).startswith("distractor_")]
     return logprob.sel(route=names)
 
 
 def standing(logprob: xr.DataArray) -> xr.DataArray:
-    """``S = logp(old) - log mean_d exp(logp(distractor_d))`` in nats: old against values that nobody taught.
+    """``S = logp(old) - log mean_d exp(logp(distractor_d))``: old against values that were never taught.
 
-    Unlike ``logp(old)`` it does not fall because the new route took probability from all others alike. NaN where no
-    distractor was read.
+    Unlike ``logp(old)`` it does not fall because the new route took probability from all others alike.
+
+    Args:
+        logprob: ``[fact, route]`` in nats.
+
+    Returns:
+        ``[fact]`` in nats, NaN where no distractor was read.
     """
     old = logprob.sel(route="old", drop=True)
     return (old - _log_mean_exp(distractors_of(logprob))).rename("standing")
 
 
 def ceiling(logprob: xr.DataArray) -> xr.DataArray:
-    """``log(1 - p(new))`` in nats: above it ``logp(old)`` cannot be, since the two exclude each other."""
+    """``log(1 - p(new))``: ``logp(old)`` cannot exceed it, since the two exclude each other.
+
+    Args:
+        logprob: ``[fact, route]`` in nats.
+
+    Returns:
+        ``[fact]`` in nats.
+    """
     new = logprob.sel(route="new", drop=True)
     return xr.apply_ufunc(_log_one_minus_exp, new).rename("ceiling")
 
 
 def rank(logprob: xr.DataArray) -> xr.DataArray:
-    """For every route, how many distractors (itself not counted) have a higher log-probability; 0 is ahead of all."""
+    """For every route, how many other routes among the distractors have a higher log-probability; 0 is ahead of all.
+
+    Args:
+        logprob: ``[fact, route]`` in nats.
+
+    Returns:
+        ``[fact, route]``, counts; NaN where the route or every distractor was not read.
+    """
     rivals = distractors_of(logprob).rename(route="rival")
     return (rivals > logprob).sum("rival").where(logprob.notnull() & rivals.notnull().any("rival")).rename("rank")
 
 
 def with_standing(reading: xr.Dataset) -> xr.Dataset:
-    """The reading with ``margin``, ``standing``, ``rank``, and ``ceiling`` where routes exclude each other."""
+    """The reading with the numbers of its contest.
+
+    Args:
+        reading: ``logprob[fact, route]`` in nats.
+
+    Returns:
+        The same with ``margin[fact]`` and ``standing[fact]`` in nats, ``rank[fact, route]``, and ``ceiling[fact]`` in
+        nats where routes exclude each other, which those of the score ``mean`` do not.
+    """
     made = [margin(reading.logprob), standing(reading.logprob), rank(reading.logprob)]
     if reading.attrs.get("score") != "mean":
         made.append(ceiling(reading.logprob))

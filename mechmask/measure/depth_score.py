@@ -20,7 +20,7 @@ def depth_score(reference_patch: xr.Dataset, change_patch: xr.Dataset, tau: floa
     ``D1[l]`` is what the full model loses of ``logp(old)`` when the residual after block l comes from the reference,
     ``D2[l]`` when it comes from the changed model. Over the knowledge-encoding layers, ``D1 > tau``:
     ``UDS = sum D1 * clip(D2 / D1, 0, 1) / sum D1`` (arXiv 2605.24614). As published, layers are outputs of blocks,
-    1..L; other than published, one token is scored, the one at which old and new diverge.
+    1..L; unlike there, one token is scored, the one at which old and new diverge.
 
     Args:
         reference_patch: ``patch_residual(reference, full, facts)``, with ``logprob[fact, route, layer]`` and
@@ -81,6 +81,6 @@ def _comparable(reference: xr.Dataset, change: xr.Dataset) -> None:
         patches,
         "The depth score",
         dims=("fact", "layer"),
-        coordinates=("subject", "value", "token"),
         attributes=("fingerprint_target", "positions", "score"),
+        coordinates=("subject", "value", "token"),
     )

@@ -36,7 +36,7 @@ def erase_index(
         level: of all intervals.
 
     Returns:
-        Over ``fact`` (the contradicted ones), in nats where not said otherwise:
+        Over ``fact`` (the contradicted ones), in nats unless stated otherwise:
 
         * ``drop`` of ``logp(old)``, ``index`` with ``index_low`` and ``index_high`` (uncertainty of the control mean),
           ``ceiling`` after the change (none for the score ``mean``), ``surprise`` (``-logp(new)`` before), and
@@ -97,10 +97,10 @@ def _paper_index(before: xr.Dataset, after: xr.Dataset, control: Interval, cutof
             "index": index,
             "index_low": drop - control.high,
             "index_high": drop - control.low,
-            "surprise": -_prompt(before).logprob.sel(route="new", drop=True),
             "paper_verdict": ("fact", verdict),
         }
     )
+    result = result.assign(surprise=-_prompt(before).logprob.sel(route="new", drop=True))  # coordinates stay old's
     return result if before.attrs.get("score") == "mean" else result.assign(ceiling=ceiling(_prompt(after).logprob))
 
 
@@ -113,14 +113,14 @@ def _bounds(interval: Interval) -> dict[str, float]:
 
 
 def _origin(before: xr.Dataset, after: xr.Dataset) -> dict[str, object]:
-    """Of which model and weights the two readings are, and by which score."""
+    """Model and score of the two readings, and the fingerprints of their weights."""
     named = {name: after.attrs[name] for name in ("score", "model") if name in after.attrs}
     weights = {f"fingerprint_{w}": r.attrs.get("fingerprint", "") for w, r in (("before", before), ("after", after))}
     return {**named, **weights}
 
 
 def _comparable(before: xr.Dataset, after: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
-    """The two readings without phrasings and distractors that none of their facts has."""
+    """The two readings, checked, without phrasings and distractors that none of their facts has."""
     for name, reading in (("before", before), ("after", after)):
         require(reading, f"{_WHAT} ({name})", variables=("logprob", "role"), dims=("fact", "route"))
         others = set(reading.logprob.dims) - {"fact", "phrasing", "route"}
@@ -134,15 +134,15 @@ def _comparable(before: xr.Dataset, after: xr.Dataset) -> tuple[xr.Dataset, xr.D
         {"before": before, "after": after},
         _WHAT,
         dims=("fact", "phrasing", "route"),
-        coordinates=("role", "subject", "value", "token"),
         attributes=("score",),
+        coordinates=("role", "subject", "value", "token"),
         same_model=True,
     )
     return before, after
 
 
 def _read(reading: xr.Dataset) -> xr.Dataset:
-    """What was read of these facts: other facts of the set that they come from may have more of either."""
+    """The reading without phrasings and distractors that only other facts of the original set had."""
     there = reading.logprob.notnull()
     for dim, always in (("route", ["old", "new"]), ("phrasing", [0])):
         if dim in reading.dims:

@@ -53,9 +53,9 @@ def group_normalised(result: xr.Dataset, level: float | None = None) -> Interval
 
     Args:
         result: what ``erase_index`` returned: ``standing_before[fact]``, ``standing_after[fact]``, ``never`` and
-            ``never_error`` in nats, ``n_never``; the last three may be ``[fact]``, where each fact has a change of its
-            own. A result of an earlier version, without ``never_error``, is taken by ``never_low`` and ``never_high``.
-        level: of the interval; that of the result where it is not given.
+            ``never_error`` in nats, ``n_never``; the last three may be ``[fact]``, where each fact was changed
+            alone. For a result of an earlier version the error is derived from ``never_low`` and ``never_high``.
+        level: of the interval; by default that of the result.
 
     Returns:
         The ratio, its interval and the number of facts whose standing was read; see ``ratio_of_means``.

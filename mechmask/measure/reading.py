@@ -112,8 +112,14 @@ def load_reading(path: str | Path) -> xr.Dataset:
 def require(reading: xr.Dataset, what: str, *, variables: tuple[str, ...] = (), dims: tuple[str, ...] = ()) -> None:
     """Refuse a dataset that lacks what a measurement needs.
 
+    Args:
+        reading: the dataset.
+        what: the measurement, which opens the sentence.
+        variables: names of variables or coordinates.
+        dims: names of dimensions.
+
     Raises:
-        ReadingError: naming what is missing and what made it.
+        ReadingError: naming all that is missing, or the type of what is no dataset.
     """
     if not isinstance(reading, xr.Dataset):
         raise ReadingError(
@@ -132,7 +138,7 @@ def require_every_layer(reading: xr.Dataset, what: str) -> None:
     """Refuse a reading whose ``layer`` is not 0, 1, ..., L.
 
     Raises:
-        ReadingError: naming ``what`` needs it.
+        ReadingError: naming ``what``, the measurement that needs them.
     """
     if not np.array_equal(reading.layer.values, np.arange(reading.sizes["layer"])):
         raise ReadingError(f"{what} needs every layer from 0 to L, in order. Read all of them.")
@@ -143,8 +149,8 @@ def require_same(
     what: str,
     *,
     dims: tuple[str, ...] = (),
-    coordinates: tuple[str, ...] = (),
     attributes: tuple[str, ...] = (),
+    coordinates: tuple[str, ...] = (),
     same_model: bool = False,
 ) -> None:
     """Refuse readings that may not be set against each other.
@@ -153,11 +159,12 @@ def require_same(
         readings: two or more, by what the caller calls them, such as ``before`` and ``after``.
         what: the measurement, which opens the sentence.
         dims: dimensions that have to be there in all or in none, with the same labels in the same order.
-        coordinates: compared where two readings both have them, fact by fact where they have facts in common only.
         attributes: have to be the same, or missing in all.
-        same_model: whether changes may be all that the models differ in. Weights under the changes are compared
-            where both readings name them (``base_fingerprint``), else names: that of a state is its model's, `` + ``
-            and its change's.
+        coordinates: compared where two readings both have them, at the labels that both have. ``token`` goes with the
+            attribute ``score``, on which it depends.
+        same_model: whether the models may differ in nothing but their changes. The weights under the changes are
+            compared where both readings name them (``base_fingerprint``), else the names: a state is called
+            ``model + change``.
 
     Raises:
         ReadingError: naming the first difference and the readings that have it.
@@ -170,13 +177,13 @@ def require_same(
                 raise ReadingError(f"{what}: {there} has the dimension {dim} and {lacking} has not. Read both alike.")
             if dim in first.dims and first[dim].values.tolist() != second[dim].values.tolist():
                 raise ReadingError(f"{what}: {pair} are not of the same {dim}s. Read one fact set both times, alike.")
-        for name in coordinates:
-            if difference := _difference(first, second, name):
-                raise ReadingError(f"{what}: {pair} differ in {name} ({difference}). Read one fact set both times.")
         for name in attributes:
             mine, theirs = first.attrs.get(name), second.attrs.get(name)
             if not np.array_equal(np.asarray(mine), np.asarray(theirs)):
                 raise ReadingError(f"{what}: {pair} differ in {name} ({mine} and {theirs}). Read both alike.")
+        for name in coordinates:
+            if difference := _difference(first, second, name):
+                raise ReadingError(f"{what}: {pair} differ in {name} ({difference}). Read one fact set both times.")
         if same_model:
             _require_same_model({one: first, other: second}, what)
 

@@ -1,4 +1,4 @@
-"""Intervals: of a mean, of a proportion, for one more observation. scipy does the work; the choices are stated here."""
+"""Intervals: of a mean, of a proportion, for one more observation. scipy computes them; the choices are stated here."""
 
 from __future__ import annotations
 
@@ -27,7 +27,12 @@ class Interval(NamedTuple):
 def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     """Mean with Student's t interval, which holds its level at small n where a percentile bootstrap does not.
 
-    NaNs are left out; with fewer than two values the interval is NaN.
+    Args:
+        values: ``[...]``, taken as one sample; NaNs are left out.
+        level: of the interval.
+
+    Returns:
+        The interval in the unit of ``values``, NaN with fewer than two of them.
     """
     return _t_interval(values, level, new_observation=False)
 
@@ -38,12 +43,12 @@ def over_facts(
     """The mean over facts at every other coordinate, with its interval.
 
     Facts that were trained together are not independent: where ``fact`` has the coordinate ``seed``, the mean of each
-    draw is one observation. Only where one more fact would fall (``prediction_interval``) is about facts either way.
+    draw is one observation. ``prediction_interval``, the range of one more fact, is over facts in either case.
 
     Args:
-        values: has the dimension ``fact``; NaNs are left out.
+        values: ``[fact, ...]``; NaNs are left out.
         level: of the interval.
-        interval: what to make of the observations at one place.
+        interval: what turns the observations at one place into an interval.
 
     Returns:
         ``estimate``, ``low``, ``high`` and ``n`` over the other dimensions; ``attrs["unit"]`` is ``facts`` or
@@ -55,9 +60,9 @@ def over_facts(
     samples = (values.groupby("seed").mean() if drawn else values).transpose(..., unit)
     shape = samples.shape[:-1]
     rows = samples.values.reshape(math.prod(shape), samples.sizes[unit])
-    found = np.array([interval(row, level) for row in rows], dtype=float).reshape(*shape, len(Interval._fields))
-    there = samples.sum(unit)
-    parts = {name: there.copy(data=found[..., i]) for i, name in enumerate(Interval._fields)}
+    intervals = np.array([interval(row, level) for row in rows], dtype=float).reshape(*shape, len(Interval._fields))
+    labels = samples.sum(unit)
+    parts = {name: labels.copy(data=intervals[..., i]) for i, name in enumerate(Interval._fields)}
     dataset = xr.Dataset(parts, attrs={"level": level, "unit": "draws" if drawn else "facts"})
     return dataset.assign(n=dataset["n"].astype(int))
 
@@ -65,7 +70,14 @@ def over_facts(
 def prediction_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     """Where one more observation of the same normal population falls with probability ``level``.
 
-    ``mean +/- t(n-1) * s * sqrt(1 + 1/n)``; NaN with fewer than two values.
+    ``mean +/- t(n-1) * s * sqrt(1 + 1/n)``.
+
+    Args:
+        values: ``[...]``, taken as one sample; NaNs are left out.
+        level: of the interval.
+
+    Returns:
+        The interval in the unit of ``values``, NaN with fewer than two of them.
     """
     return _t_interval(values, level, new_observation=True)
 

@@ -30,7 +30,7 @@ def summary(result: xr.Dataset) -> pd.DataFrame:
         result: what ``erase_index`` returned, or a study's ``erase``; columns that it lacks are left out.
 
     Returns:
-        In nats where not said otherwise: erase index with interval and the paper's verdict, normalised index (a ratio),
+        In nats unless stated otherwise: erase index with interval and the paper's verdict, normalised index (a ratio),
         standing before and after with the range that never-known facts span, whether the change took, the verdict with
         its reason, the commit layer of the new value with its range over phrasings (layers), whether greedy decoding
         produces new, and what would decide an undecided fact.

@@ -1,7 +1,8 @@
-"""Where the correction was written: three answers side by side, and the paper's own numbers of depth.
+"""Where the correction was written: by lens, patching and grafting side by side, and the paper's measures of depth.
 
-A lens only looks; patching and grafting intervene. ``where_written`` sets the layer that each names beside the others
-and says where they disagree. Evidence share and layers computed are paper 2F's, finding 5. Labelled arrays only.
+A lens only observes; patching and grafting intervene. ``where_written`` gives the layer that each of them names and
+flags the facts on which they disagree. Evidence share and layers computed are from paper 2F, finding 5. Labelled arrays
+only.
 """
 
 from __future__ import annotations
@@ -36,16 +37,16 @@ def where_written(
         patched: ``patch_residual`` with the changed model as source and the one before as target,
             ``margin[fact, layer]`` and, where it is there, ``logprob[fact, route, layer]``.
         grafted: ``graft_curve`` from the model before to the changed one, the same.
-        tolerance_layers: how far two answers may lie apart without disagreeing.
+        tolerance_layers: how far apart two answers may be without disagreeing, in layers.
 
     Returns:
         Over ``fact``, in layers 0..L: ``lens``, the commit layer of new; ``patched``, the first layer from which on the
-        residual of the changed model makes the one before say new; ``grafted``, the last layer l such that the changed
-        blocks above it, and above every layer before it, suffice (L where new leads without any). NaN where there is
-        none, or the fact was not read so. So that they compare, new has to lead every other route where each reading
-        has their log-probabilities, else old alone (``attrs["rivals"]``: ``all`` or ``old``). ``spread``: the largest
-        difference between those that there are; ``disagree``: 1 where it passes the tolerance, 0 where not; both NaN
-        where fewer than two are there.
+        residual of the changed model makes the model before prefer new; ``grafted``, the last layer l such that the
+        changed blocks above it, and above every layer before it, suffice (L where new leads without any). NaN where
+        there is no such layer, or the fact was not read in that way. To make the three comparable, new has to lead
+        every other route if all readings have their log-probabilities, and old alone otherwise (``attrs["rivals"]``:
+        ``all`` or ``old``). ``spread``: the largest difference between the answers; ``disagree``: 1 where it exceeds
+        the tolerance, else 0; both NaN where there are fewer than two answers.
 
     Raises:
         ReadingError: if a reading lacks layers, is of another model, of other values of the facts, or shares no fact
@@ -110,7 +111,8 @@ def evidence_share(before_depth: xr.Dataset, after_depth: xr.Dataset, above_laye
         above_layer: the layer, 0..L.
 
     Returns:
-        ``[fact]``, a ratio, NaN where the margin at L has not changed. Other dimensions are kept.
+        ``[fact]``, a ratio, NaN where the margin at L has not changed. Further dimensions, such as
+        ``step``, stay.
 
     Raises:
         ReadingError: if the readings are not of the same facts, values, layers, model, lens and score, or there is no
@@ -153,7 +155,7 @@ def layers_computed(depth: xr.Dataset, route: Literal["old", "new"] = "old") -> 
 
     Returns:
         ``[fact]``, of the L layers that a block makes (the embedding computes nothing); ``attrs["n_layers"]`` is L. A
-        tie is no lead. NaN where a layer was not read. Other dimensions are kept.
+        tie is no lead. NaN where a layer was not read. Further dimensions, such as ``step``, stay.
 
     Raises:
         ReadingError: if ``route`` is another one, or the reading lacks layers.
@@ -180,7 +182,9 @@ def _alone(reading: xr.Dataset, depth: xr.Dataset, name: str) -> xr.Dataset:
     what = f"Where it was written ({name})"
     require(reading, what, variables=("margin",), dims=("fact", "layer"))
     if extra := set(reading.margin.dims) - {"fact", "layer"}:
-        raise ReadingError(f"{what} takes one margin a fact and layer, not one a {', '.join(map(str, extra))}. Select.")
+        raise ReadingError(
+            f"{what} takes one margin a fact and layer, not one a {', '.join(map(str, extra))}. Select one."
+        )
     require_every_layer(reading, what)
     if reading.sizes["layer"] != depth.sizes["layer"]:
         raise ReadingError(
@@ -192,7 +196,7 @@ def _alone(reading: xr.Dataset, depth: xr.Dataset, name: str) -> xr.Dataset:
     require_same(
         {"the depth reading": depth, name: reading},
         what,
-        coordinates=("subject", "value", "token"),
+        coordinates=("subject", "value"),
         same_model=True,
     )
     return reading.reset_coords(drop=True)
@@ -205,8 +209,8 @@ def _same_reading(before: xr.Dataset, after: xr.Dataset) -> None:
     require_same(
         {"before": before, "after": after},
         "The evidence share",
-        dims=("fact", "layer"),
-        coordinates=("subject", "value", "token", "phrasing"),
+        dims=("fact", "layer", "phrasing"),
         attributes=("lens", "lens_hash", "score"),
+        coordinates=("subject", "value", "token"),
         same_model=True,
     )

@@ -49,5 +49,5 @@ def test_what_is_the_same_for_all_samples_has_no_similarity():
 
 @pytest.mark.parametrize(("n", "m"), [(3, 3), (5, 6)])
 def test_too_few_or_unequal_samples_are_refused(n, m):
-    with pytest.raises(ReadingError, match="four or more samples"):
+    with pytest.raises(ReadingError, match="the same samples of both representations, four or more"):
         linear_cka(np.ones((n, 2)), np.ones((m, 2)))

@@ -424,6 +424,18 @@ def test_provenance_goes_on():
     }
 
 
+def test_coordinates_of_the_result_are_those_of_old():
+    """``value`` and ``token`` are of a route in a reading, of the old value in the result."""
+    before, after = (_with_values(_reading(x)).assign_coords(subject=("fact", ["s"] * 29)) for x in _random(0, 2))
+    tokens = before.value.copy(data=np.char.add(before.value.values, "|"))
+    found = erase_index(before.assign_coords(token=tokens), after.assign_coords(token=tokens))
+    assert found.value.values.tolist() == [f"{fact}/old" for fact in found.fact.values]
+    assert found.token.values.tolist() == [f"{fact}/old|" for fact in found.fact.values]
+    xr.testing.assert_equal(
+        found.reset_coords(drop=True), erase_index(*(_reading(x) for x in _random(0, 2))).reset_coords(drop=True)
+    )
+
+
 def test_a_mean_score_has_no_ceiling():
     before, after = (_reading(x, score="mean") for x in _random(0))
     found = erase_index(before, after)
