@@ -93,7 +93,7 @@ class Run:
 
         ``mechmask status`` reads it; nothing else depends on it.
         """
-        self._about["plan"] = dict(steps)
+        self._about["plan"] = [[name, limit] for name, limit in steps.items()]
         self._write_card()
 
     def step(

@@ -36,7 +36,7 @@ def study_status(directory: str | Path) -> list[StepStatus]:
         StudyError: if the directory holds no study.
     """
     root = Path(directory)
-    planned: dict[str, int | None] = read_card(root)["about"].get("plan", {})
+    planned: dict[str, int | None] = dict(read_card(root)["about"].get("plan", []))
     there = [path.parent.relative_to(root).as_posix() for path in _manifests(root)]
     names = list(dict.fromkeys([*planned, *there]))
     return [_status(root, name, planned.get(name)) for name in names]
