@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from mechmask.read.lenses.config import LensConfig
-from mechmask.read.lenses.lens import lens_of
+from mechmask.read.lenses.lens import LensName, lens_of
 from mechmask.read.lenses.load import cached_lens, load_lens
 from mechmask.study.run import Run
 from mechmask.study.states import FittedLens
 from mechmask.study.step import Settings
 
 
-def fitted_lens(run: Run, kind: str, config: LensConfig | None = None) -> FittedLens:
+def fitted_lens(run: Run, kind: LensName, config: LensConfig | None = None) -> FittedLens:
     """The lens of one kind for the model of a run.
 
     Args:

@@ -104,7 +104,7 @@ class StudyResults:
 
     @cached_property
     def depth_trajectory(self) -> xr.Dataset:
-        """The contested layers of the contradicted facts at every checkpoint ``[step, fact, route, layer]``, in nats."""
+        """Depth reading of the contradicted facts at every checkpoint ``[step, fact, route, layer]``, in nats."""
         return self.reading("results/depth_trajectory")
 
     @cached_property

@@ -19,8 +19,8 @@ class StepStatus(NamedTuple):
 
     Attributes:
         step: its name.
-        state: ``done``; ``under way`` (a training that has checkpoints); ``missing``; ``damaged``; ``out of date`` (made
-            from steps that have been made anew since). Whatever is not done is made when the study is run again.
+        state: ``done``; ``under way`` (a training that has checkpoints); ``missing``; ``damaged``; ``out of date``
+            (made from steps that have been made anew since). What is not done is made when the study is run again.
         detail: how far it is, or what is wrong.
     """
 

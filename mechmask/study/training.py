@@ -1,4 +1,4 @@
-"""Fine-tuning as steps of a run: checkpoints that are read, a state from which it goes on, the change that it ends with.
+"""Fine-tuning as steps of a run: checkpoints that are read, a state to go on from, the change that it ends with.
 
 What a training is but for its length (examples, configuration without the number of steps, what it starts from) is its
 *course*. Two trainings of one course pass through the same states, so that a longer one goes on where the shorter one

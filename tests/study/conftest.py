@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from mechmask.study.study import MaskStudy
+    from mechmask.study.protocols.mask import MaskStudy
+    from mechmask.study.results import StudyResults
 
     from mechmask.facts.fact_set import FactSet
     from mechmask.models.model import Model
@@ -39,12 +40,18 @@ def llama(tiny) -> Model:
 
 
 @pytest.fixture(scope="session")
-def done(tiny, small_facts, small_config, tmp_path_factory) -> tuple[MaskStudy, Path]:
-    """The study, finished, and its directory. Nothing in it may be changed."""
+def studied(tiny, small_facts, small_config) -> MaskStudy:
+    """The study that ``done`` is the outcome of."""
     from mechmask import MaskStudy
 
+    return MaskStudy(tiny("llama"), small_facts, small_config)
+
+
+@pytest.fixture(scope="session")
+def done(studied, tmp_path_factory) -> tuple[StudyResults, Path]:
+    """The results of a study, and its directory. Nothing in it may be changed."""
     directory = tmp_path_factory.mktemp("study") / "run"
-    return MaskStudy(tiny("llama"), small_facts, small_config).run(directory), directory
+    return studied.run(directory), directory
 
 
 @pytest.fixture(scope="session")
