@@ -1,15 +1,21 @@
 """The errors that mechmask raises on purpose: one sentence that names the cause and the remedy.
 
-The command line prints them without a traceback; those caused by an argument are also ``ValueError``.
+The command line prints them without a traceback; those caused by an argument are also ``ValueError``, those caused by
+the file system also ``OSError``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 
 class MechmaskError(Exception):
     """Root of every error that mechmask raises on purpose."""
+
+    def __str__(self) -> str:
+        """The sentence, with characters that no terminal can print (from a file's name, say) escaped."""
+        return super().__str__().encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class FactError(MechmaskError, ValueError):
@@ -25,7 +31,7 @@ class ModelError(MechmaskError, ValueError):
 
 
 class ReadingError(MechmaskError, ValueError):
-    """A reading that was asked wrongly, or that failed its own check."""
+    """A reading that was requested with unusable arguments, or that failed its self-check."""
 
 
 class ChangeError(MechmaskError, ValueError):
@@ -36,9 +42,29 @@ class StudyError(MechmaskError, ValueError):
     """A study that cannot start, or a directory that holds another one."""
 
 
+class FileError(MechmaskError, OSError):
+    """A file or directory that cannot be written or read: disk full, no permission, name too long."""
+
+
+class DamageError(MechmaskError, ValueError):
+    """Something that was written whole and no longer is: a file is missing, cut, altered or extra."""
+
+
 def one_message(what: str, problems: Sequence[str]) -> str:
-    """All ``problems`` of ``what`` in one message, a line each where there are several."""
+    """All ``problems`` of ``what`` in one message, one line each if there are several."""
     if len(problems) == 1:
         return problems[0]
     lines = "\n".join(f"  {i}. {problem}" for i, problem in enumerate(problems, 1))
     return f"{len(problems)} problems in {what}:\n{lines}"
+
+
+def known_names(name: str, known: Iterable[str]) -> str:
+    """The sentence after an unknown name: the nearest known one, if one is near, and all of them.
+
+    Args:
+        name: the name that is not known.
+        known: the names that are, in the order in which they should be read.
+    """
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    return (f"Did you mean {near[0]!r}? " if near else "") + f"Known are {', '.join(known)}."
