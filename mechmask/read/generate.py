@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 import xarray as xr
-from torch.nn import functional as F  # noqa: N812
 
 from mechmask.errors import ReadingError
 from mechmask.facts.fact import Fact
 from mechmask.facts.fact_set import FactSet
+from mechmask.models.decoding import greedy
 from mechmask.models.model import Model
 from mechmask.models.routes import Contest, encode_contests
 
@@ -52,7 +51,9 @@ def generate(
             rest.append(_Begun(contest.fact_id, contest.prompt, known, wanted))
     with model.inference():
         for start in range(0, len(rest), batch_size):
-            said |= _greedy(model, rest[start : start + batch_size])
+            batch = rest[start : start + batch_size]
+            more = greedy(model, [b.tokens for b in batch], [b.wanted - len(b.known) for b in batch])
+            said |= {b.fact_id: [*b.known, *tokens] for b, tokens in zip(batch, more, strict=True)}
     labels = [fact.id for fact in facts]
     texts = [str(model.tokenizer.decode(said[label])).strip() for label in labels]
     return xr.DataArray(texts, {"fact": labels}, "fact", name="generation")
@@ -67,6 +68,10 @@ class _Begun:
     known: list[int]
     wanted: int
 
+    @property
+    def tokens(self) -> list[int]:
+        return [*self.prompt, *self.known]
+
 
 def _wanted(contest: Contest) -> int:
     return max(len(contest.routes["old"]), len(contest.routes["new"]))
@@ -78,24 +83,3 @@ def _begun(facts: FactSet | Sequence[Fact], reading: xr.Dataset) -> dict[str, li
         raise ReadingError("A divergence reading knows one token of a value. Give one by the score sequence or mean.")
     greedy = reading.greedy.sel(phrasing=0) if "phrasing" in reading.dims else reading.greedy
     return {fact.id: [token for token in greedy.sel(fact=fact.id).values.tolist() if token >= 0] for fact in facts}
-
-
-def _greedy(model: Model, rest: Sequence[_Begun]) -> dict[str, list[int]]:
-    """Greedy decoding with a cache; padded on the left, so that a window or a cache counts no pad in between."""
-    given = [[*begun.prompt, *begun.known] for begun in rest]
-    length = max(map(len, given))
-    pads = torch.tensor([length - len(ids) for ids in given], device=model.device)[:, None]
-    ids = torch.tensor([[0] * (length - len(row)) + row for row in given], device=model.device)
-    columns = torch.arange(length, device=model.device)[None]
-    mask = (columns >= pads).long()
-    position = (columns - pads).clamp(min=0)
-    cache, tokens = None, []
-    for step in range(max(begun.wanted - len(begun.known) for begun in rest)):
-        output = model.anatomy.decoder(
-            input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
-        )
-        ids = model.anatomy.unembedding(output.last_hidden_state[:, -1]).argmax(-1, keepdim=True).to(model.device)
-        tokens.append(ids)
-        cache, mask, position = output.past_key_values, F.pad(mask, (0, 1), value=1), length + step - pads
-    rows = torch.cat(tokens, dim=1).tolist()
-    return {begun.fact_id: [*begun.known, *row][: begun.wanted] for begun, row in zip(rest, rows, strict=True)}
