@@ -76,7 +76,7 @@ def adapter_state(module: nn.Module) -> AdapterState:
         merged = merged or (path if wrapper.merged_adapters else "")
         additions = _additions(path, wrapper)
         every.update(additions)
-        scaffold.update([path, *(f"{path}.{name}" for name, _ in wrapper.named_children() if name not in _UNDER)])
+        scaffold.update([path, *(f"{path}.{name}" for name, _ in _containers(wrapper))])
         on = (
             [] if wrapper.disable_adapters else [name for name in wrapper.active_adapters if name in additions.values()]
         )
@@ -122,12 +122,15 @@ def wrappers(module: nn.Module) -> list[tuple[str, Wrapper]]:
 
 def _additions(path: str, wrapper: Wrapper) -> dict[str, str]:
     """Every path below a wrapper that belongs to an adapter, with that adapter's name: ``lora_A.default``."""
-    containers = [(name, child) for name, child in wrapper.named_children() if name not in _UNDER]
     return {
         f"{path}.{name}.{adapter}": adapter
-        for name, container in containers
+        for name, container in _containers(wrapper)
         for adapter in {entry.split(".")[0] for entry, _ in _entries(container)}
     }
+
+
+def _containers(wrapper: Wrapper) -> list[tuple[str, nn.Module]]:
+    return [(name, child) for name, child in nn.Module.named_children(wrapper) if name not in _UNDER]  # pyright: ignore[reportArgumentType]
 
 
 def _entries(container: nn.Module) -> Iterator[tuple[str, object]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+from transformers import PreTrainedModel
 
 from mechmask.models.adapters import is_merged
 from mechmask.models.computed import hooked
@@ -63,9 +64,7 @@ def quantised_weight(module: nn.Module) -> str:
     return "the model's configuration says that they are quantised" if method else ""
 
 
-def _has_dropout(module: nn.Module) -> bool:
+def _has_dropout(module: PreTrainedModel) -> bool:
     return any(isinstance(child, nn.Dropout) and child.p for child in module.modules()) or any(
-        value
-        for name, value in module.config.to_dict().items()
-        if "dropout" in name and isinstance(value, float)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+        value for name, value in module.config.to_dict().items() if "dropout" in name and isinstance(value, float)
     )

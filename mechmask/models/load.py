@@ -10,7 +10,7 @@ import errno
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
@@ -93,6 +93,8 @@ def _directory(source: str) -> str:
     if source == smollm2.NAME:
         return str(smollm2.embedded_directory())
     path = Path(source)
+    if len(source) > 255 and not path.parent.is_dir():
+        raise ModelError(f"{source[:60]}... is too long for the name of a file or a model. Check it.")
     try:
         path.stat()
     except OSError as error:
@@ -120,7 +122,7 @@ def _pretrained(
     try:
         if tokenizer is None:
             _require_tokenizer(source)
-            tokenizer = AutoTokenizer.from_pretrained(source, **safe)
+        tokenizer = tokenizer or cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(source, **safe))
         module, report = _weights(source, {**{k: v for k, v in options.items() if v is not None}, **safe})
     except ModelError:
         raise
@@ -147,11 +149,12 @@ def _pretrained(
 def _weights(source: str, options: dict[str, Any]) -> tuple[PreTrainedModel, dict[str, Any]]:
     """The module by an attention of torch's or transformers' own: a configuration may name one to be downloaded."""
     where = {name: options[name] for name in ("trust_remote_code", "revision") if name in options}
-    named = AutoConfig.from_pretrained(source, **where)._attn_implementation
-    for attention in ("eager",) if named == "eager" else ("sdpa", "eager"):
+    config = AutoConfig.from_pretrained(source, **where)
+    for attention in ("eager",) if config._attn_implementation == "eager" else ("sdpa", "eager"):
+        config._attn_implementation = attention
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                source, use_safetensors=True, output_loading_info=True, attn_implementation=attention, **options
+                source, config=config, use_safetensors=True, output_loading_info=True, **options
             )
         except ValueError as error:
             if attention == "eager" or "scaled_dot_product_attention" not in str(error):

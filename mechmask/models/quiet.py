@@ -17,17 +17,17 @@ def quiet_libraries() -> Iterator[None]:
     bars, verbosity, reader_bar = (
         transformers_logging.is_progress_bar_enabled(),
         transformers_logging.get_verbosity(),
-        gguf_reader.tqdm,
+        gguf_reader.tqdm,  # pyright: ignore[reportPrivateImportUsage]
     )
     try:
         transformers_logging.disable_progress_bar()
         transformers_logging.set_verbosity_error()
-        gguf_reader.tqdm = partial(reader_bar, disable=True)
+        gguf_reader.tqdm = partial(reader_bar, disable=True)  # pyright: ignore[reportPrivateImportUsage]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        gguf_reader.tqdm = reader_bar
+        gguf_reader.tqdm = reader_bar  # pyright: ignore[reportPrivateImportUsage]
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
