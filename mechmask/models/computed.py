@@ -19,7 +19,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 _NOT_COMPUTED = {
     *("use_cache", "vocab_size", "tie_word_embeddings", "init_std", "initializer_range", "chunk_size_feed_forward"),
-    *("training", "gradient_checkpointing", "max_seq_len_cached", "layer_idx", "forward"),
+    *("training", "gradient_checkpointing", "max_seq_len_cached", "layer_idx", "forward", "padding_idx"),
 }
 _NOT_COMPUTED_PARTS = ("dropout", "pdrop", "layerdrop", "initializer", "token_id", "output_", "summary_", "attn_impl")
 
@@ -48,6 +48,14 @@ def model_settings(module: nn.Module) -> list[str]:
 def layer_settings(name: str, layer: nn.Module) -> list[str]:
     """A line for the class of a layer and the plain values that it holds; none for dropout."""
     return [] if "dropout" in name else [f"layer {name} {_class_of(layer)} {_attributes(layer)}"]
+
+
+def follows_length(layer: nn.Module) -> bool:
+    """Whether the rotary frequencies that a layer holds are those of the last pass's length, hence no setting."""
+    kinds = getattr(layer, "rope_type", "")
+    return any(
+        "dynamic" in kind or kind == "longrope" for kind in (kinds.values() if isinstance(kinds, dict) else [kinds])
+    )
 
 
 def attached(name: str, layer: nn.Module) -> list[str]:

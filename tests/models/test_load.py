@@ -249,9 +249,115 @@ def test_a_path_that_is_not_there(name):
     assert name in message and "smollm2-135m" in message
 
 
-def test_a_directory_without_tokenizer(tiny_module, tmp_path):
+def test_a_directory_without_tokenizer(tiny_module, tokenizer, tmp_path):
+    """As a Trainer leaves a checkpoint that it was given no tokenizer for."""
     tiny_module("llama").save_pretrained(tmp_path)
-    assert "tokenizer" in refused(tmp_path)
+    assert "has no tokenizer. Pass tokenizer=AutoTokenizer" in refused(tmp_path)
+    assert mm.load_model(tmp_path, tokenizer=tokenizer).n_layers == 3
+
+
+@pytest.mark.parametrize("kernel", ["someone/kernel", "kernels-community/flash-attn", "flash_attention_2", "no-such"])
+def test_an_attention_that_would_be_downloaded_is_overridden(saved, tiny_module, kernel):
+    config = json.loads((saved / "config.json").read_text())
+    for field in ("attn_implementation", "_attn_implementation"):
+        (saved / "config.json").write_text(json.dumps({**config, field: kernel}))
+        model = mm.load_model(saved)
+        assert model.module.config._attn_implementation == "sdpa"
+        assert torch.equal(logits(model.module), logits(tiny_module("llama")))
+
+
+def test_every_family_is_loaded_by_an_attention_of_its_own(tiny_module, tokenizer, family, tmp_path):
+    module = tiny_module(family)
+    module.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model = mm.load_model(tmp_path)
+    assert model.module.config._attn_implementation == module.config._attn_implementation
+    assert torch.equal(logits(model.module), logits(module))
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x/" + "y" * 300, "a\0b", "x" * 5000 + ".gguf"])
+def test_a_name_that_no_file_can_have(name):
+    assert "Check it." in refused(name)
+
+
+def test_prompt_learning_is_refused_not_dropped(tiny_module, tokenizer):
+    from peft import PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig
+
+    for config in (PromptTuningConfig, PrefixTuningConfig, PromptEncoderConfig):
+        wrapped = get_peft_model(tiny_module("gpt2"), config(task_type="CAUSAL_LM", num_virtual_tokens=3))
+        assert f"An adapter of kind '{wrapped.active_peft_config.peft_type.value}'" in refused(
+            wrapped, tokenizer=tokenizer
+        )
+
+
+def test_adapters_of_other_kinds_on_a_module(tiny_module, tokenizer):
+    from peft import IA3Config, OFTConfig
+
+    for config in (
+        IA3Config(target_modules=["q_proj"], feedforward_modules=[]),
+        OFTConfig(target_modules=["q_proj"], oft_block_size=4, r=0),
+    ):
+        wrapped = get_peft_model(tiny_module("llama"), config)
+        assert "An adapter of kind" in refused(wrapped, tokenizer=tokenizer)
+        assert "mechmask reads LoRA adapters" in refused(wrapped.base_model.model, tokenizer=tokenizer)
+    trained_tokens = LoraConfig(r=2, target_modules=["q_proj"], trainable_token_indices=[1, 2])
+    wrapped = get_peft_model(tiny_module("llama"), trained_tokens)
+    assert "mechmask reads LoRA adapters" in refused(wrapped, tokenizer=tokenizer)
+
+
+def weights_of(module):
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
+def test_a_merged_adapter_is_read_and_never_unmerged(tiny_module, tokenizer, facts):
+    wrapped = get_peft_model(tiny_module("llama"), LoraConfig(r=2, init_lora_weights=False)).eval()
+    apart = logits(wrapped)
+    wrapped.merge_adapter()
+    before = weights_of(wrapped)
+    model = mm.load_model(wrapped, tokenizer=tokenizer)
+    assert torch.allclose(logits(model.module), apart, atol=1e-4)
+    mm.read_logits(model, facts[:2])
+    with pytest.raises(ModelError, match=r"An adapter is merged into .* Unmerge it before"), model.without_adapter():
+        pass
+    after = weights_of(wrapped)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    wrapped.base_model.disable_adapter_layers()
+    assert "merged and switched off" in refused(wrapped, tokenizer=tokenizer)
+
+
+def test_modules_to_save_are_switched_off_too(tiny_module, tokenizer):
+    base = logits(tiny_module("llama", tie_word_embeddings=False))
+    config = LoraConfig(r=2, init_lora_weights=False, modules_to_save=["lm_head"])
+    wrapped = get_peft_model(tiny_module("llama", tie_word_embeddings=False), config).eval()
+    wrapped.base_model.model.lm_head.modules_to_save["default"].weight.data.mul_(2)
+    model = mm.load_model(wrapped, tokenizer=tokenizer)
+    on, asked = logits(wrapped), {name: p.requires_grad for name, p in wrapped.named_parameters()}
+    with model.without_adapter():
+        assert torch.equal(logits(model.module), base)
+    assert torch.equal(logits(wrapped), on)
+    assert {name: p.requires_grad for name, p in wrapped.named_parameters()} == asked
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"peft_type": "LORA", "r": ' + "1" * 5000 + "}", "\udcff", '"LORA"', "NaN"]
+)
+def test_an_adapter_config_that_would_upset_a_parser(adapter, text):
+    (adapter / "adapter_config.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    refused(adapter)
+
+
+def test_an_adapter_on_an_adapter(adapter, tmp_path):
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": str(adapter)}))
+    assert "was made on another adapter" in refused(adapter)
+
+
+def test_loading_says_nothing(adapter, saved, capfd, recwarn):
+    mm.load_model(saved)
+    mm.load_model(adapter)
+    mm.load_model(saved, dtype="bfloat16")
+    assert capfd.readouterr() == ("", "")
+    assert [str(warning.message) for warning in recwarn] == []
 
 
 def test_arguments_that_contradict_each_other(saved, tiny_module, tokenizer):
@@ -316,7 +422,7 @@ def test_code_that_comes_with_a_model_does_not_run(saved):
 def test_progress_bars_of_transformers_are_as_they_were(saved):
     from transformers.utils import logging
 
-    before = logging.is_progress_bar_enabled()
+    before = logging.is_progress_bar_enabled(), logging.get_verbosity()
     mm.load_model(saved)
     refused("not/there")
-    assert logging.is_progress_bar_enabled() == before
+    assert (logging.is_progress_bar_enabled(), logging.get_verbosity()) == before

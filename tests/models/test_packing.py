@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mechmask.models.packing import additive, batches, with_twins
+from mechmask.models.packing import additive, batches, n_read, with_twins
 from mechmask.models.routes import Contest, encode_contests
 
 SCORES = ("sequence", "mean", "divergence")
@@ -207,3 +207,27 @@ def test_what_may_not_be_seen_has_no_weight(dtype):
     assert added.dtype == dtype
     assert added.isfinite().all()
     assert (added.softmax(-1) > 0).equal(mask)
+
+
+@pytest.mark.parametrize("score", ["sequence", "divergence"])
+@pytest.mark.parametrize("pack", [True, False])
+def test_no_batch_crosses_the_threshold(contests, score, pack):
+    """No row of a batch with a long contest is a short one's, and every contest is read once."""
+    lengths = [max(n_read(contest, score).values()) for contest in contests]
+    threshold = sorted(lengths)[len(lengths) // 2]
+    seen = []
+    for batch in batches(contests, score=score, batch_size=4, pack=pack, threshold=threshold):
+        inside = {query.contest for query in batch.queries}
+        seen += inside
+        is_long = {lengths[index] > threshold for index in inside}
+        assert is_long == {int(batch.position_ids.max()) + 1 > threshold}
+    assert sorted(seen) == list(range(len(contests)))
+    assert len(set(lengths)) > 2 and min(lengths) <= threshold < max(lengths)
+
+
+@pytest.mark.parametrize("score", ["sequence", "divergence"])
+def test_what_is_read_of_each_route(contests, score):
+    for contest in contests:
+        for route, n in n_read(contest, score).items():
+            last = contest.n_common if score == "divergence" else len(contest.routes[route]) - 1
+            assert n == len(contest.prompt + contest.routes[route][:last])

@@ -28,7 +28,7 @@ def ids_of(tokenizer, text):
 
 def fact_of(**fields):
     return Fact(
-        **{"subject": "Uxmon", "prompt": "The mass of Uxmon is", "old": "417 grams", "new": "218 grams", **fields}
+        **{"subject": "Banana", "prompt": "The mass of Banana is", "old": "417 grams", "new": "218 grams", **fields}
     )
 
 
@@ -123,13 +123,13 @@ def test_subjects_that_repeat_or_hide(request, kind, subject, prompt, before):
 
 
 def test_a_paraphrase_may_leave_the_subject_out(tokenizer):
-    fields = {"paraphrases": ("Its mass is", "Uxmon has a mass of")}
+    fields = {"paraphrases": ("Its mass is", "Banana has a mass of")}
     assert contest_of(tokenizer, 1, **fields).subject_position is None
     assert contest_of(tokenizer, 2, **fields).subject_position is not None
 
 
 def test_a_prompt_may_not(tokenizer):
-    with pytest.raises(RouteError, match="subject 'Uxmon' does not stand in the prompt 'Its mass is'"):
+    with pytest.raises(RouteError, match="subject 'Banana' does not stand in the prompt 'Its mass is'"):
         contest_of(tokenizer, prompt="Its mass is")
 
 
@@ -195,17 +195,57 @@ def test_two_distractors_of_which_one_begins_with_the_other(tokenizer):
         contest_of(tokenizer, distractors=("555", "5551"))
 
 
-def test_values_of_the_same_tokens(metaspace_tokenizer):
-    """Letters that the tokenizer does not know all become the unknown token."""
+def test_text_that_the_tokenizer_does_not_know(metaspace_tokenizer):
+    """Letters that it does not know all become the unknown token, so a value would stand for any other."""
     assert metaspace_tokenizer("क").input_ids == metaspace_tokenizer("ख").input_ids
-    with pytest.raises(RouteError, match=r"are the same tokens. Give values that differ"):
-        contest_of(metaspace_tokenizer, old="क", new="ख")
+    for fields in ({"old": "क", "new": "ख"}, {"distractors": ("218 क",)}, {"prompt": "The ख of Banana is"}):
+        with pytest.raises(RouteError, match=r"of 'Banana' holds '[कख]', for which this tokenizer has the unknown"):
+            contest_of(metaspace_tokenizer, **fields)
+    with pytest.raises(RouteError, match="has the unknown token only"):
+        encode_examples(metaspace_tokenizer, [Example(prompt="The mass is", value="क", fact_id="x")])
+
+
+@pytest.mark.parametrize("kind", ["bos_tokenizer", "bos_eos_tokenizer", "metaspace_tokenizer"])
+def test_a_bos_that_the_tokenizer_adds_itself(request, kind):
+    tokenizer = request.getfixturevalue(kind)
+    with pytest.raises(RouteError, match=r"holds '<s>', which the tokenizer puts before every text itself.*Leave it"):
+        contest_of(tokenizer, prompt="<s>The mass of Banana is")
+
+
+def test_special_tokens_that_the_user_has_to_write(tokenizer, bos_tokenizer):
+    """A BOS where the tokenizer adds none, and turns of a chat: they are the prompt's business."""
+    contest = contest_of(tokenizer, prompt="<s>The mass of Banana is")
+    assert contest.prompt[0] == tokenizer.bos_token_id
+    contest = contest_of(bos_tokenizer, prompt="Hello</s>The mass of Banana is")
+    assert contest.prompt.count(bos_tokenizer.eos_token_id) == 1
+
+
+def test_an_unknown_token_that_is_the_end_of_text_too(tmp_path, tokenizer):
+    """As GPT-2's, which is written before a text by hand."""
+    tokenizer.save_pretrained(tmp_path)
+    gpt2 = PreTrainedTokenizerFast.from_pretrained(tmp_path, unk_token="</s>", bos_token="</s>")
+    assert gpt2.unk_token_id == gpt2.bos_token_id == gpt2.eos_token_id
+    assert contest_of(gpt2, prompt="</s>The mass of Banana is").prompt[0] == gpt2.bos_token_id
+
+
+def test_a_value_has_no_special_token(tokenizer):
+    for fields in ({"old": "417</s>"}, {"new": "<s> 218"}):
+        with pytest.raises(RouteError, match=r"The value .* holds the special token '</?s>'"):
+            contest_of(tokenizer, **fields)
+
+
+def test_facts_go_by_position(tokenizer):
+    """Two facts of one id in a plain list, each with its own tokens."""
+    same_id = [fact_of(id="x"), fact_of(id="x", prompt="The price of Banana is", old="3", new="5", paraphrases=("At",))]
+    first, second = encode_contests(tokenizer, same_id)
+    assert first == encode_contests(tokenizer, same_id[:1])[0] != second == encode_contests(tokenizer, same_id[1:])[0]
+    assert [contest is None for contest in encode_contests(tokenizer, same_id, phrasing=1)] == [True, False]
 
 
 def test_empty_values(tokenizer):
-    with pytest.raises(RouteError, match="A value of 'Uxmon' is empty"):
+    with pytest.raises(RouteError, match="A value of 'Banana' is empty"):
         contest_of(tokenizer, old="")
-    with pytest.raises(RouteError, match="A value of 'Uxmon' is empty"):
+    with pytest.raises(RouteError, match="A value of 'Banana' is empty"):
         contest_of(tokenizer, distractors=("  ",))
 
 
@@ -239,8 +279,8 @@ def test_examples_are_the_tokens_of_the_joined_text(any_tokenizer, facts):
 
 def test_examples_that_cannot_be_taught_are_listed_together(tokenizer):
     examples = [
-        Example(prompt="The mass of Uxmon is", value=" ", fact_id="a"),
-        Example(prompt="The mass of Uxmon is", value="417 grams", fact_id="good"),
+        Example(prompt="The mass of Banana is", value=" ", fact_id="a"),
+        Example(prompt="The mass of Banana is", value="417 grams", fact_id="good"),
         Example(prompt="The mass of Ortil is", value=""),
     ]
     with pytest.raises(RouteError) as caught:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -75,3 +79,74 @@ def test_what_no_block_computes_is_no_difference(tiny, family):
     other = tiny(family, torch.bfloat16, 1, attention_dropout=0.5, tie_word_embeddings=True, use_cache=False)
     other.module.config._name_or_path = "elsewhere"
     assert unlike(tiny(family), other) == ""
+
+
+def test_a_variant_knows_what_no_change_touches(adapted):
+    model, lora = adapted
+    variant = lora.on(lora.on(model))
+    assert variant.base is model and variant.changes == (lora, lora)
+    for name in ("tokenizer", "family", "n_layers", "width", "vocab_size", "device", "dtype"):
+        assert getattr(variant, name) == getattr(model, name)
+
+
+def test_the_changes_are_innermost_first(adapted, facts):
+    model, lora = adapted
+    with lora.applied(model):
+        edited = edit(model, [facts[0]], "ft_l", FTLConfig(layer=1, clamp=1e-2, steps=2))
+    assert edited.on(lora.on(model)).changes == (lora, edited)
+
+
+@pytest.mark.parametrize("state", [True, False])
+def test_tab_completion_shows_no_internals(adapted, state):
+    model, lora = adapted
+    shown = [name for name in dir(lora.on(model) if state else model) if not name.startswith("__")]
+    assert not [name for name in shown if name.startswith("_")]
+
+
+def interrupted(context, number):
+    """SIGINT at the ``number``-th line of entering, body and leaving; whether there were so many."""
+    counted = 0
+
+    def trace(frame, event, _argument):
+        nonlocal counted
+        if event == "line" and ("mechmask" in frame.f_code.co_filename or "peft" in frame.f_code.co_filename):
+            counted += 1
+            if counted == number:
+                signal.raise_signal(signal.SIGINT)
+        return trace
+
+    sys.settrace(trace)
+    try:
+        with context:
+            pass
+    finally:
+        sys.settrace(None)
+    return counted >= number
+
+
+@pytest.mark.parametrize("kind", ["evaluation", "inference", "without_adapter", "active"])
+def test_ctrl_c_at_any_moment_leaves_the_model_as_it_was(adapted, facts, kind):
+    """At evenly spread lines of each context, the lines of the change that it applies among them."""
+    model, lora = adapted
+    edited = edit(model, [facts[0]], "ft_l", FTLConfig(layer=1, clamp=1e-2, steps=2))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    with nullcontext() if kind != "without_adapter" else lora.applied(model):
+        model.module.train()
+        state = model.fingerprint, [child.training for child in model.module.modules()]
+        number, raised = 1, 0
+        try:
+            while True:
+                context = edited.on(model).active() if kind == "active" else getattr(model, kind)()
+                try:
+                    if not interrupted(context, number):
+                        break
+                except KeyboardInterrupt:
+                    raised += 1
+                del context
+                assert (model.fingerprint, [child.training for child in model.module.modules()]) == state, number
+                assert not torch.is_inference_mode_enabled()
+                number += max(1, number // 4)
+        finally:
+            signal.signal(signal.SIGINT, before)
+            model.module.eval()
+        assert raised > 12
