@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from jaxtyping import Float
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -94,7 +96,7 @@ class Anatomy:
         blocks = self.module.get_submodule(self.layout.blocks)
         if not isinstance(blocks, nn.ModuleList):
             raise ModelError(
-                f"{self.layout.blocks} is a {type(blocks).__name__}, not a list of blocks. {_found(self.module)}"
+                f"{self.layout.blocks} is a {type(blocks).__name__}, not a list of blocks. {_parts_of(self.module)}"
             )
         return blocks
 
@@ -135,6 +137,44 @@ class Anatomy:
     def sliding_window(self) -> int | None:
         """The narrowest attention window in tokens, where the model has one."""
         return getattr(self.module.config.get_text_config(), "sliding_window", None)
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The most tokens that the model was made to read at once; ``None`` where it does not say.
+
+        With dynamic NTK frequencies it is one less than the length for which they are given: beyond it each length has
+        its own, and at it they are those of the longest text that was read before.
+        """
+        limit = getattr(self.module.config.get_text_config(), "max_position_embeddings", None)
+        return limit - 1 if limit and "dynamic" in self._rope_types() else limit
+
+    @property
+    def rope_threshold(self) -> int | None:
+        """The number of tokens above which the rotary frequencies of a whole batch are others, where there is one.
+
+        transformers decides by the highest position in a batch (``modeling_rope_utils.dynamic_rope_update``).
+        """
+        config = self.module.config.get_text_config()
+        lengths = [
+            parameters.get("original_max_position_embeddings", config.max_position_embeddings)
+            for parameters in self._rope_parameters()
+            if parameters.get("rope_type") == "longrope"
+        ]
+        lengths += [config.max_position_embeddings for kind in self._rope_types() if "dynamic" in kind]
+        return min(lengths, default=None)
+
+    def capped(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Logits as the model gives them out: ``cap * tanh(logits / cap)`` where it has a final softcap."""
+        cap = self.softcap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def _rope_parameters(self) -> list[dict[str, Any]]:
+        """Of every type of layer, where the family has several."""
+        parameters = getattr(self.module.config.get_text_config(), "rope_parameters", None) or {}
+        return [parameters] if "rope_type" in parameters else [p for p in parameters.values() if isinstance(p, dict)]
+
+    def _rope_types(self) -> set[str]:
+        return {str(parameters.get("rope_type")) for parameters in self._rope_parameters()}
 
     def attention(self, block: int) -> nn.Module:
         """The attention of one block, 0..L-1."""
@@ -188,17 +228,19 @@ def anatomy_of(module: nn.Module) -> Anatomy:
         )
     family = module.config.get_text_config().model_type
     if family not in LAYOUTS:
-        raise ModelError(f"The anatomy of {family!r} models is not known. {_found(module)}")
+        raise ModelError(f"The anatomy of {family!r} models is not known. {_parts_of(module)}")
     anatomy = Anatomy(module, LAYOUTS[family])
     try:
         for part in (anatomy.attention, anatomy.attention_output, anatomy.mlp, anatomy.mlp_output):
             part(0)
         has_norm = isinstance(anatomy.final_norm, nn.Module)
     except AttributeError as error:
-        raise ModelError(f"This {family!r} model is not built as its family is ({error}). {_found(module)}") from error
+        raise ModelError(
+            f"This {family!r} model is not built as its family is ({error}). {_parts_of(module)}"
+        ) from error
     if not has_norm or module.get_output_embeddings() is None:
         raise ModelError(
-            f"This {family!r} model has no final norm or no unembedding, so no layer can be read. {_found(module)}"
+            f"This {family!r} model has no final norm or no unembedding, so no layer can be read. {_parts_of(module)}"
         )
     return anatomy
 
@@ -212,7 +254,7 @@ def _projection(path: str, module: object) -> Projection:
     return Projection(path, linear, input_first=isinstance(linear, Conv1D))
 
 
-def _found(module: nn.Module) -> str:
+def _parts_of(module: nn.Module) -> str:
     lists = [
         f"{name} ({len(m)} x {type(m[0]).__name__})"
         for name, m in module.named_modules()

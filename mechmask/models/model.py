@@ -69,6 +69,16 @@ class Model:
         return self.module.dtype
 
     @property
+    def max_tokens(self) -> int | None:
+        """The most tokens that the model was made to read at once; ``None`` where it does not say."""
+        return self.anatomy.max_tokens
+
+    @property
+    def rope_threshold(self) -> int | None:
+        """The number of tokens above which the rotary frequencies of a whole batch are others, where there is one."""
+        return self.anatomy.rope_threshold
+
+    @property
     def fingerprint(self) -> str:
         """Fingerprint of all that is computed with now, an applied change included."""
         return fingerprint(self.module)

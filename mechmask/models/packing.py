@@ -129,8 +129,12 @@ def batches(
     batch_size: int = 32,
     pack: bool = True,
     row_tokens: int = ROW_TOKENS,
+    threshold: int | None = None,
 ) -> Iterator[Batch]:
     """The contests in batches; those whose prompts begin alike stand together.
+
+    Some models choose their rotary frequencies by the longest row of a batch (``Anatomy.rope_threshold``): one long
+    contest would move all others of its batch, so contests on either side of the threshold never share one.
 
     Args:
         contests: what is read; a query names a contest by its index here. ``None`` is passed over.
@@ -138,13 +142,22 @@ def batches(
         batch_size: contests a batch.
         pack: whether the routes of a contest share a row; else each route has its own.
         row_tokens: contests share a row up to about so many tokens; 0 gives each contest a row of its own.
+        threshold: the most tokens of a route, prompt included, with which a model computes as with fewer.
     """
     present = [(i, contest) for i, contest in enumerate(contests) if contest is not None]
     present.sort(key=lambda entry: (entry[1].prompt, entry[0]))
-    for start in range(0, len(present), batch_size):
-        batch = dict(present[start : start + batch_size])
-        rows = _rows(batch, score, row_tokens) if pack else _rows_alone(batch, score)
-        yield _batch(batch, rows, score)
+    is_long = {i: threshold is not None and max(n_read(contest, score).values()) > threshold for i, contest in present}
+    for side in (False, True):
+        alike = [(i, contest) for i, contest in present if is_long[i] is side]
+        for start in range(0, len(alike), batch_size):
+            batch = dict(alike[start : start + batch_size])
+            rows = _rows(batch, score, row_tokens) if pack else _rows_alone(batch, score)
+            yield _batch(batch, rows, score)
+
+
+def n_read(contest: Contest, score: str) -> dict[str, int]:
+    """How many tokens the model reads for each route: the prompt, and the value up to the token before the last."""
+    return {route: len(contest.prompt) + asked.stop - 1 for route, asked in _asked(contest, score).items()}
 
 
 def _rows(contests: Mapping[int, Contest], score: str, row_tokens: int) -> list[list[tuple[int, str]]]:

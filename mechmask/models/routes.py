@@ -48,45 +48,53 @@ class EncodedExample:
 @dataclass(frozen=True)
 class _Tokens:
     ids: tuple[int, ...]
-    spans: tuple[tuple[int, int], ...]
+    spans: tuple[tuple[int, int], ...]  # characters of each
+    n_before: int  # special tokens that the tokenizer puts before the text
 
 
 def encode_contests(
     tokenizer: PreTrainedTokenizerBase, facts: Iterable[Fact], phrasing: int = 0
 ) -> list[Contest | None]:
-    """The contest of every fact under one of its phrasings; ``None`` where a fact has no such phrasing.
+    """The contest of every fact under one of its phrasings, in the order of the facts, whatever their ids.
 
     Args:
         tokenizer: a fast tokenizer; its padding side and its special tokens at the end play no part.
         facts: the facts.
         phrasing: 0 for the prompt, 1 and up for the paraphrases.
 
+    Returns:
+        One entry for each fact: ``None`` where it has no such phrasing.
+
     Raises:
-        RouteError: listing every fact whose values cannot be told apart, with the cause.
+        RouteError: listing every fact that is refused, with the cause: values that cannot be told apart as tokens or
+            merge with the prompt, text that the tokenizer does not know, a BOS that the tokenizer adds itself.
     """
     facts = list(facts)
-    asked = [fact for fact in facts if phrasing < len(fact.phrasings)]
-    texts = [text for fact in asked for text in _texts(fact, phrasing)]
+    texts = [text for fact in facts if phrasing < len(fact.phrasings) for text in _texts(fact, phrasing)]
     tokens = iter(_tokenize(tokenizer, texts))
-    contests: dict[str, Contest] = {}
+    contests: list[Contest | None] = []
     problems: list[str] = []
-    for fact in asked:
+    for fact in facts:
+        if phrasing >= len(fact.phrasings):
+            contests.append(None)
+            continue
         prompt = next(tokens)
         joined = {route: next(tokens) for route in fact.values}
         try:
-            contests[fact.id] = _contest(tokenizer, fact, fact.phrasings[phrasing], prompt, joined)
+            contests.append(_contest(tokenizer, fact, fact.phrasings[phrasing], prompt, joined))
         except RouteError as error:
             problems.append(str(error))
     if problems:
         raise RouteError(one_message("the token routes", problems))
-    return [contests.get(fact.id) for fact in facts]
+    return contests
 
 
 def encode_examples(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> list[EncodedExample]:
     """Training examples as token ids.
 
     Raises:
-        RouteError: listing every example whose value merges with its prompt or is empty.
+        RouteError: listing every example whose value merges with its prompt or is empty, or whose text the tokenizer
+            does not know.
     """
     tokens = iter(_tokenize(tokenizer, [text for e in examples for text in (e.prompt, f"{e.prompt} {e.value}")]))
     encoded, problems = [], []
@@ -94,9 +102,9 @@ def encode_examples(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Examp
         prompt, joined = next(tokens), next(tokens)
         label = example.fact_id or example.prompt
         try:
-            encoded.append(
-                EncodedExample(label, prompt.ids, _value_ids(label, example.prompt, example.value, prompt, joined))
-            )
+            _refuse_prompt_tokens(tokenizer, label, example.prompt, prompt)
+            value = _value_ids(tokenizer, label, example.prompt, example.value, prompt, joined)
+            encoded.append(EncodedExample(label, prompt.ids, value))
         except RouteError as error:
             problems.append(str(error))
     if problems:
@@ -127,10 +135,53 @@ def _without_trailing_specials(ids: list[int], spans: list[tuple[int, int]], spe
     end = len(ids)
     while end and special[end - 1]:
         end -= 1
-    return _Tokens(tuple(ids[:end]), tuple(spans[:end]))
+    n_before = next((i for i, is_added in enumerate(special[:end]) if not is_added), end)
+    return _Tokens(tuple(ids[:end]), tuple(spans[:end]), n_before)
 
 
-def _value_ids(label: str, prompt_text: str, value: str, prompt: _Tokens, joined: _Tokens) -> tuple[int, ...]:
+def _refuse_prompt_tokens(tokenizer: PreTrainedTokenizerBase, label: str, text: str, prompt: _Tokens) -> None:
+    """A prompt may hold special tokens, as chat templates do, but not what the model would meet twice or not at all."""
+    typed = list(zip(prompt.ids, prompt.spans, strict=True))[prompt.n_before :]
+    added = prompt.ids[: prompt.n_before]
+    for token, (start, stop) in typed:
+        if token == tokenizer.bos_token_id and token in added:
+            raise RouteError(
+                f"The prompt {text!r} of {label!r} holds {text[start:stop]!r}, which the tokenizer puts before every "
+                "text itself, so the model would meet it twice. Leave it out."
+            )
+        if _is_unknown(tokenizer, token):
+            raise _unknown(f"The prompt {text!r} of {label!r}", text[start:stop])
+
+
+def _refuse_value_tokens(
+    tokenizer: PreTrainedTokenizerBase, label: str, value: str, ids: tuple[int, ...], pieces: Sequence[str]
+) -> None:
+    """A value is text: a special token in it is one that no text has, or one that stands for any text."""
+    for token, piece in zip(ids, pieces, strict=True):
+        if _is_unknown(tokenizer, token):
+            raise _unknown(f"The value {value!r} of {label!r}", piece)
+        if token in tokenizer.all_special_ids:
+            raise RouteError(
+                f"The value {value!r} of {label!r} holds the special token {piece.strip()!r}. Give the text that the "
+                "model would say."
+            )
+
+
+def _is_unknown(tokenizer: PreTrainedTokenizerBase, token: int) -> bool:
+    """GPT-2 names its end of text as the unknown token too, which then stands for itself."""
+    return token == tokenizer.unk_token_id and token not in (tokenizer.bos_token_id, tokenizer.eos_token_id)
+
+
+def _unknown(what: str, piece: str) -> RouteError:
+    return RouteError(
+        f"{what} holds {piece.strip()!r}, for which this tokenizer has the unknown token only, as for any other text "
+        "that it lacks. Write it in characters that the tokenizer knows."
+    )
+
+
+def _value_ids(
+    tokenizer: PreTrainedTokenizerBase, label: str, prompt_text: str, value: str, prompt: _Tokens, joined: _Tokens
+) -> tuple[int, ...]:
     if not value.strip():
         raise RouteError(f"A value of {label!r} is empty. Give the text that the model would say.")
     boundary = len(prompt_text)
@@ -145,7 +196,10 @@ def _value_ids(label: str, prompt_text: str, value: str, prompt: _Tokens, joined
         )
     if len(joined.ids) == n:
         raise RouteError(f"The value {value!r} of {label!r} has no tokens in this tokenizer. Give another value.")
-    return joined.ids[n:]
+    text = f"{prompt_text} {value}"
+    ids = joined.ids[n:]
+    _refuse_value_tokens(tokenizer, label, value, ids, [text[start:stop] for start, stop in joined.spans[n:]])
+    return ids
 
 
 def _contest(
@@ -155,7 +209,11 @@ def _contest(
         raise RouteError(
             f"The prompt {text!r} of fact {fact.id!r} has no tokens. Give a prompt that the model can read."
         )
-    routes = {route: _value_ids(fact.id, text, value, prompt, joined[route]) for route, value in fact.values.items()}
+    _refuse_prompt_tokens(tokenizer, fact.id, text, prompt)
+    routes = {
+        route: _value_ids(tokenizer, fact.id, text, value, prompt, joined[route])
+        for route, value in fact.values.items()
+    }
     _refuse_prefixes(tokenizer, fact, routes)
     n_common = next(i for i, (old, new) in enumerate(zip(routes["old"], routes["new"], strict=False)) if old != new)
     return Contest(fact.id, prompt.ids, routes, n_common, _subject_position(fact, text, prompt))

@@ -29,7 +29,6 @@ from mechmask.read.scoring.check import TOLERANCE_NATS, cause_of, require_margin
 from mechmask.read.scoring.contests import ContestSet, Facts
 from mechmask.read.scoring.forward import decoded
 from mechmask.read.scoring.labels import provenance, require_choice
-from mechmask.read.scoring.unembed import capped
 
 Unit = Literal["layer", "component", "head"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
@@ -102,7 +101,7 @@ def _read(model: Model, contests: ContestSet, unit: Unit, backend: Backend, batc
             logits = torch.stack(list(contributions.values())).double().cpu()
             added = rearrange(logits[..., 1] - logits[..., 0], "component node -> node component")
             rows |= dict(zip(numbers, added, strict=True))
-            bounded = capped(reduce(logits, "component node token -> node token", "sum"), model.anatomy.softcap)
+            bounded = model.anatomy.capped(reduce(logits, "component node token -> node token", "sum"))
             at_output[numbers] = bounded[:, 1] - bounded[:, 0]
             margins[numbers] = _margins(model, batch, tokens)
             masked[numbers] = batch.attention_mask is not None

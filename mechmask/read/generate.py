@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 import xarray as xr
-from torch.nn import functional as F  # noqa: N812
 
 from mechmask.errors import ReadingError
+from mechmask.models.decoding import greedy
 from mechmask.models.model import Model
 from mechmask.models.routes import Contest
 from mechmask.models.states import Variant, active
@@ -43,7 +42,7 @@ def generate(
         FactError: listing every problem of the facts in one message.
         RouteError: if a value cannot be told from the prompt or from its rival; all facts in one message.
         ReadingError: if ``reading`` is by the score ``divergence``, which reads one token of a value only, or lacks a
-            fact.
+            fact, or if the tokens do not fit into the model's context.
         ChangeError: if a state's change was made on another model.
     """
     with active(model) as now:
@@ -54,10 +53,13 @@ def generate(
             for number, contest in enumerate(contests)
         ]
         continued = {prompt.number: prompt.known[: prompt.wanted] for prompt in prompts}
-        unfinished = [prompt for prompt in prompts if len(prompt.known) < prompt.wanted]
+        unfinished = [prompt for prompt in prompts if prompt.missing]
+        _require_room(now, contests, unfinished)
         with now.inference():
             for start in range(0, len(unfinished), batch_size):
-                continued |= _greedy(now, unfinished[start : start + batch_size])
+                some = unfinished[start : start + batch_size]
+                more = greedy(now, [prompt.begun for prompt in some], [prompt.missing for prompt in some])
+                continued |= {p.number: [*p.known, *tokens] for p, tokens in zip(some, more, strict=True)}
         texts = [storable(str(now.tokenizer.decode(continued[i])).strip()) for i in range(len(contests))]
     return xr.DataArray(texts, {"fact": list(contests.facts.ids)}, "fact", name="generation")
 
@@ -71,6 +73,27 @@ class _Prompt:
     known: list[int]
     wanted: int
 
+    @property
+    def begun(self) -> list[int]:
+        """The tokens from which decoding goes on."""
+        return [*self.ids, *self.known]
+
+    @property
+    def missing(self) -> int:
+        """How many tokens are to be decoded."""
+        return max(0, self.wanted - len(self.known))
+
+
+def _require_room(model: Model, contests: ContestSet, prompts: Sequence[_Prompt]) -> None:
+    """Refuse to decode beyond the model's context."""
+    limit = model.max_tokens
+    for prompt in prompts:
+        if limit is not None and len(prompt.ids) + prompt.wanted - 1 > limit:
+            raise ReadingError(
+                f"The prompt of fact {contests[prompt.number].fact_id!r} has {len(prompt.ids)} tokens and {model.name} "
+                f"reads {limit} at most, so {prompt.wanted} more cannot follow it. Ask for fewer."
+            )
+
 
 def _wanted(contest: Contest) -> int:
     return max(len(contest.routes["old"]), len(contest.routes["new"]))
@@ -80,30 +103,9 @@ def _known(contests: ContestSet, reading: xr.Dataset) -> list[list[int]]:
     """The greedy tokens that a reading met on its routes, by contest."""
     if "greedy" not in reading:
         raise ReadingError("A divergence reading knows one token of a value. Give one by the score sequence or mean.")
-    greedy = reading.greedy.sel(phrasing=0) if "phrasing" in reading.dims else reading.greedy
-    absent = [fact.id for fact in contests.facts if fact.id not in greedy.indexes["fact"]]
+    known = reading.greedy.sel(phrasing=0) if "phrasing" in reading.dims else reading.greedy
+    absent = [fact.id for fact in contests.facts if fact.id not in known.indexes["fact"]]
     if absent:
         raise ReadingError(f"The reading does not hold fact {absent[0]!r}. Give one of the same facts.")
-    rows = greedy.sel(fact=list(contests.facts.ids)).values.tolist()
+    rows = known.sel(fact=list(contests.facts.ids)).values.tolist()
     return [[token for token in row if token >= 0] for row in rows]
-
-
-def _greedy(model: Model, prompts: Sequence[_Prompt]) -> dict[int, list[int]]:
-    """Greedy decoding with a cache; padded on the left, so that a window or a cache counts no pad in between."""
-    given = [[*prompt.ids, *prompt.known] for prompt in prompts]
-    length = max(map(len, given))
-    pads = torch.tensor([length - len(ids) for ids in given], device=model.device)[:, None]
-    ids = torch.tensor([[0] * (length - len(row)) + row for row in given], device=model.device)
-    columns = torch.arange(length, device=model.device)[None]
-    mask = (columns >= pads).long()
-    position = (columns - pads).clamp(min=0)
-    cache, tokens = None, []
-    for step in range(max(prompt.wanted - len(prompt.known) for prompt in prompts)):
-        output = model.anatomy.decoder(
-            input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
-        )
-        ids = model.anatomy.unembedding(output.last_hidden_state[:, -1]).argmax(-1, keepdim=True).to(model.device)
-        tokens.append(ids)
-        cache, mask, position = output.past_key_values, F.pad(mask, (0, 1), value=1), length + step - pads
-    rows = torch.cat(tokens, dim=1).tolist()
-    return {prompt.number: [*prompt.known, *row][: prompt.wanted] for prompt, row in zip(prompts, rows, strict=True)}
