@@ -19,13 +19,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mechmask.errors import ReadingError
+from mechmask.models.diagnosis import likely_cause
 from mechmask.models.final_norm import frozen
 from mechmask.models.model import Model
 from mechmask.models.packing import Batch
 from mechmask.models.states import Variant, active
 from mechmask.read.backends import Backend, BackendName, backend_of
 from mechmask.read.backends.parts import Parts
-from mechmask.read.scoring.check import TOLERANCE_NATS, cause_of, require_margin
+from mechmask.read.scoring.check import TOLERANCE_NATS, require_margin
 from mechmask.read.scoring.contests import ContestSet, Facts
 from mechmask.read.scoring.forward import decoded
 from mechmask.read.scoring.labels import provenance, require_choice
@@ -238,6 +239,6 @@ def _require_sums(
             f"The contributions to the margin of fact {contests[worst].fact_id!r} sum to "
             f"{attribution[worst].sum():.4f} nats and it is {margins[worst]:.4f}, where "
             f"{2 * TOLERANCE_NATS[model.dtype]:g} is allowed, so no number of "
-            f"them can be trusted. {cause_of(model)}"
+            f"them can be trusted. {likely_cause(model)}"
         )
     return float(errors[worst])

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechmask.errors import ReadingError
+from mechmask.models.diagnosis import likely_cause
 from mechmask.models.model import Model
 from mechmask.models.routes import Contest
 from mechmask.read.scoring.contests import ContestSet
@@ -121,13 +122,8 @@ def _disagreement(model: Model, what: str, which: str, value: float, plain: floa
     allowed = f"{by} where {TOLERANCE_NATS[model.dtype]:g} is allowed" if by else ""
     return ReadingError(
         f"{what} does not agree with the model's own output ({which}{value:.4f} against {plain:.4f} nats{allowed}), so "
-        f"no number of it can be trusted. {cause_of(model)}"
+        f"no number of it can be trusted. {likely_cause(model)}"
     )
-
-
-def cause_of(model: Model) -> str:
-    """Why a reading may differ from the model's own output, and what to do about it."""
-    return "Check that the model's family is built as mechmask.models.anatomy says."
 
 
 def _require_numbers(model: Model, contests: ContestSet, unread: Bool[np.ndarray, " contest"]) -> None:
