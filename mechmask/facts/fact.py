@@ -6,51 +6,52 @@ decided in ``mechmask.models.routes``; nothing here knows of a model.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
+
+from mechmask.facts.record import Record, unreadable_texts
 
 Role = Literal["contradicted", "control", "never"]
 Magnitude = Literal["", "mild", "strong", "format"]
 
 
-class Example(BaseModel):
+class Example(Record):
     """A prompt and the value that training asks for after it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     prompt: str
     value: str
     fact_id: str = ""
 
+    def texts(self) -> Iterator[tuple[str, str]]:
+        """Name and content of every text."""
+        yield from [("prompt", self.prompt), ("value", self.value), ("fact_id", self.fact_id)]
 
-class Neighbor(BaseModel):
-    """A prompt about another subject that a change must leave alone, and the value that is right there."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Neighbor(Record):
+    """A prompt about another subject that a change must leave alone, and the correct value there."""
 
     prompt: str
     value: str
 
 
-class Fact(BaseModel):
+class Fact(Record):
     """A subject, a prompt that ends just before the value, the old value and the new one.
 
     Attributes:
         subject: as it is written in the prompt.
         prompt: ends just before the value, without a trailing space.
-        old: the value that is held before the change, bare.
+        old: the value that the model holds before the change, bare.
         new: the value that contradicts it, bare.
         role: ``contradicted``, ``control`` (re-presented with its old value) or ``never`` (held out of all training).
         distractors: values of the same type as ``old`` that no training shows.
         paraphrases: other prompts that end just before the same value.
-        neighbors: prompts about other subjects, with their own values.
+        neighbors: prompts about other subjects, each with the correct value there.
         relation: the property or relation, such as ``mass`` or ``capital``.
         magnitude: how far the new value is from the old one, where that is graded.
         id: the fact's label in every result; ``subject/relation`` where none is given.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     subject: str
     prompt: str
@@ -83,64 +84,68 @@ class Fact(BaseModel):
         """The prompt, then its paraphrases."""
         return (self.prompt, *self.paraphrases)
 
-    def problems(self) -> list[str]:
-        """What is wrong with this fact as text, a sentence each; empty where nothing is."""
-        return [*self._prompt_problems(), *self._value_problems()]
+    def texts(self) -> Iterator[tuple[str, str]]:
+        """Name and content of every text, neighbors included."""
+        yield from [("id", self.id), ("subject", self.subject), ("relation", self.relation), ("prompt", self.prompt)]
+        yield from self.values.items()
+        yield from (("paraphrase", phrasing) for phrasing in self.paraphrases)
+        for neighbor in self.neighbors:
+            yield from [("neighbor's prompt", neighbor.prompt), ("neighbor's value", neighbor.value)]
 
-    def _prompt_problems(self) -> list[str]:
-        found = []
+    def problems(self) -> list[str]:
+        """What is wrong with this fact as text, one sentence each; empty if nothing is."""
+        problems = unreadable_texts(f"fact {self.id!r}", self.texts())
+        return [*problems, *self._prompt_problems(), *self._neighbor_problems(), *self._value_problems()]
+
+    def _prompt_problems(self) -> Iterator[str]:
         if not self.subject.strip():
-            found.append(f"Fact {self.id!r} has no subject. Name what the fact is about.")
+            yield f"Fact {self.id!r} has no subject. Name what the fact is about."
         for kind, prompt in [("prompt", self.prompt), *(("paraphrase", p) for p in self.paraphrases)]:
             if not prompt.strip():
-                found.append(f"A {kind} of fact {self.id!r} is empty. Give the text that comes before the value.")
+                yield f"A {kind} of fact {self.id!r} is empty. Give the text that comes before the value."
             elif prompt != prompt.rstrip():
-                found.append(
+                yield (
                     f"The {kind} {prompt!r} of fact {self.id!r} ends in white space. "
-                    "Take it off: mechmask joins prompt and value by one space."
+                    "Remove it: mechmask joins prompt and value with one space."
                 )
         if self.subject.strip() and self.prompt.strip() and self.subject not in self.prompt:
-            found.append(
-                f"The subject {self.subject!r} does not stand in the prompt {self.prompt!r}. "
+            yield (
+                f"The subject {self.subject!r} does not occur in the prompt {self.prompt!r}. "
                 "Write the subject as the prompt does."
             )
         if len(set(self.phrasings)) < len(self.phrasings):
-            found.append(f"Fact {self.id!r} has the same phrasing twice. Keep one of them.")
+            yield f"Fact {self.id!r} has the same phrasing twice. Keep one of them."
+
+    def _neighbor_problems(self) -> Iterator[str]:
         for neighbor in self.neighbors:
             prompt, value = neighbor.prompt, neighbor.value
             if not prompt.strip() or not value.strip():
-                found.append(f"A neighbor of fact {self.id!r} lacks its prompt or its value. Give both.")
+                yield f"A neighbor of fact {self.id!r} lacks its prompt or its value. Give both."
             elif prompt != prompt.rstrip() or value != value.strip():
-                found.append(
+                yield (
                     f"The neighbor {prompt!r} of fact {self.id!r} has white space before or after its value. "
-                    "Take it off: mechmask joins prompt and value by one space."
+                    "Remove it: mechmask joins prompt and value with one space."
                 )
-        return found
 
-    def _value_problems(self) -> list[str]:
-        found = []
+    def _value_problems(self) -> Iterator[str]:
         for route, value in self.values.items():
             if not value.strip():
-                found.append(
-                    f"The value {route!r} of fact {self.id!r} is empty. Give the text that the model would say."
-                )
+                yield f"The value {route!r} of fact {self.id!r} is empty. Give the text that the model would say."
             elif value != value.strip():
-                found.append(
+                yield (
                     f"The value {value!r} ({route}) of fact {self.id!r} begins or ends with white space. "
-                    "Give it bare: mechmask joins prompt and value by one space."
+                    "Give it bare: mechmask joins prompt and value with one space."
                 )
         if self.old == self.new:
-            found.append(
-                f"Old and new value of fact {self.id!r} are both {self.old!r}. Give a new value that contradicts "
-                "the old one."
+            yield (
+                f"Old and new value of fact {self.id!r} are both {self.old!r}. "
+                "Give a new value that contradicts the old one."
             )
         seen: set[str] = {self.old, self.new}
         for distractor in self.distractors:
             if distractor in seen:
-                found.append(
+                yield (
                     f"The distractor {distractor!r} of fact {self.id!r} is already its old or new value or "
-                    "another distractor. "
-                    "Give values that differ from each other."
+                    "another distractor. Give values that differ from each other."
                 )
             seen.add(distractor)
-        return found

@@ -1,44 +1,67 @@
-"""A set of facts under test: checked as a whole, selected by role, written to and read from JSONL and CSV."""
+"""A set of facts under test: checked as a whole, selected by role, turned into training examples, written to files."""
 
 from __future__ import annotations
 
 import csv
+import difflib
 import hashlib
 import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, get_args, overload
 
-from pydantic import ValidationError
-
-from mechmask.errors import FactError, one_message
+from mechmask.errors import FactError, known_names, one_message
+from mechmask.facts.check import examined
 from mechmask.facts.fact import Example, Fact, Role
+from mechmask.facts.readers.csv import LIST_FIELDS
+from mechmask.facts.readers.dataframe import is_dataframe, read_dataframe
+from mechmask.facts.readers.text import Entries
 from mechmask.files import write_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_LISTS = ("distractors", "paraphrases", "neighbors")
-
 
 class FactSet(Sequence[Fact]):
     """Facts that are read, changed and judged together.
 
+    Only a selection, such as ``facts.never`` or a slice, can be empty; it is falsy then.
+
     Args:
-        facts: facts, or mappings with a fact's fields.
+        facts: facts, mappings with a fact's fields, or a pandas table with one row a fact, as ``to_dataframe`` gives
+            it: its ``id`` as index or column, missing cells left out.
 
     Raises:
-        FactError: listing every problem of every fact in one message.
+        FactError: listing every problem of every fact in one message, or if there is no fact.
+
+    Examples:
+        >>> import mechmask as mm
+        >>> paris = mm.Fact(subject="France", prompt="The capital of France is", old="Paris", new="Rome")
+        >>> facts = mm.FactSet([paris])
+        >>> facts["France"].values
+        {'old': 'Paris', 'new': 'Rome'}
+        >>> facts.control
+        FactSet(0 facts)
+        >>> mm.FactSet(facts.to_dataframe()) == facts
+        True
     """
 
-    def __init__(self, facts: Iterable[Fact | dict]) -> None:
-        parsed, problems = _examined(facts)
+    def __init__(self, facts: Iterable[Fact | Mapping[str, Any]] | pd.DataFrame) -> None:
+        parsed, problems = examined(_entries(facts))
         if problems:
             raise FactError(one_message("the fact set", problems))
         self._facts = tuple(parsed)
         self._by_id = {fact.id: fact for fact in parsed}
+
+    @classmethod
+    def _selection(cls, facts: Iterable[Fact]) -> FactSet:
+        """Some facts of sets that have been checked; perhaps none."""
+        chosen = cls.__new__(cls)
+        chosen._facts = tuple(facts)
+        chosen._by_id = {fact.id: fact for fact in chosen._facts}
+        return chosen
 
     def __len__(self) -> int:
         return len(self._facts)
@@ -53,22 +76,27 @@ class FactSet(Sequence[Fact]):
     def __getitem__(self, key: int | str | slice) -> Fact | FactSet:
         if isinstance(key, str):
             if key not in self._by_id:
-                raise FactError(f"No fact is called {key!r}. The first ones are {', '.join(map(repr, self.ids[:3]))}.")
+                raise FactError(self._no_fact_called(key))
             return self._by_id[key]
-        return FactSet(self._facts[key]) if isinstance(key, slice) else self._facts[key]
+        return self._selection(self._facts[key]) if isinstance(key, slice) else self._facts[key]
 
-    def __add__(self, other: FactSet) -> FactSet:
-        return FactSet([*self, *other])
+    def __add__(self, other: Iterable[Fact]) -> FactSet:
+        together = (*self, *other)
+        return FactSet(together) if together else self
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, FactSet) and self._facts == other._facts
+        return isinstance(other, FactSet | tuple) and self._facts == tuple(other)
 
     def __hash__(self) -> int:
         return hash(self._facts)
 
+    def __dir__(self) -> list[str]:
+        return sorted(name for name in dir(type(self)) if not name.startswith("_"))
+
     def __repr__(self) -> str:
         roles = Counter(fact.role for fact in self)
-        return f"FactSet({len(self)} facts: " + ", ".join(f"{n} {role}" for role, n in roles.items()) + ")"
+        counts = ", ".join(f"{n} {role}" for role, n in roles.items())
+        return f"FactSet({len(self)} facts{': ' * bool(counts)}{counts})"
 
     def _repr_html_(self) -> str:
         return self.to_dataframe().to_html(max_rows=12, escape=True)
@@ -79,41 +107,51 @@ class FactSet(Sequence[Fact]):
         return tuple(fact.id for fact in self)
 
     @property
-    def contradicted(self) -> tuple[Fact, ...]:
-        """The facts that training contradicts."""
+    def contradicted(self) -> FactSet:
+        """The facts that training contradicts; perhaps none."""
         return self.in_role("contradicted")
 
     @property
-    def control(self) -> tuple[Fact, ...]:
-        """The facts that are re-presented with their old value."""
+    def control(self) -> FactSet:
+        """The facts that are re-presented with their old value; perhaps none."""
         return self.in_role("control")
 
     @property
-    def never(self) -> tuple[Fact, ...]:
-        """The facts held out of all training."""
+    def never(self) -> FactSet:
+        """The facts held out of all training; perhaps none."""
         return self.in_role("never")
 
-    def in_role(self, role: Role) -> tuple[Fact, ...]:
-        """The facts of one role, in order; empty where there are none."""
-        return tuple(fact for fact in self if fact.role == role)
+    def in_role(self, role: Role) -> FactSet:
+        """The facts of one role, in order; an empty selection if there are none.
+
+        Raises:
+            FactError: if the role is not known.
+        """
+        if role not in get_args(Role):
+            raise FactError(f"No role is called {role!r}. {known_names(str(role), get_args(Role))}")
+        return self._selection(fact for fact in self if fact.role == role)
 
     def select(self, ids: Iterable[str]) -> FactSet:
-        """The facts of these labels, in the order of ``ids``."""
+        """The facts with these labels, in the order of ``ids``.
+
+        Raises:
+            FactError: if there is no such fact, a label comes twice, or no label is given.
+        """
         return FactSet([self[label] for label in ids])
 
     def install_examples(self, phrasings: int = 1) -> list[Example]:
-        """What installs the old values: every fact but those of role ``never``, with its old value.
+        """Examples that install the old values: every fact but those of role ``never``, with its old value.
 
         Args:
-            phrasings: in how many of its phrasings each fact is taught, the prompt first.
+            phrasings: how many of its phrasings each fact is taught in, the prompt first.
         """
         return self._examples(lambda fact: fact.old, phrasings)
 
     def contradiction_examples(self, phrasings: int = 1) -> list[Example]:
-        """What contradicts them: the new value of contradicted facts, the old one of controls.
+        """Examples that contradict the old values: new for contradicted facts, old for controls, none of never facts.
 
         Args:
-            phrasings: in how many of its phrasings each fact is taught, the prompt first.
+            phrasings: how many of its phrasings each fact is taught in, the prompt first.
         """
         return self._examples(lambda fact: fact.new if fact.role == "contradicted" else fact.old, phrasings)
 
@@ -130,23 +168,32 @@ class FactSet(Sequence[Fact]):
         return hashlib.sha256(self.to_jsonl_text().encode()).hexdigest()
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row a fact, indexed by its label."""
+        """One row a fact, indexed by its label; ``FactSet`` takes it back."""
         import pandas as pd
 
-        return pd.DataFrame([fact.model_dump(mode="json") for fact in self]).set_index("id")
+        rows = [fact.model_dump(mode="json") for fact in self]
+        return pd.DataFrame(rows, columns=list(Fact.model_fields)).set_index("id")
 
     def to_jsonl(self, path: str | Path) -> None:
-        """Write one JSON object a line, UTF-8, atomically."""
+        """Write one JSON object a line, UTF-8, atomically.
+
+        Raises:
+            FileError: if the file cannot be written.
+        """
         write_text(Path(path), self.to_jsonl_text())
 
     def to_csv(self, path: str | Path) -> None:
-        """Write a CSV with a header; distractors, paraphrases and neighbors as JSON in their cells."""
+        """Write a CSV with a header; distractors, paraphrases and neighbors as JSON in their cells.
+
+        Raises:
+            FileError: if the file cannot be written.
+        """
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, fieldnames=list(Fact.model_fields))
         writer.writeheader()
         for fact in self:
             row = fact.model_dump(mode="json")
-            writer.writerow({**row, **{name: json.dumps(row[name], ensure_ascii=False) for name in _LISTS}})
+            writer.writerow({**row, **{name: json.dumps(row[name], ensure_ascii=False) for name in LIST_FIELDS}})
         write_text(Path(path), buffer.getvalue())
 
     def to_jsonl_text(self) -> str:
@@ -154,96 +201,20 @@ class FactSet(Sequence[Fact]):
         rows = (json.dumps(f.model_dump(mode="json"), ensure_ascii=False, sort_keys=True) for f in self)
         return "\n".join(rows) + "\n"
 
-
-def read_jsonl(path: Path) -> FactSet:
-    """Facts from a file with one JSON object a line."""
-    entries, problems = [], []
-    for number, line in enumerate(_text(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            problems.append(f"Line {number} of {path.name} is not JSON ({error.msg}). Write one JSON object a line.")
-            continue
-        if isinstance(entry, dict):
-            entries.append(entry)
-        else:
-            problems.append(
-                f"Line {number} of {path.name} is no JSON object. Write one object with a fact's fields a line."
-            )
-    return _fact_set(path, entries, problems)
+    def _no_fact_called(self, label: str) -> str:
+        if not self:
+            return f"No fact is called {label!r}: this selection is empty. Ask the whole fact set."
+        near = difflib.get_close_matches(label, self.ids, n=1)
+        shown = f"Did you mean {near[0]!r}?" if near else f"The first ones are {', '.join(map(repr, self.ids[:3]))}."
+        return f"No fact is called {label!r}. {shown}"
 
 
-def read_csv(path: Path) -> FactSet:
-    """Facts from a CSV with a header of field names; lists as JSON in their cells, empty cells left out."""
-    entries, problems = [], []
-    reader = csv.DictReader(io.StringIO(_text(path), newline=""))
-    for row in reader:
-        line = f"Line {reader.line_num} of {path.name}"
-        if None in row:
-            problems.append(f"{line} has more cells than the header. Quote cells that hold a comma.")
-            continue
-        entry: dict[str, object] = {name: cell for name, cell in row.items() if cell}
-        for name in _LISTS:
-            cell = row.get(name)
-            try:
-                entry |= {name: json.loads(cell)} if cell else {}
-            except json.JSONDecodeError:
-                problems.append(f'{line}: {name} is not a JSON list. Write ["one", "two"].')
-                del entry[name]
-        entries.append(entry)
-    return _fact_set(path, entries, problems)
-
-
-def _fact_set(path: Path, entries: list[dict[str, Any]], problems: list[str]) -> FactSet:
-    """The facts of a file, or all that is wrong with its lines and its facts in one message."""
-    if not problems:
-        return FactSet(entries)
-    raise FactError(one_message(path.name, problems + (_examined(entries)[1] if entries else [])))
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise FactError(f"{path.name} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from error
-    except OSError as error:
-        raise FactError(f"Cannot read {path}: {error.strerror}. Check the path.") from error
-
-
-def _examined(facts: Iterable[Fact | dict]) -> tuple[list[Fact], list[str]]:
-    """The facts that can be read, and every problem of all of them."""
-    parsed: list[Fact] = []
-    problems: list[str] = []
-    for position, entry in enumerate(facts, 1):
-        try:
-            parsed.append(entry if isinstance(entry, Fact) else Fact.model_validate(entry))
-        except ValidationError as error:
-            problems += [f"Fact {position}: {_field_problem(item)}" for item in error.errors()]
-    problems += [problem for fact in parsed for problem in fact.problems()]
-    problems += _clashes(parsed)
-    if not parsed and not problems:
-        problems.append("The fact set is empty. Give at least one fact.")
-    return parsed, problems
-
-
-def _field_problem(details: Mapping[str, Any]) -> str:
-    field = ".".join(map(str, details["loc"])) or "the entry"
-    known = ", ".join(Fact.model_fields)
-    if details["type"] == "extra_forbidden":
-        return f"the field {field!r} is not known. A fact's fields are {known}."
-    if details["type"] == "missing":
-        return f"the field {field!r} is missing. Give it as text."
-    return f"the field {field!r} is not usable: {details['msg'].lower()}. Mend it."
-
-
-def _clashes(facts: Sequence[Fact]) -> list[str]:
-    found = []
-    for label, count in Counter(fact.id for fact in facts).items():
-        if count > 1:
-            found.append(f"{count} facts are called {label!r}. Give each an id of its own.")
-    for prompt, count in Counter(fact.prompt for fact in facts).items():
-        if count > 1:
-            found.append(f"{count} facts have the prompt {prompt!r}: training could not teach both. Keep one of them.")
-    return found
+def _entries(facts: object) -> Entries:
+    if is_dataframe(facts):
+        return read_dataframe(facts)
+    if isinstance(facts, Mapping | str | bytes) or not isinstance(facts, Iterable):
+        raise FactError(
+            f"A fact set cannot be made of an object of type {type(facts).__name__}. "
+            "Give a list of facts or a pandas DataFrame; load_facts reads a file."
+        )
+    return Entries(list(facts))
