@@ -28,7 +28,7 @@ def adapted_layers(module: nn.Module) -> list[BaseTunerLayer]:
 
 def is_merged(module: nn.Module) -> bool:
     """Whether an adapter is merged into the weights under it."""
-    return any(wrapper.merged_adapters for _, wrapper in _wrappers(module))
+    return any(wrapper.merged_adapters for _, wrapper in wrappers(module))
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def adapter_state(module: nn.Module) -> AdapterState:
     every: set[str] = set()
     scaffold: set[str] = set()
     merged = ""
-    for path, wrapper in _wrappers(module):
+    for path, wrapper in wrappers(module):
         merged = merged or (path if wrapper.merged_adapters else "")
         additions = _additions(path, wrapper)
         every.update(additions)
@@ -80,7 +80,8 @@ def adapter_state(module: nn.Module) -> AdapterState:
         on = (
             [] if wrapper.disable_adapters else [name for name in wrapper.active_adapters if name in additions.values()]
         )
-        silent.update(p for p, adapter in additions.items() if adapter not in on)
+        computes = on if not wrapper.merged_adapters else []  # what is merged is in the weights, and nothing is added
+        silent.update(p for p, adapter in additions.items() if adapter not in computes)
         if on and isinstance(wrapper, AuxiliaryTrainingWrapper):
             silent.add(f"{path}.original_module")
         if on or wrapper.merged_adapters:
@@ -96,25 +97,26 @@ def adapters_off(module: nn.Module) -> Iterator[None]:
         ModelError: if there is no adapter, or one is merged into the weights: what is under it could be had by
             subtraction only, which is not exact.
     """
-    wrappers = _wrappers(module)
-    if not wrappers:
+    wrapped = wrappers(module)
+    if not wrapped:
         raise ModelError(
             "This model has no adapter to switch off. Load a PEFT adapter directory, or apply a LoRA change."
         )
-    merged = next((path for path, wrapper in wrappers if wrapper.merged_adapters), "")
+    merged = next((path for path, wrapper in wrapped if wrapper.merged_adapters), "")
     if merged:
         raise _merged_adapter(merged)
-    before = [wrapper._disable_adapters for _, wrapper in wrappers]
+    before = [wrapper._disable_adapters for _, wrapper in wrapped]
     try:
-        for _, wrapper in wrappers:
+        for _, wrapper in wrapped:
             wrapper._disable_adapters = True  # enable_adapters would ask for gradients besides
         yield
     finally:
-        for (_, wrapper), disabled in zip(wrappers, before, strict=True):
+        for (_, wrapper), disabled in zip(wrapped, before, strict=True):
             wrapper._disable_adapters = disabled
 
 
-def _wrappers(module: nn.Module) -> list[tuple[str, Wrapper]]:
+def wrappers(module: nn.Module) -> list[tuple[str, Wrapper]]:
+    """Every module that peft put around another one, with its path."""
     return [(name, child) for name, child in module.named_modules() if isinstance(child, Wrapper)]
 
 

@@ -50,6 +50,14 @@ def layer_settings(name: str, layer: nn.Module) -> list[str]:
     return [] if "dropout" in name else [f"layer {name} {_class_of(layer)} {_attributes(layer)}"]
 
 
+def follows_length(layer: nn.Module) -> bool:
+    """Whether the rotary frequencies that a layer holds are those of the last pass's length, hence no setting."""
+    kinds = getattr(layer, "rope_type", "")
+    return any(
+        "dynamic" in kind or kind == "longrope" for kind in (kinds.values() if isinstance(kinds, dict) else [kinds])
+    )
+
+
 def attached(name: str, layer: nn.Module) -> list[str]:
     """A line for each forward hook of a layer, and for a method that was put in the place of its ``forward``."""
     lines = [f"before {name} {_code(hook)}" for hook in layer._forward_pre_hooks.values() if not _is_idle(hook)]

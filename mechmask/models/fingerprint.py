@@ -14,7 +14,7 @@ import xxhash
 from torch import nn
 
 from mechmask.models.adapters import AdapterState, adapter_state
-from mechmask.models.computed import attached, layer_settings, model_settings
+from mechmask.models.computed import attached, follows_length, layer_settings, model_settings
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -55,8 +55,7 @@ def _tensors(module: nn.Module) -> Iterable[tuple[str, torch.Tensor]]:
     yield from module.named_parameters(remove_duplicate=False)
     for name, buffer in module.named_buffers(remove_duplicate=False):
         path, _, last = name.rpartition(".")
-        # Frequencies that follow the length of the last pass are no setting: those that they are made of are beside.
-        if not hasattr(module.get_submodule(path), f"original_{last}"):
+        if not (last.endswith("inv_freq") and follows_length(module.get_submodule(path)) and "original" not in last):
             yield name, buffer
 
 

@@ -40,11 +40,14 @@ def convert(path: Path, directory: Path) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+    from mechmask.models.quiet import quiet_libraries
+
     where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(**where)
-        config = AutoConfig.from_pretrained(**where)
-        dequantised = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+        with quiet_libraries():
+            tokenizer = AutoTokenizer.from_pretrained(**where)
+            config = AutoConfig.from_pretrained(**where)
+            dequantised = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
     except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError, struct.error) as error:
         raise ModelError(
             f"{path.name} is no GGUF file that transformers can read ({_first_line(error)}). Convert it with "
@@ -52,10 +55,11 @@ def convert(path: Path, directory: Path) -> None:
         ) from error
     if hasattr(config, "quantization_config"):
         delattr(config, "quantization_config")
-    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    plain.load_state_dict(dequantised.state_dict())
-    plain.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
+    with quiet_libraries():
+        plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        plain.load_state_dict(dequantised.state_dict())
+        plain.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
 
 
 def _first_line(error: Exception) -> str:

@@ -6,28 +6,39 @@ safetensors.
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import ParamWrapper
+from peft.utils import ModulesToSaveWrapper
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from mechmask.errors import ModelError
 from mechmask.models import smollm2
+from mechmask.models.adapter_config import require_lora, safe_lora_config
+from mechmask.models.adapters import adapted_layers, wrappers
 from mechmask.models.anatomy import anatomy_of
+from mechmask.models.diagnosis import offloaded_weight, quantised_weight
 from mechmask.models.gguf import converted
 from mechmask.models.model import Model
+from mechmask.models.quiet import quiet_libraries
 
-_LOADING_ERRORS = (
-    OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, AssertionError, SafetensorError
+LOADING_ERRORS = (
+    OSError, ValueError, LookupError, ArithmeticError, TypeError, AttributeError, ImportError, RuntimeError,
+    AssertionError, re.error, SafetensorError,
 )  # fmt: skip
+_TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model"),
+    *("tekken.json", "sentencepiece.bpe.model"),
+)
 _DTYPES = {"auto": "auto", "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -70,18 +81,25 @@ def load_model(
         )
     options = {"revision": revision, "dtype": _dtype(dtype), "device_map": device_map}
     directory = _directory(str(source))
-    with _quietly():
+    with quiet_libraries():
         if (Path(directory) / "adapter_config.json").is_file():
-            module, found = _adapter_on_base(Path(directory), options)
+            module, tokenizer = _adapter_on_base(Path(directory), options, tokenizer)
         else:
-            module, found = _pretrained(directory, options, tokenizer)
-    return _wrapped(module, tokenizer or found, device, str(source))
+            module, tokenizer = _pretrained(directory, options, tokenizer)
+    return _wrapped(module, tokenizer, device, str(source))
 
 
 def _directory(source: str) -> str:
     if source == smollm2.NAME:
         return str(smollm2.embedded_directory())
     path = Path(source)
+    try:
+        path.stat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise ModelError(f"{source[:60]}... is too long for the name of a file or a model. Check it.") from error
+    except ValueError as error:
+        raise ModelError(f"{source!r} cannot be the name of a file or a model ({error}). Check it.") from error
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"There is no file {source}. Check the path.")
@@ -98,60 +116,73 @@ def _pretrained(
     source: str, options: dict[str, Any], tokenizer: PreTrainedTokenizerBase | None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     safe = {"trust_remote_code": False, "revision": options["revision"]}
+    safe = {name: value for name, value in safe.items() if value is not None}
     try:
-        tokenizer = tokenizer or AutoTokenizer.from_pretrained(
-            source, **{k: v for k, v in safe.items() if v is not None}
-        )
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source,
-            use_safetensors=True,
-            output_loading_info=True,
-            **{k: v for k, v in {**options, **safe}.items() if v is not None},
-        )
-    except _LOADING_ERRORS as error:
+        if tokenizer is None:
+            _require_tokenizer(source)
+            tokenizer = AutoTokenizer.from_pretrained(source, **safe)
+        module, report = _weights(source, {**{k: v for k, v in options.items() if v is not None}, **safe})
+    except ModelError:
+        raise
+    except LOADING_ERRORS as error:
         raise ModelError(
             f"No model can be loaded from {source!r} ({_first_line(error)}). Give the embedded {smollm2.NAME!r}, a "
             "local directory with config.json, tokenizer and safetensors weights (pickled ones are refused), or a Hub "
             "id that can be reached."
         ) from error
-    module, report = loaded
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise ModelError(
             f"The weights in {source!r} lack {len(missing)} tensors, such as {missing[0]}, which would be random "
             "numbers. Give a whole checkpoint."
         )
+    if adapted_layers(module):  # transformers puts the adapter of a Hub repository on by itself
+        raise ModelError(
+            f"{source!r} is an adapter on the Hub. Download it into a directory, and give that, so that it can be "
+            "checked before it is put on its base."
+        )
     return module, tokenizer
 
 
-def _adapter_on_base(directory: Path, options: dict[str, Any]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    try:
-        base = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8")).get(
-            "base_model_name_or_path"
-        )
-    except (ValueError, AttributeError) as error:
+def _weights(source: str, options: dict[str, Any]) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The module by an attention of torch's or transformers' own: a configuration may name one to be downloaded."""
+    where = {name: options[name] for name in ("trust_remote_code", "revision") if name in options}
+    named = AutoConfig.from_pretrained(source, **where)._attn_implementation
+    for attention in ("eager",) if named == "eager" else ("sdpa", "eager"):
+        try:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                source, use_safetensors=True, output_loading_info=True, attn_implementation=attention, **options
+            )
+        except ValueError as error:
+            if attention == "eager" or "scaled_dot_product_attention" not in str(error):
+                raise
+        else:
+            return loaded
+    raise AssertionError("eager attention is every family's")
+
+
+def _require_tokenizer(source: str) -> None:
+    path = Path(source)
+    if path.is_dir() and not any((path / name).is_file() for name in _TOKENIZER_FILES):
         raise ModelError(
-            f"adapter_config.json in {directory} is damaged ({_first_line(error)}). Save it again."
-        ) from error
-    if not base:
-        raise ModelError(
-            f"The adapter in {directory} does not name its base model. Load the base, put the adapter on with "
-            "peft, and pass the module."
+            f"The checkpoint in {source} has no tokenizer. Pass tokenizer=AutoTokenizer.from_pretrained(...) of the "
+            "model that it was trained from, or save that tokenizer into the directory."
         )
-    module, tokenizer = _pretrained(_directory(base), {**options, "revision": None}, None)
-    if not (directory / "adapter_model.safetensors").is_file():
-        raise ModelError(
-            f"The adapter in {directory} has no adapter_model.safetensors; pickled weights are refused. Save it "
-            "with safe_serialization=True."
-        )
+
+
+def _adapter_on_base(
+    directory: Path, options: dict[str, Any], tokenizer: PreTrainedTokenizerBase | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    base, config = _adapter_settings(directory)
+    module, tokenizer = _pretrained(_directory(base), {**options, "revision": None}, tokenizer)
     try:  # puts its layers into the module itself
-        PeftModel.from_pretrained(module, str(directory), use_safetensors=True)
-    except _LOADING_ERRORS as error:
+        wrapped = PeftModel.from_pretrained(module, str(directory), config=config, use_safetensors=True)
+        stored = set(load_file(directory / "adapter_model.safetensors"))
+        expected = set(get_peft_model_state_dict(wrapped, save_embedding_layers=False))
+    except LOADING_ERRORS as error:
         raise ModelError(
             f"The adapter in {directory} does not go on {base} ({_first_line(error)}). Give the base it was made for."
         ) from error
-    stored = set(load_file(directory / "adapter_model.safetensors"))
-    expected = {f"base_model.model.{name}" for name in get_peft_model_state_dict(module)}  # pyright: ignore[reportArgumentType]
     if stored != expected:
         odd = sorted(stored ^ expected)
         raise ModelError(
@@ -159,7 +190,7 @@ def _adapter_on_base(directory: Path, options: dict[str, Any]) -> tuple[PreTrain
             f"{odd[0]}. Give the base it was made for."
         )
     silent = [p for n, p in module.named_parameters() if "lora_B" in n or "lora_embedding_B" in n]
-    if silent and not any(torch.count_nonzero(p) for p in silent):
+    if silent and not config.modules_to_save and not any(torch.count_nonzero(p) for p in silent):
         raise ModelError(
             f"The adapter in {directory} changes nothing: every lora_B is zero, as after a failed load. Check "
             f"that it was made for {base}."
@@ -167,12 +198,74 @@ def _adapter_on_base(directory: Path, options: dict[str, Any]) -> tuple[PreTrain
     return module, tokenizer
 
 
+def _adapter_settings(directory: Path) -> tuple[str, LoraConfig]:
+    """The base that an adapter directory names, and how the adapter is built."""
+    try:
+        raw = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
+        base = raw.get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise ModelError(
+            f"adapter_config.json in {directory} is damaged ({_first_line(error)}). Save it again."
+        ) from error
+    config = safe_lora_config(raw)
+    if not base or not isinstance(base, str):
+        raise ModelError(
+            f"The adapter in {directory} does not name its base model. Load the base, put the adapter on with "
+            "peft, and pass the module."
+        )
+    if (Path(_directory(base)) / "adapter_config.json").is_file():
+        raise ModelError(
+            f"The adapter in {directory} was made on another adapter, {base}. Merge that one into its base, and name "
+            "the result in adapter_config.json."
+        )
+    if not (directory / "adapter_model.safetensors").is_file():
+        raise ModelError(
+            f"The adapter in {directory} has no adapter_model.safetensors; pickled weights are refused. Save it "
+            "with safe_serialization=True."
+        )
+    return base, config
+
+
+def _require_readable(module: torch.nn.Module, name: str) -> None:
+    """Refuse a loaded module whose weights are not all there as numbers, or that carries what is no LoRA adapter."""
+    if offloaded := offloaded_weight(module):
+        raise ModelError(
+            f"{offloaded} of {name} is offloaded or has no weights yet, so it cannot be read or changed in place. Load "
+            "the model whole: without a device_map that offloads, and in a smaller dtype where memory is short."
+        )
+    if quantised := quantised_weight(module):
+        raise ModelError(
+            f"{name} is quantised ({quantised}), so its weights are codes, not numbers. Load it in float32, bfloat16 "
+            "or float16."
+        )
+    for path, wrapper in wrappers(module):
+        is_lora = isinstance(wrapper, (LoraLayer, ModulesToSaveWrapper)) and not isinstance(wrapper, ParamWrapper)
+        if not is_lora:
+            raise ModelError(
+                f"The adapter on {path} of {name} is a {type(wrapper).__module__.split('.')[-2]} "
+                f"{type(wrapper).__name__}: mechmask reads LoRA adapters, DoRA and rsLoRA among them. Merge it into "
+                "the model with merge_and_unload() first."
+            )
+        if wrapper.merged_adapters and wrapper.disable_adapters:
+            raise ModelError(
+                f"The adapter on {path} of {name} is merged and switched off, so the next pass would subtract it from "
+                "the weights. Unmerge it, or switch it on."
+            )
+
+
+def _base_of(module: PeftModel) -> torch.nn.Module:
+    for config in module.peft_config.values():
+        require_lora(config.peft_type)
+    return module.get_base_model()
+
+
 def _wrapped(
     module: torch.nn.Module, tokenizer: PreTrainedTokenizerBase | None, device: str | torch.device | None, name: str
 ) -> Model:
     if isinstance(module, PeftModel):
-        module = module.get_base_model()
+        module = _base_of(module)
     anatomy = anatomy_of(module)
+    _require_readable(module, name)
     if tokenizer is None:
         raise ModelError(
             "A loaded module comes without its tokenizer. Pass tokenizer=AutoTokenizer.from_pretrained(...)."
@@ -204,17 +297,6 @@ def _dtype(dtype: str | torch.dtype) -> str | torch.dtype:
     if not isinstance(dtype, str) and dtype not in _DTYPES.values():
         raise ModelError(f"{dtype} is no dtype that mechmask reads. Give one of {', '.join(_DTYPES)}.")
     return _DTYPES[dtype] if isinstance(dtype, str) else dtype
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
 
 
 def _first_line(error: Exception) -> str:

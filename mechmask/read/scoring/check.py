@@ -7,7 +7,7 @@ through it together, padded on the right: in a causal model nothing reaches a to
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -69,9 +69,13 @@ def require_identity(model: Model, *tables: RouteTable) -> list[float]:
     """
     for table in tables:
         _require_numbers(model, table.contests, np.asarray(np.isnan(table.at_output).any(axis=1)))
-    probes = [_probes(model, table) for table in tables]
-    rows = _plain_logits(model, [probe for some in probes for probe in some])
-    return [max(_error(model, probe, rows) for probe in some) for some in probes]
+    probes: dict[int, list[_Probe]] = {}
+    prompts: set[tuple[int, ...]] = set()
+    for table in sorted(tables, key=lambda table: len(table.contests)):
+        probes[id(table)] = _probes(model, table, prompts)
+        prompts |= {probe.contest.prompt for probe in probes[id(table)]}
+    rows = _plain_logits(model, [probe for some in probes.values() for probe in some])
+    return [max(_error(model, probe, rows) for probe in probes[id(table)]) for table in tables]
 
 
 def require_margin(
@@ -144,11 +148,11 @@ def _is_nan_alone(model: Model, contest: Contest) -> bool:
     return any(bool(rows[probe.row][-probe.n :].isnan().any()) for probe in probes)
 
 
-def _probes(model: Model, table: RouteTable) -> list[_Probe]:
+def _probes(model: Model, table: RouteTable, preferred: Collection[tuple[int, ...]]) -> list[_Probe]:
     """Of the longest contest the last route, which has the most beside it that it must not see; of others any one."""
     probes = []
     generator = _generator(table.contests)
-    for number in _chosen(model, table.contests, table.score, table.masked):
+    for number in _chosen(model, table.contests, table.score, table.masked, preferred):
         contest = table.contests[number]
         routes = [route for route in contest.routes if table.n_tokens[table.cell(number, route)]]
         route = str(generator.choice(routes)) if probes else routes[-1]
@@ -158,10 +162,16 @@ def _probes(model: Model, table: RouteTable) -> list[_Probe]:
     return probes
 
 
-def _chosen(model: Model, contests: ContestSet, score: str, masked: Bool[np.ndarray, " contest"]) -> list[int]:
+def _chosen(
+    model: Model,
+    contests: ContestSet,
+    score: str,
+    masked: Bool[np.ndarray, " contest"],
+    preferred: Collection[tuple[int, ...]] = (),
+) -> list[int]:
     """The longest contest of each shape of batch, the shortest, and one at random.
 
-    Shapes are told apart by what a model could treat differently: a mask of its own or none, and a length on either
+    Of several that are as long, one whose prompt is preferred: the plain pass reads it anyway. Shapes are told apart by what a model could treat differently: a mask of its own or none, and a length on either
     side of the one beyond which it turns its positions differently.
     """
     lengths = contests.lengths(score)
@@ -171,8 +181,10 @@ def _chosen(model: Model, contests: ContestSet, score: str, masked: Bool[np.ndar
     chosen: list[int] = []
     for shape in sorted({(bool(a), bool(b)) for a, b in zip(masked, beyond, strict=True)}):
         members = np.flatnonzero((masked == shape[0]) & (beyond == shape[1]))
-        longest, shortest = members[lengths[members].argmax()], members[lengths[members].argmin()]
-        chosen += [int(longest), int(shortest), int(generator.choice(members))]
+        for length in (lengths[members].max(), lengths[members].min()):
+            ties = members[lengths[members] == length].tolist()
+            chosen.append(next((i for i in ties if contests[i].prompt in preferred), ties[0]))
+        chosen.append(int(generator.choice(members)))
     return list(dict.fromkeys(chosen))
 
 
