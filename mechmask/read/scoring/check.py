@@ -171,8 +171,9 @@ def _chosen(
 ) -> list[int]:
     """The longest contest of each shape of batch, the shortest, and one at random.
 
-    Of several that are as long, one whose prompt is preferred: the plain pass reads it anyway. Shapes are told apart by what a model could treat differently: a mask of its own or none, and a length on either
-    side of the one beyond which it turns its positions differently.
+    Of several that are as long, one whose prompt is preferred: the plain pass reads it anyway. Shapes are told apart by
+    what a model could treat differently: a mask of its own or none, and a length on either side of the one beyond which
+    it turns its positions differently.
     """
     lengths = contests.lengths(score)
     threshold = model.rope_threshold
