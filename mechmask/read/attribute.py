@@ -19,17 +19,17 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mechmask.errors import ReadingError
+from mechmask.models.diagnosis import likely_cause
 from mechmask.models.final_norm import frozen
 from mechmask.models.model import Model
 from mechmask.models.packing import Batch
 from mechmask.models.states import Variant, active
 from mechmask.read.backends import Backend, BackendName, backend_of
 from mechmask.read.backends.parts import Parts
-from mechmask.read.scoring.check import TOLERANCE_NATS, cause_of, require_margin
+from mechmask.read.scoring.check import TOLERANCE_NATS, require_margin
 from mechmask.read.scoring.contests import ContestSet, Facts
 from mechmask.read.scoring.forward import decoded
 from mechmask.read.scoring.labels import provenance, require_choice
-from mechmask.read.scoring.unembed import capped
 
 Unit = Literal["layer", "component", "head"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
@@ -102,7 +102,7 @@ def _read(model: Model, contests: ContestSet, unit: Unit, backend: Backend, batc
             logits = torch.stack(list(contributions.values())).double().cpu()
             added = rearrange(logits[..., 1] - logits[..., 0], "component node -> node component")
             rows |= dict(zip(numbers, added, strict=True))
-            bounded = capped(reduce(logits, "component node token -> node token", "sum"), model.anatomy.softcap)
+            bounded = model.anatomy.capped(reduce(logits, "component node token -> node token", "sum"))
             at_output[numbers] = bounded[:, 1] - bounded[:, 0]
             margins[numbers] = _margins(model, batch, tokens)
             masked[numbers] = batch.attention_mask is not None
@@ -239,6 +239,6 @@ def _require_sums(
             f"The contributions to the margin of fact {contests[worst].fact_id!r} sum to "
             f"{attribution[worst].sum():.4f} nats and it is {margins[worst]:.4f}, where "
             f"{2 * TOLERANCE_NATS[model.dtype]:g} is allowed, so no number of "
-            f"them can be trusted. {cause_of(model)}"
+            f"them can be trusted. {likely_cause(model)}"
         )
     return float(errors[worst])

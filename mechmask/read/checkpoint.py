@@ -6,9 +6,10 @@ their residual stream comes from it, instead of from a pass, a self-check and a 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
+import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Int
@@ -20,9 +21,9 @@ from mechmask.models.model import Model
 from mechmask.models.packing import Batch
 from mechmask.models.states import Variant, active, unchanged
 from mechmask.read.backends import Backend, BackendName, backend_of
-from mechmask.read.depth import DepthReading
+from mechmask.read.depth import DepthReading, read_depth
 from mechmask.read.lenses.lens import Lens, lens_of
-from mechmask.read.logits import OutputReading
+from mechmask.read.logits import OutputReading, read_logits
 from mechmask.read.scoring.check import require_identity
 from mechmask.read.scoring.contests import ContestSet, Facts, facts_of
 from mechmask.read.scoring.forward import decoded
@@ -69,13 +70,17 @@ def read_logits_and_depth(
     facts = facts_of(facts)
     deeper = facts if depth_facts is None else _among(facts, facts_of(depth_facts))
     chosen = lens_of(lens, unchanged(model))
+    contests = ContestSet.of(unchanged(model), facts)
+    whole = _shared_score(unchanged(model), contests, (score, depth_score))
+    if whole is None:
+        output = read_logits(model, facts, score, batch_size=batch_size)
+        return output, read_depth(model, deeper, chosen, depth_score, backend, batch_size=batch_size)
+    numbers = {facts.ids.index(label): number for number, label in enumerate(deeper.ids)}
     with active(model) as now:
-        contests = ContestSet.of(now, facts)
-        numbers = {contests.facts.ids.index(label): number for number, label in enumerate(deeper.ids)}
         watcher = backend_of(backend, now)
         output = OutputReading(now, contests, score)
         depth = DepthReading(now, contests.part(list(numbers)), depth_score, chosen, watcher)
-        _read(now, output, depth, numbers, watcher, batch_size)
+        _read(now, output, depth, numbers, watcher, contests.batches(now, whole, batch_size))
         output_error, depth_error = require_identity(now, output.table, depth.table)
         about = provenance(now, model)
     return (
@@ -94,13 +99,23 @@ def _among(facts: FactSet, deeper: FactSet) -> FactSet:
     return deeper
 
 
+def _shared_score(model: Model, contests: ContestSet, scores: tuple[Score, Score]) -> Score | None:
+    """What the shared pass asks of a contest; ``None`` where a longer pass would turn the positions of a reading."""
+    whole: Score = "divergence" if set(scores) == {"divergence"} else "sequence"
+    threshold = model.rope_threshold
+    if threshold is None:
+        return whole
+    sides = [contests.lengths(score) > threshold for score in (whole, *scores)]
+    return whole if all(np.array_equal(side, sides[0]) for side in sides) else None
+
+
 def _read(
     model: Model,
     output: OutputReading,
     depth: DepthReading,
     numbers: Mapping[int, int],
     backend: Backend,
-    batch_size: int,
+    batches: Iterator[Batch],
 ) -> None:
     """Fill both readings.
 
@@ -110,14 +125,12 @@ def _read(
         depth: of some of them.
         numbers: each of those by its number among all, with its number in the depth reading.
         backend: who watches the residual stream.
-        batch_size: prompts per forward pass.
+        batches: all contests.
     """
-    whole = "divergence" if {output.score, depth.score} == {"divergence"} else "sequence"
-    contests = output.table.contests
     at_output, at_layers = (_asked(model, reading) for reading in (output, depth))
-    every = {number: number for number in range(len(contests))}
+    every = {number: number for number in range(len(output.table.contests))}
     with model.inference():
-        for batch in contests.batches(model, whole, batch_size):
+        for batch in batches:
             part, nodes = _part(batch, every, at_output)
             if numbers.keys().isdisjoint(batch.divergence):
                 output.add(part, decoded(model, part))
@@ -131,7 +144,7 @@ def _read(
 def _asked(model: Model, reading: OutputReading | DepthReading) -> set[_Asked]:
     """What a reading would ask for in passes of its own."""
     contests = reading.table.contests
-    batches = contests.batches(model, reading.score, len(contests))
+    batches = contests.batches(model, reading.table.score, len(contests))
     return {(query.contest, query.route, query.index) for batch in batches for query in batch.queries}
 
 

@@ -87,16 +87,14 @@ class DepthReading:
         backend: who watches the residual stream.
 
     Attributes:
-        score: the score of a route.
         table: log-probability of every route at every layer.
         method: lens and backend, as attributes of a reading.
     """
 
     def __init__(self, model: Model, contests: ContestSet, score: Score, lens: Lens, backend: Backend) -> None:
         self._model = model
-        self.score = score
         self._lens = lens
-        self.table = RouteTable(model.tokenizer, contests, model.n_layers)
+        self.table = RouteTable(model.tokenizer, contests, score, model.n_layers)
         self.method = {**lens_provenance(lens, model), "backend": backend.name}
 
     def add(self, batch: Batch, residuals: Float[Tensor, "layer node width"]) -> None:
@@ -107,5 +105,5 @@ class DepthReading:
 
     def dataset(self) -> xr.Dataset:
         """What ``read_depth`` returns, but for its provenance."""
-        reading = self.table.dataset(self.score).assign_coords(layer_coordinates(self._model.n_layers))
+        reading = self.table.dataset().assign_coords(layer_coordinates(self._model.n_layers))
         return reading.assign(margin=margin(reading.logprob).assign_attrs(units="nats"))

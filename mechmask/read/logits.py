@@ -79,14 +79,12 @@ class OutputReading:
         score: the score of a route.
 
     Attributes:
-        score: the score of a route.
         table: log-probability of every route.
     """
 
     def __init__(self, model: Model, contests: ContestSet, score: Score) -> None:
         self._model = model
-        self.score = score
-        self.table = RouteTable(model.tokenizer, contests)
+        self.table = RouteTable(model.tokenizer, contests, score)
         self._missed = np.zeros(self.table.n_tokens.shape, dtype=int)
         self._entropy = np.full(len(contests), np.nan)
         longest = max(len(ids) for contest in contests for ids in contest.routes.values())
@@ -101,7 +99,7 @@ class OutputReading:
         best = scores.best[nodes]
         for query, miss in zip(batch.queries, (best != tokens).tolist(), strict=True):
             self._missed[table.cell(query.contest, query.route)] += miss
-        if self.score != "divergence":
+        if self.table.score != "divergence":
             for contest, path in _greedy_paths(batch, best.tolist()).items():
                 self._greedy[contest, : len(path)] = path
         diverging = torch.tensor(list(batch.divergence.values()), device=normed.device)
@@ -111,10 +109,11 @@ class OutputReading:
         """What ``read_logits`` returns, but for its provenance."""
         recalled = (self._missed == 0) & (self.table.n_tokens > 0)
         more: dict[str, tuple] = {"recalled": (("route",), recalled), "entropy": ((), self._entropy, {"units": "nats"})}
-        if self.score != "divergence":
+        if self.table.score != "divergence":
             more["greedy"] = (("value_token",), self._greedy)
-        reading = self.table.dataset(self.score).merge(self.table.contests.dataset(more))
-        return with_standing(reading.assign_attrs(score=self.score))
+        reading = self.table.dataset()
+        reading = reading.assign(self.table.contests.dataset(more).data_vars)
+        return with_standing(reading.assign_attrs(score=self.table.score))
 
 
 def _greedy_paths(batch: Batch, best: Sequence[int]) -> dict[int, list[int]]:

@@ -115,14 +115,16 @@ class _Patched:
     @classmethod
     def of(cls, model: Model, contests: ContestSet) -> _Patched:
         """Nothing read yet."""
-        patched, source, target = (RouteTable(model.tokenizer, contests, n) for n in (model.n_layers, None, None))
+        patched, source, target = (
+            RouteTable(model.tokenizer, contests, "divergence", n) for n in (model.n_layers, None, None)
+        )
         return cls(patched, source, target)
 
     def dataset(self) -> xr.Dataset:
         """What ``patch_residual`` returns, its attributes left out."""
-        reading = self.patched.dataset("divergence")
+        reading = self.patched.dataset()
         for name, table in (("source", self.source), ("target", self.target)):
-            unpatched = table.dataset("divergence").logprob
+            unpatched = table.dataset().logprob
             reading[f"logprob_{name}"] = unpatched
             reading[f"margin_{name}"] = margin(unpatched).assign_attrs(units="nats")
         reading = reading.assign_coords(layer_coordinates(reading.sizes["layer"] - 1))

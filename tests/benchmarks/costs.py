@@ -18,6 +18,7 @@ from timing import matmul_rate, medians, seconds, write
 import mechmask as mm
 from mechmask.models.packing import batches
 from mechmask.models.routes import encode_contests
+from mechmask.read.checkpoint import read_logits_and_depth
 from mechmask.read.scoring.forward import decoded
 from mechmask.study.demo import demo_config, demo_facts
 from mechmask.write.finetune import Finetuning
@@ -63,12 +64,17 @@ def one_round(model, facts, config, installed, device):
         took["training_step"] = seconds(lambda: run.advance(1), device)
 
         def readout():
+            output, _ = read_logits_and_depth(model, facts, depth_facts=facts.contradicted)
+            mm.generate(model, facts, reading=output)
+
+        def readout_in_two_passes():
             mm.generate(model, facts, reading=mm.read_logits(model, facts))
             mm.read_depth(model, facts.contradicted)
 
         mm.read_depth(model, facts.contradicted[:1])  # makes the bridge, which a phase does once
         took["steps_between"] = seconds(lambda: run.advance(config.checkpoint_every), device)
         took["readout"] = seconds(readout, device)
+        took["readout_in_two_passes"] = seconds(readout_in_two_passes, device)
 
     def plain_training_tokens():
         with model.inference():
@@ -96,6 +102,7 @@ def one_round(model, facts, config, installed, device):
         "training_step_over_plain_forward_of_its_tokens": took["training_step"] / took["plain_training"],
         "training_step_limit_share": limit["training_step"] / took["training_step"],
         "readout_over_steps_between_checkpoints": took["readout"] / took["steps_between"],
+        "readout_in_two_passes_over_steps_between_checkpoints": took["readout_in_two_passes"] / took["steps_between"],
     }
 
 

@@ -7,7 +7,7 @@ through it together, padded on the right: in a causal model nothing reaches a to
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -18,10 +18,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechmask.errors import ReadingError
+from mechmask.models.diagnosis import likely_cause
 from mechmask.models.model import Model
 from mechmask.models.routes import Contest
 from mechmask.read.scoring.contests import ContestSet
-from mechmask.read.scoring.forward import beyond_threshold, n_tokens, rope_threshold
 from mechmask.read.scoring.table import RouteTable
 
 # Nats a token. Sound readings of twelve tiny architectures and of SmolLM2-135M stay below 1e-4 in float32 and 0.04 in
@@ -69,9 +69,13 @@ def require_identity(model: Model, *tables: RouteTable) -> list[float]:
     """
     for table in tables:
         _require_numbers(model, table.contests, np.asarray(np.isnan(table.at_output).any(axis=1)))
-    probes = [_probes(model, table) for table in tables]
-    rows = _plain_logits(model, [probe for some in probes for probe in some])
-    return [max(_error(model, probe, rows) for probe in some) for some in probes]
+    probes: dict[int, list[_Probe]] = {}
+    prompts: set[tuple[int, ...]] = set()
+    for table in sorted(tables, key=lambda table: len(table.contests)):
+        probes[id(table)] = _probes(model, table, prompts)
+        prompts |= {probe.contest.prompt for probe in probes[id(table)]}
+    rows = _plain_logits(model, [probe for some in probes.values() for probe in some])
+    return [max(_error(model, probe, rows) for probe in probes[id(table)]) for table in tables]
 
 
 def require_margin(
@@ -89,10 +93,9 @@ def require_margin(
         ReadingError: if the error passes the tolerance for the model's dtype, or any margin is NaN.
     """
     _require_numbers(model, contests, np.isnan(margins))
-    chosen = list(dict.fromkeys(number for number, _ in _chosen(model, contests, masked)))
     probes = [
         _Probe(contest, "new", contest.routes["new"][: contest.n_common + 1], 1, float(margins[number]))
-        for number in chosen
+        for number in _chosen(model, contests, "divergence", masked)
         for contest in [contests[number]]
     ]
     rows = _plain_logits(model, probes)
@@ -123,13 +126,8 @@ def _disagreement(model: Model, what: str, which: str, value: float, plain: floa
     allowed = f"{by} where {TOLERANCE_NATS[model.dtype]:g} is allowed" if by else ""
     return ReadingError(
         f"{what} does not agree with the model's own output ({which}{value:.4f} against {plain:.4f} nats{allowed}), so "
-        f"no number of it can be trusted. {cause_of(model)}"
+        f"no number of it can be trusted. {likely_cause(model)}"
     )
-
-
-def cause_of(model: Model) -> str:
-    """Why a reading may differ from the model's own output, and what to do about it."""
-    return "Check that the model's family is built as mechmask.models.anatomy says."
 
 
 def _require_numbers(model: Model, contests: ContestSet, unread: Bool[np.ndarray, " contest"]) -> None:
@@ -150,13 +148,14 @@ def _is_nan_alone(model: Model, contest: Contest) -> bool:
     return any(bool(rows[probe.row][-probe.n :].isnan().any()) for probe in probes)
 
 
-def _probes(model: Model, table: RouteTable) -> list[_Probe]:
+def _probes(model: Model, table: RouteTable, preferred: Collection[tuple[int, ...]]) -> list[_Probe]:
+    """Of the longest contest the last route, which has the most beside it that it must not see; of others any one."""
     probes = []
-    for number, generator in _chosen(model, table.contests, table.masked):
+    generator = _generator(table.contests)
+    for number in _chosen(model, table.contests, table.score, table.masked, preferred):
         contest = table.contests[number]
         routes = [route for route in contest.routes if table.n_tokens[table.cell(number, route)]]
-        # the last one of a packed contest has the most beside it that it must not see
-        route = routes[-1] if generator is None else str(generator.choice(routes))
+        route = str(generator.choice(routes)) if probes else routes[-1]
         cell = table.cell(number, route)
         n, first = int(table.n_tokens[cell]), int(table.first_token[cell])
         probes.append(_Probe(contest, route, contest.routes[route][: first + n], n, float(table.at_output[cell])))
@@ -164,20 +163,30 @@ def _probes(model: Model, table: RouteTable) -> list[_Probe]:
 
 
 def _chosen(
-    model: Model, contests: ContestSet, masked: Bool[np.ndarray, " contest"]
-) -> list[tuple[int, np.random.Generator | None]]:
-    """The longest contest of each shape of batch, the shortest, and a random one beside the generator that drew it."""
-    beyond = beyond_threshold(model, contests)
-    shapes = sorted({(bool(a), bool(b)) for a, b in zip(masked, beyond, strict=True)})
+    model: Model,
+    contests: ContestSet,
+    score: str,
+    masked: Bool[np.ndarray, " contest"],
+    preferred: Collection[tuple[int, ...]] = (),
+) -> list[int]:
+    """The longest contest of each shape of batch, the shortest, and one at random.
+
+    Of several that are as long, one whose prompt is preferred: the plain pass reads it anyway. Shapes are told apart by
+    what a model could treat differently: a mask of its own or none, and a length on either side of the one beyond which
+    it turns its positions differently.
+    """
+    lengths = contests.lengths(score)
+    threshold = model.rope_threshold
+    beyond = np.zeros_like(masked) if threshold is None else lengths > threshold
     generator = _generator(contests)
-    chosen: list[tuple[int, np.random.Generator | None]] = []
-    for shape in shapes:
-        members = [i for i in range(len(contests)) if (bool(masked[i]), bool(beyond[i])) == shape]
-        lengths = [n_tokens(contests[i]) for i in members]
-        longest, shortest = members[int(np.argmax(lengths))], members[int(np.argmin(lengths))]
-        chosen += [(number, None) for number in dict.fromkeys((longest, shortest))]
-        chosen.append((int(generator.choice(members)), generator))
-    return chosen
+    chosen: list[int] = []
+    for shape in sorted({(bool(a), bool(b)) for a, b in zip(masked, beyond, strict=True)}):
+        members = np.flatnonzero((masked == shape[0]) & (beyond == shape[1]))
+        for length in (lengths[members].max(), lengths[members].min()):
+            ties = members[lengths[members] == length].tolist()
+            chosen.append(next((i for i in ties if contests[i].prompt in preferred), ties[0]))
+        chosen.append(int(generator.choice(members)))
+    return list(dict.fromkeys(chosen))
 
 
 def _generator(contests: ContestSet) -> np.random.Generator:
@@ -186,13 +195,13 @@ def _generator(contests: ContestSet) -> np.random.Generator:
     return np.random.default_rng(xxhash.xxh3_64_intdigest(np.array(tokens, dtype="<i8").tobytes()))
 
 
-def _plain_logits(model: Model, probes: Iterable[_Probe]) -> dict[tuple[int, ...], Float[Tensor, "token vocabulary"]]:
+def _plain_logits(model: Model, probes: Sequence[_Probe]) -> dict[tuple[int, ...], Float[Tensor, "token vocabulary"]]:
     """What the model's own forward pass says at the end of each probe's row, by the row, as far back as is asked."""
     needed: dict[tuple[int, ...], int] = {}
     for probe in probes:
         needed[probe.row] = max(probe.n, needed.get(probe.row, 0))
-    passes: list[Sequence[tuple[int, ...]]] = [sorted(needed, key=len)]
-    if rope_threshold(model) is not None:  # what such a model computes depends on the length of the whole pass
+    passes: list[list[tuple[int, ...]]] = [sorted(needed, key=len)]
+    if model.rope_threshold is not None:  # what such a model computes depends on the length of the whole pass
         passes = [list(rows) for _, rows in groupby(passes[0], key=len)]
     logits: dict[tuple[int, ...], Tensor] = {}
     with model.inference():
@@ -202,13 +211,15 @@ def _plain_logits(model: Model, probes: Iterable[_Probe]) -> dict[tuple[int, ...
 
 
 def _one_pass(
-    model: Model, rows: Sequence[tuple[int, ...]], needed: dict[tuple[int, ...], int]
-) -> dict[tuple[int, ...], Tensor]:
-    length = max(map(len, rows))
+    model: Model, rows: Sequence[tuple[int, ...]], needed: Mapping[tuple[int, ...], int]
+) -> dict[tuple[int, ...], Float[Tensor, "token vocabulary"]]:
+    """Rows that begin another one are read there: in a causal model what follows plays no part."""
+    read = [row for row in rows if not any(len(row) < len(other) and other[: len(row)] == row for other in rows)]
+    length = max(map(len, read))
     asked = {row: range(len(row) - needed[row], len(row)) for row in rows}
     places = sorted({place for span in asked.values() for place in span})
-    ids = torch.tensor([[*row, *[0] * (length - len(row))] for row in rows], device=model.device)
-    output = model.module(
-        input_ids=ids, use_cache=False, logits_to_keep=torch.tensor(places, device=model.device)
-    ).logits.float()
-    return {row: output[i, [places.index(place) for place in asked[row]]] for i, row in enumerate(rows)}
+    ids = torch.tensor([[*row, *[0] * (length - len(row))] for row in read], device=model.device)
+    keep = torch.tensor(places, device=model.device)
+    logits = model.module(input_ids=ids, use_cache=False, logits_to_keep=keep).logits.float()
+    holders = {row: next(i for i, other in enumerate(read) if other[: len(row)] == row) for row in rows}
+    return {row: logits[holders[row], [places.index(place) for place in asked[row]]] for row in rows}

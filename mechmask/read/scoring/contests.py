@@ -23,8 +23,9 @@ from mechmask.errors import ReadingError
 from mechmask.facts.fact import Fact
 from mechmask.facts.fact_set import FactSet
 from mechmask.facts.load import as_fact_set
+from mechmask.models.context import require_context
 from mechmask.models.model import Model
-from mechmask.models.packing import ROW_TOKENS, Batch, batches
+from mechmask.models.packing import ROW_TOKENS, Batch, batches, n_read
 from mechmask.models.routes import Contest, encode_contests
 from mechmask.read.scoring.forward import may_pack
 from mechmask.read.scoring.labels import fact_coordinates, require_choice
@@ -116,10 +117,23 @@ class ContestSet:
             score: what is asked of each contest.
             batch_size: contests in one forward pass; affects memory only.
             apart: whether each contest has a row of its own.
+
+        Raises:
+            RouteError: listing every contest that does not fit into the model's context.
         """
-        pack = apart or self._packs(model)
-        row_tokens = 0 if apart else ROW_TOKENS
-        yield from batches(self.contests, score=score, batch_size=batch_size, pack=pack, row_tokens=row_tokens)
+        require_context(model, self.contests, score)
+        yield from batches(
+            self.contests,
+            score=score,
+            batch_size=batch_size,
+            pack=apart or may_pack(model, self.contests),
+            row_tokens=0 if apart else ROW_TOKENS,
+            threshold=model.rope_threshold,
+        )
+
+    def lengths(self, score: str) -> Int[np.ndarray, " contest"]:
+        """How many tokens the model reads for the longest route of each contest, the prompt included."""
+        return np.array([max(n_read(contest, score).values()) for contest in self.contests])
 
     def rivals(self, batch: Batch) -> Int[Tensor, "contest 2"]:
         """The tokens of old and new at which each contest of a batch diverges, in the order of ``batch.divergence``."""
@@ -153,9 +167,6 @@ class ContestSet:
     def _numbers(self) -> tuple[np.ndarray, np.ndarray]:
         facts, phrasings = np.array(self.places).T
         return facts, phrasings
-
-    def _packs(self, model: Model) -> bool:
-        return may_pack(model, self.contests)
 
 
 def facts_of(facts: Facts, *, distractors: bool = True) -> FactSet:

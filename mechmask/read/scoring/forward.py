@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from mechmask.models.model import Model
@@ -22,21 +21,6 @@ def decoded(model: Model, batch: Batch) -> Float[Tensor, "node width"]:
 def may_pack(model: Model, contests: Iterable[Contest | None]) -> bool:
     """Whether routes can share a row: the attention takes any mask, and no route is longer than its window."""
     takes_masks = getattr(model.module.config, "_attn_implementation", "eager") in ("eager", "sdpa")
+    longest = max(len(c.prompt) + len(ids) for c in contests if c is not None for ids in c.routes.values())
     window = model.anatomy.sliding_window
-    return takes_masks and (window is None or max(map(n_tokens, filter(None, contests)), default=0) <= window)
-
-
-def n_tokens(contest: Contest) -> int:
-    """The length of a contest's longest route, its prompt included."""
-    return len(contest.prompt) + max(map(len, contest.routes.values()))
-
-
-def rope_threshold(model: Model) -> int | None:
-    """The length of a pass, in tokens, beyond which the model turns its positions differently; mostly there is none."""
-    return None
-
-
-def beyond_threshold(model: Model, contests: Iterable[Contest]) -> Bool[np.ndarray, " contest"]:
-    """Whether a contest is so long that the model turns its positions differently."""
-    threshold = rope_threshold(model)
-    return np.array([threshold is not None and n_tokens(contest) > threshold for contest in contests])
+    return takes_masks and (window is None or longest <= window)

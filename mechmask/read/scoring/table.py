@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mechmask.models.packing import Batch
 from mechmask.read.scoring.contests import ContestSet
-from mechmask.read.scoring.labels import route_names, token_texts, value_coordinate
+from mechmask.read.scoring.labels import Score, route_names, token_texts, value_coordinate
 
 
 class RouteTable:
@@ -23,6 +23,7 @@ class RouteTable:
     Args:
         tokenizer: spells the tokens that were read.
         contests: what is read.
+        score: which of a value's tokens are read, and whether their sum or their mean is given.
         n_layers: L, where every layer is read; ``None`` where only the output is.
 
     Attributes:
@@ -32,8 +33,11 @@ class RouteTable:
         masked: whether a contest was read in a batch with a mask of its own ``[contest]``.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, contests: ContestSet, n_layers: int | None = None) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, contests: ContestSet, score: Score, n_layers: int | None = None
+    ) -> None:
         self.contests = contests
+        self.score: Score = score
         self.routes = route_names(contests.facts)
         self._tokenizer = tokenizer
         self._tokens: dict[tuple[int, int], list[int]] = defaultdict(list)
@@ -64,11 +68,11 @@ class RouteTable:
         """``logprob`` at the model's output ``[contest, route]``."""
         return self.logprob if self.logprob.ndim == 2 else self.logprob[..., -1]
 
-    def dataset(self, score: str) -> xr.Dataset:
+    def dataset(self) -> xr.Dataset:
         """``logprob[fact, route]``, with ``phrasing`` and ``layer`` where they are read; NaN where nothing was."""
         axes = "contest route -> contest route 1" if self.logprob.ndim == 3 else "contest route -> contest route"
         count = rearrange(self.n_tokens, axes)
-        values = np.where(count > 0, self.logprob / np.where((count > 0) & (score == "mean"), count, 1), np.nan)
+        values = np.where(count > 0, self.logprob / np.where((count > 0) & (self.score == "mean"), count, 1), np.nan)
         dims = ("route", "layer")[: values.ndim - 1]
         reading = self.contests.dataset({"logprob": (dims, values, {"units": "nats"})}, route=self.routes)
         return reading.assign_coords(

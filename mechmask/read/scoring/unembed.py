@@ -113,11 +113,11 @@ def token_logits(
     head = anatomy.unembedding
     if type(head) is not nn.Linear:  # an adapter on the unembedding: only the module knows how it computes
         chosen = repeat(tokens, "node token -> layer node token", layer=len(normed))
-        return capped(head(normed).float().gather(2, chosen), anatomy.softcap)
+        return anatomy.capped(head(normed).float().gather(2, chosen))
     logits = einsum(
         normed.float(), head.weight[tokens].float(), "layer node width, node token width -> layer node token"
     )
-    return capped(logits if head.bias is None else logits + head.bias[tokens].float(), anatomy.softcap)
+    return anatomy.capped(logits if head.bias is None else logits + head.bias[tokens].float())
 
 
 @dataclass(frozen=True)
@@ -148,17 +148,12 @@ def _score_rows(anatomy: Anatomy, rows: Tensor, nodes: Tensor, tokens: Tensor, f
 
 def _logit_chunks(anatomy: Anatomy, rows: Tensor) -> Iterator[tuple[int, Tensor]]:
     """Chunks of float32 logits with the id of their first token, the final softcap applied."""
-    head, cap = anatomy.unembedding, anatomy.softcap
+    head = anatomy.unembedding
     if type(head) is not nn.Linear:  # an adapter on the unembedding: only the module knows how it computes
-        yield 0, capped(head(rows).float(), cap)
+        yield 0, anatomy.capped(head(rows).float())
         return
     rows = rows.float()
     for start in range(0, head.weight.shape[0], _VOCABULARY):
         stop = start + _VOCABULARY
         bias = None if head.bias is None else head.bias[start:stop].float()
-        yield start, capped(nn.functional.linear(rows, head.weight[start:stop].float(), bias), cap)
-
-
-def capped(logits: Float[Tensor, "*shape"], cap: float | None) -> Float[Tensor, "*shape"]:
-    """Logits after a final softcap, ``cap * tanh(logits / cap)`` (Gemma 2); as they are where there is none."""
-    return logits if cap is None else cap * torch.tanh(logits / cap)
+        yield start, anatomy.capped(nn.functional.linear(rows, head.weight[start:stop].float(), bias))

@@ -7,6 +7,7 @@ import torch
 
 import mechmask as mm
 from mechmask.errors import ReadingError
+from mechmask.models import packing
 from mechmask.models.anatomy import Anatomy
 from mechmask.models.packing import Batch
 from mechmask.read.scoring.check import TOLERANCE_NATS
@@ -151,3 +152,72 @@ def test_what_broken_means_in_half_precision(tiny, facts, monkeypatch):
             patch.setattr(Anatomy, part, instead)
             with pytest.raises(ReadingError, match=REFUSED):
                 mm.read_depth(model, facts, score="sequence")
+
+
+def longrope(tiny):
+    """A Phi-3 whose positions turn otherwise beyond 16 tokens."""
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [7.0] * 4, "rope_theta": 10000.0}
+    config = {"original_max_position_embeddings": 16, "max_position_embeddings": 256}
+    return tiny("phi3", rope_parameters={**rope, "original_max_position_embeddings": 16}, **config)
+
+
+@pytest.mark.parametrize("read", [mm.read_logits, mm.read_depth, mm.read_margin])
+def test_a_long_fact_moves_no_other(tiny, facts, read):
+    """Batches never cross the length at which rotary frequencies change, and each side is checked by itself."""
+    model = longrope(tiny)
+    fact = facts["France/capital"]
+    long = fact.model_copy(update={"prompt": "He said that the king of the birds said: " + fact.prompt, "id": "long"})
+    lengths = [len(model.tokenizer(f.prompt).input_ids) for f in (fact, long)]
+    assert lengths[0] < 14 and lengths[1] > 16
+    together = read(model, [fact, long])
+    value = next(iter(together.data_vars))
+    for one in (fact, long):
+        alone = read(model, [one])
+        assert abs(together[value].sel(fact=one.id) - alone[value].sel(fact=one.id)).max() < 1e-4
+    assert together.attrs["check_error_nats"] < 1e-4
+
+
+@pytest.mark.parametrize("read", [mm.read_logits, mm.read_depth])
+def test_facts_that_crossed_the_threshold_would_be_refused(tiny, facts, read, monkeypatch):
+    """The longest fact stays right when one batch holds both sides: the shortest shows what happened to the others."""
+    model = longrope(tiny)
+    fact = facts["France/capital"]
+    long = fact.model_copy(update={"prompt": "He said that the king of the birds said: " + fact.prompt, "id": "long"})
+    batches = packing.batches
+    monkeypatch.setattr(
+        "mechmask.read.scoring.contests.batches", lambda *args, threshold, **options: batches(*args, **options)
+    )
+    with pytest.raises(ReadingError, match="reading of fact 'France/capital' does not agree"):
+        read(model, [fact, long])
+
+
+def test_a_wrong_number_of_a_short_fact_is_noticed(tiny, facts, monkeypatch):
+    """A reading that is wrong everywhere but at its longest fact."""
+    model = tiny("llama")
+    rows = [len(model.tokenizer(f.prompt).input_ids) for f in facts]
+    inputs = Batch.inputs
+
+    def shifted(self, device, dtype):
+        made = inputs(self, device, dtype)
+        if self.input_ids.shape[1] < max(rows):
+            made["position_ids"] = made["position_ids"] * 2
+        return made
+
+    monkeypatch.setattr(Batch, "inputs", shifted)
+    with pytest.raises(ReadingError, match=REFUSED):
+        mm.read_logits(model, facts, "divergence", batch_size=1)
+
+
+def test_the_sentence_names_the_users_own_hook(tiny, facts):
+    """A hook that touches some lengths only makes packed rows and plain ones differ."""
+    model = tiny("llama")
+
+    def my_probe(_module, _args, output):
+        return output * 1.5 if output.shape[0] * output.shape[1] > 100 else output
+
+    hook = model.module.model.layers[1].mlp.register_forward_hook(my_probe)
+    try:
+        with pytest.raises(ReadingError, match=r"Check the forward hook .*my_probe on model\.layers\.1\.mlp"):
+            mm.read_logits(model, facts, batch_size=32)
+    finally:
+        hook.remove()
