@@ -7,11 +7,16 @@ there, with residuals of another scale.
 
 from __future__ import annotations
 
+import math
+import re
+import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechmask.errors import ReadingError
@@ -19,22 +24,24 @@ from mechmask.models.model import Model
 from mechmask.progress import Tick
 
 LENGTH = 64  # tokens of a sequence
-_SAMPLED_TOGETHER = 128  # sequences: their cache is 380 MB for SmolLM2-135M
+_SAMPLED_TOGETHER = 128  # sequences; their key-value cache takes 380 MB for SmolLM2-135M
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Token sequences.
+    """Token sequences, and where they come from.
 
     Attributes:
         sequences: token ids.
         n_left_out: positions at the beginning of each sequence that are not used.
-        source: ``model`` or ``text``.
+        source: ``model`` if it was sampled, ``text`` if it was given.
     """
 
     sequences: tuple[tuple[int, ...], ...]
     n_left_out: int
-    source: str
+    source: Literal["model", "text"]
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -47,29 +54,46 @@ class Corpus:
 
 
 def text_corpus(model: Model, corpus: str | Path | Sequence[str], n_tokens: int) -> Corpus:
-    """The first ``n_tokens`` tokens of a text file, or of a list of texts.
+    """The first ``n_tokens`` tokens of a text file, or of a list of texts; no sequence holds parts of two texts.
+
+    Args:
+        model: whose tokenizer cuts the text.
+        corpus: the path of a UTF-8 file, or texts.
+        n_tokens: the most that is used.
 
     Raises:
-        ReadingError: if the file cannot be read as UTF-8.
+        ReadingError: if the file cannot be read as UTF-8, or a text is no text.
     """
-    texts = [_read(Path(corpus), n_tokens)] if isinstance(corpus, (str, Path)) else list(corpus)
+    texts = [_read(corpus, n_tokens)] if isinstance(corpus, (str, Path)) else [_checked(text) for text in corpus]
     prefix = _prefix(model)
+    n_text = LENGTH - len(prefix)
     sequences: list[tuple[int, ...]] = []
     left = n_tokens
     for text in texts:
-        ids = model.tokenizer(text, add_special_tokens=False, truncation=False).input_ids[:left]
+        if left <= 0:
+            break
+        ids = model.tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids[:left]
         left -= len(ids)
-        piece = LENGTH - len(prefix)
-        sequences += [(*prefix, *ids[i : i + piece]) for i in range(0, len(ids), piece)]
+        sequences += [(*prefix, *ids[i : i + n_text]) for i in range(0, len(ids), n_text)]
     n_left_out = max(1, len(prefix))
     return Corpus(tuple(ids for ids in sequences if len(ids) > n_left_out), n_left_out, "text")
 
 
 def sampled_corpus(model: Model, logits_of: Callable[[Tensor], Tensor], n_tokens: int, seed: int, tick: Tick) -> Corpus:
-    """Text that the model samples from itself at temperature 1; ``logits_of`` unembeds normed residuals in float32.
+    """Text that the model samples from itself at temperature 1.
 
-    It begins with what the tokenizer puts before a text; where that is nothing, with a token drawn from all of them,
-    so that the text is as varied as the vocabulary.
+    Each sequence begins with what the tokenizer puts before a text; where that is nothing, with a token drawn from all
+    of them, so that the text is as varied as the vocabulary.
+
+    Args:
+        model: the model.
+        logits_of: logits ``[node, vocabulary]`` in float32 of normed residuals ``[node, width]``.
+        n_tokens: how many tokens are sampled, rounded up to whole sequences.
+        seed: of the draws; the global random state is neither used nor changed.
+        tick: called after each batch with how far the work is.
+
+    Raises:
+        ReadingError: if the model's output is not finite.
     """
     generator = torch.Generator(model.device).manual_seed(seed)
     prefix = _prefix(model)
@@ -88,20 +112,31 @@ def sampled_corpus(model: Model, logits_of: Callable[[Tensor], Tensor], n_tokens
 
 def n_sampled(n_tokens: int) -> int:
     """How many sequences are sampled for so many tokens."""
-    return -(-n_tokens // LENGTH)
+    return math.ceil(n_tokens / LENGTH)
 
 
 def n_sample_batches(n_tokens: int) -> int:
     """In how many batches they are sampled."""
-    return -(-n_sampled(n_tokens) // _SAMPLED_TOGETHER)
+    return math.ceil(n_sampled(n_tokens) / _SAMPLED_TOGETHER)
 
 
-def _sample(model: Model, logits_of: Callable[[Tensor], Tensor], ids: Tensor, generator: torch.Generator) -> Tensor:
+def _sample(
+    model: Model,
+    logits_of: Callable[[Tensor], Tensor],
+    ids: Int[Tensor, "sequence begin"],
+    generator: torch.Generator,
+) -> Int[Tensor, "sequence position"]:
     cache, tokens = None, [ids]
     for _ in range(LENGTH - ids.shape[1]):
         output = model.anatomy.decoder(input_ids=ids, past_key_values=cache, use_cache=True)
-        logits = logits_of(output.last_hidden_state[:, -1].float())
-        ids = torch.multinomial(logits.softmax(-1), 1, generator=generator).to(model.device)
+        logits: Float[Tensor, "sequence vocabulary"] = logits_of(output.last_hidden_state[:, -1].float())
+        probabilities = logits.softmax(-1)
+        if probabilities.isnan().any():
+            raise ReadingError(
+                f"The output of {model.name} is not finite, so no text can be sampled from it. Check the model's "
+                "weights, or load it in float32."
+            )
+        ids = torch.multinomial(probabilities, 1, generator=generator).to(model.device)
         tokens.append(ids)
         cache = output.past_key_values
     return torch.cat(tokens, dim=1)
@@ -114,13 +149,22 @@ def _prefix(model: Model) -> list[int]:
     return list(encoded["input_ids"][:n])
 
 
-def _read(path: Path, n_tokens: int) -> str:
+def _checked(text: object) -> str:
+    if isinstance(text, str) and not _LONE_SURROGATE.search(text):
+        return text
+    raise ReadingError(
+        f"The corpus holds {reprlib.repr(text)}, which is no text that can be written as UTF-8. Give a list of texts, "
+        "or the path of a text file."
+    )
+
+
+def _read(path: str | Path, n_tokens: int) -> str:
     """The beginning of a text file; no tokenizer makes a token of more than 32 characters on average."""
     try:
-        with path.open(encoding="utf-8") as file:
+        with Path(path).open(encoding="utf-8") as file:
             return file.read(32 * n_tokens)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ReadingError(
-            f"The corpus {path} cannot be read as text ({type(error).__name__}). Give a UTF-8 text file, or a list "
-            "of texts."
+            f"The corpus {str(path) if len(str(path)) < 300 else reprlib.repr(str(path))} cannot be read as text "
+            f"({type(error).__name__}). Give the path of a UTF-8 text file, or a list of texts."
         ) from error

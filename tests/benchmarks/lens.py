@@ -65,8 +65,8 @@ def by_the_recipe_of_tuned_lens(fit, steps):
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             schedule.step()
-    own = torch.nn.ModuleList(layers.get(i) or torch.nn.Linear(1, 1) for i in range(fit.model.n_layers))
-    return own.requires_grad_(False)
+    every_layer = torch.nn.ModuleList(layers.get(i) or torch.nn.Linear(1, 1) for i in range(fit.model.n_layers))
+    return every_layer.requires_grad_(False)
 
 
 def one_round(model, options, seed):

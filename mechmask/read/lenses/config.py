@@ -33,7 +33,7 @@ class LensConfig(BaseModel):
     n_tokens: int = Field(default=16384, ge=256)
     steps: int = Field(default=50, ge=1)
     tokens_per_step: int = Field(default=256, ge=1)
-    lr: float = Field(default=2e-3, gt=0, allow_inf_nan=False)
+    lr: float = Field(default=2e-3, gt=0, lt=1e30)  # beyond it Adam overflows in float32
     patience: int = Field(default=2, ge=1)
 
 

@@ -17,6 +17,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from mechmask.errors import ReadingError
@@ -156,13 +157,13 @@ def plain_unembedding(anatomy: Anatomy) -> nn.Linear:
         ReadingError: if it is no linear map, or an adapter on it is applied.
     """
     head = anatomy.unembedding
-    if isinstance(head, BaseTunerLayer):
+    if isinstance(head, (BaseTunerLayer, AuxiliaryTrainingWrapper)):
         if not head.disable_adapters:
             raise ReadingError(
                 "An adapter is applied to the unembedding, so no lens can decode by one linear map. Use the lens of "
                 "the model without the adapter."
             )
-        head = head.get_base_layer()
+        head = head.get_base_layer() if isinstance(head, BaseTunerLayer) else head.original_module
     if not isinstance(head, nn.Linear):
         raise ReadingError(
             f"The unembedding is a {type(head).__name__}, and a lens can be fitted only where it is a Linear. Read "

@@ -23,7 +23,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from mechmask.errors import DamageError, MechmaskError, ReadingError, one_message
-from mechmask.files import file_errors, new_directory, require_sealed, seal
+from mechmask.file_errors import file_errors
+from mechmask.files import new_directory, require_sealed, seal
 from mechmask.measure.reading import load_reading, require, save_reading
 from mechmask.read.lenses.config import LensKind, problems_of
 
@@ -193,12 +194,12 @@ def _parameters(path: Path, config: _Config, *, sealed: bool) -> dict[str, Tenso
         ) from error
     width, layers = config.d_model, range(config.num_hidden_layers)
     tensors = {str(name): _float32(tensor) for name, tensor in state.items()} if isinstance(state, dict) else {}
-    found = {name: None if tensor is None else tuple(tensor.shape) for name, tensor in tensors.items()}
+    held = {name: None if tensor is None else tuple(tensor.shape) for name, tensor in tensors.items()}
     shapes = {f"{layer}.weight": (width, width) for layer in layers}
-    if any(name.endswith(".bias") for name in found):
+    if any(name.endswith(".bias") for name in held):
         shapes |= {f"{layer}.bias": (width,) for layer in layers}
-    if found != shapes:
-        odd = sorted(name for name in found.keys() | shapes.keys() if found.get(name) != shapes.get(name))
+    if held != shapes:
+        odd = sorted(name for name in held.keys() | shapes.keys() if held.get(name) != shapes.get(name))
         raise ReadingError(
             f"{path} does not hold the weights of {len(layers)} layers of width {width}: {', '.join(odd[:3])} "
             f"{'differs' if len(odd) == 1 else 'differ'}. {_REMEDY}"

@@ -58,7 +58,7 @@ def lens_of(lens: LensName | str | Lens | TunedLens, model: Model | Variant) -> 
     """The lens itself, or the one of that name for a model or state.
 
     A fitted lens asked for by name is that of the weights under an adapter, so that one lens reads before and after; it
-    is fitted when it is first asked for, then kept in the cache.
+    is fitted when it is first asked for, then stays in the cache.
 
     Raises:
         ReadingError: if no lens has that name, the object is no lens, or it was made for a model of another shape.
@@ -94,11 +94,18 @@ def lens_provenance(lens: Lens, model: Model) -> dict[str, str | int]:
     about = {"lens": lens.name, **getattr(lens, "provenance", {})}
     fitted_with = getattr(lens, "unembed_hash", None)
     if fitted_with is not None:
-        from mechmask.read.lenses.divergence import plain_unembedding, unembedding_hash
-
-        of_the_model = unembedding_hash(plain_unembedding(model.anatomy).weight)
-        about["lens_unembedding_matches"] = int(fitted_with == of_the_model)
+        about["lens_unembedding_matches"] = int(fitted_with == _hash_of_unembedding(model))
     return about
+
+
+def _hash_of_unembedding(model: Model) -> str | None:
+    """``None`` where the model decodes by something else than one linear map, such as an adapter on its unembedding."""
+    from mechmask.read.lenses.divergence import plain_unembedding, unembedding_hash
+
+    try:
+        return unembedding_hash(plain_unembedding(model.anatomy).weight)
+    except ReadingError:
+        return None
 
 
 def _is_tuned_lens(lens: object) -> TypeGuard[TunedLens]:

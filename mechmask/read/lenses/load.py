@@ -1,21 +1,19 @@
 """Lenses that exist already: from a directory, from the published ones, or from mechmask's cache.
 
 ``cached_lens`` fits a lens when it is first asked for; it stays under the fingerprint of the weights and the settings,
-never under a name, and is made again if its files turn out to be damaged.
+never under a name, and is fitted again if its files turn out to be damaged.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import xxhash
-from filelock import FileLock
 
-from mechmask.errors import DamageError, MechmaskError, ReadingError, one_message
-from mechmask.files import file_errors
+from mechmask.errors import ReadingError, one_message
+from mechmask.file_errors import file_errors
 from mechmask.models.cache import cache_root, made_once
 from mechmask.models.model import Model, adapted_layers
 from mechmask.models.states import Variant, active
@@ -79,29 +77,11 @@ def cached_lens(
     config = config or LensConfig()
     with active(model) as changed, _base_weights(changed):
         name = f"lenses/{kind}-{_key(changed, kind, config)}"
-        try:
-            return _lens(_made(name, changed, kind, config, progress=progress), changed)
-        except DamageError:
-            _discard_damaged(cache_root() / name)
-            return _lens(_made(name, changed, kind, config, progress=progress), changed)
-
-
-def _made(name: str, model: Model, kind: LensKind, config: LensConfig, *, progress: bool) -> StoredLens:
-    """The lens of that name in the cache, put there first if need be."""
-    with made_once(name) as directory:
-        if directory is not None:
-            lens = fit_lens(model, kind=kind, progress=progress, **config.model_dump())
-            write_lens(lens.stored(), directory)
-    return read_lens(cache_root() / name, from_elsewhere=False)
-
-
-def _discard_damaged(directory: Path) -> None:
-    """Remove a damaged lens from the cache, unless another process has made it again meanwhile."""
-    with file_errors(directory, "replace"), FileLock(f"{directory}.lock"):
-        try:
-            read_lens(directory, from_elsewhere=False)
-        except MechmaskError:
-            shutil.rmtree(directory)
+        with made_once(name) as directory:
+            if directory is not None:
+                lens = fit_lens(changed, kind=kind, progress=progress, **config.model_dump())
+                write_lens(lens.stored(), directory)
+        return _lens(read_lens(cache_root() / name, from_elsewhere=False), changed)
 
 
 def _key(model: Model, kind: LensKind, config: LensConfig) -> str:

@@ -130,5 +130,5 @@ def _batch(corpus: Corpus) -> Batch:
     ids = pad_sequence([torch.tensor(row) for row in corpus.sequences], batch_first=True)
     positions = repeat(torch.arange(ids.shape[1]), "position -> row position", row=len(ids))
     nodes = [(r, c) for r, row in enumerate(corpus.sequences) for c in range(corpus.n_left_out, len(row))]
-    rows, columns = rearrange(torch.tensor(nodes), "node axis -> axis node")
+    rows, columns = rearrange(torch.tensor(nodes), "node place -> place node")
     return Batch(ids, positions, None, rows, columns, (), {})

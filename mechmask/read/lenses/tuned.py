@@ -36,7 +36,7 @@ class SharedUnembed(Unembed):
         nn.Module.__init__(self)
         self.final_norm = _sharing(model.anatomy.final_norm)
         self.unembedding = _sharing(plain_unembedding(model.anatomy))
-        self.softcap = model.anatomy.softcap
+        self.softcap = model.anatomy.softcap  # the number, since Anatomy.capped would carry the whole model into copies
 
     def unembedding_hash(self) -> str:
         """The hash by which tuned-lens identifies an unembedding."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from mechmask.errors import ReadingError
 from mechmask.models.corpora import text_corpus
-from mechmask.read.lenses.config import LensConfig
+from mechmask.read.lenses import fit
+from mechmask.read.lenses.config import LensConfig, require_kind
 from mechmask.read.lenses.divergence import Readout
 from mechmask.read.lenses.fit import Tuning, fit_lens
 
@@ -101,7 +103,7 @@ def test_the_report_is_the_mean_over_held_out_text(tiny, naive_kl, hooked, facts
 
 
 def test_bfloat16(tiny, some_residuals):
-    """The lens is float32, gives residuals back in their own dtype and decodes in the model's."""
+    """The lens is float32, gives residuals back in the dtype that they had and decodes in the model's."""
     model = tiny("llama", torch.bfloat16)
     lens = fit_lens(model, **SMALL)
     assert lens[0].weight.dtype == torch.float32
@@ -118,10 +120,13 @@ def test_what_cannot_be_fitted_is_refused(tiny, tmp_path):
         fit_lens(model, n_tokens=1, lr=-1.0)
     assert "n_tokens is 1" in str(caught.value) and "lr is -1.0" in str(caught.value)
     with pytest.raises(ReadingError, match="kind 'jacobian' cannot be fitted"):
-        fit_lens(model, kind="jacobian")
+        require_kind("jacobian")
     for texts in ([], [""], ["The capital of France is Paris."] * 3):
-        with pytest.raises(ReadingError, match="fewer than the 256 of one step"):
+        with pytest.raises(ReadingError, match=r"fewer than the 256 of one step\. Give a longer text"):
             fit_lens(model, texts, progress=False)
+    with pytest.raises(ReadingError, match=r"fewer than the 256 of one step\. Raise n_tokens, which is 256, to 512"):
+        fit_lens(model, n_tokens=256, progress=False)
+    fit_lens(model, n_tokens=512, steps=1, progress=False)  # the remedy is one
     with pytest.raises(ReadingError, match="cannot be read as text"):
         fit_lens(model, tmp_path / "none.txt", progress=False)
     with torch.no_grad():
@@ -133,10 +138,46 @@ def test_what_cannot_be_fitted_is_refused(tiny, tmp_path):
 def test_gradients_of_the_unembedding_are_left_alone(tiny):
     model = tiny("gpt2")
     lens = fit_lens(model, **{**SMALL, "n_tokens": 1024, "steps": 2})
-    own = {p.data_ptr() for p in model.module.parameters()}
+    of_the_model = {p.data_ptr() for p in model.module.parameters()}
     shared = list(lens.unembed.parameters())
-    assert shared and all(p.data_ptr() in own and not p.requires_grad for p in shared)
+    assert shared and all(p.data_ptr() in of_the_model and not p.requires_grad for p in shared)
     lens.to(torch.float64)
     assert model.dtype == torch.float32
     x = F.pad(torch.ones(1, 3), (0, model.width - 3))
     assert lens(x.double(), 0).dtype == torch.float64
+
+
+def test_a_lens_that_no_longer_improves_stops_and_says_so(tiny, monkeypatch):
+    """At a rate so high that every check is worse than ridge, where it starts: the ridge lens is what comes out."""
+    model, bars = tiny("llama"), {}
+
+    @contextmanager
+    def recorded(name, total, *, shown):
+        bars.setdefault(name, []).append((total, ticks := []))
+        yield ticks.append
+
+    monkeypatch.setattr(fit, "progress_bar", recorded)
+    options = {"n_tokens": 640, "tokens_per_step": 64}
+    lens = fit_lens(model, **options, steps=60, lr=30.0, patience=1)
+    ((total, ticks),) = bars["tuned lens"]
+    assert total == 60 and len(ticks) == 10
+    assert ticks[-1].endswith("nats, stopped early at step 10: no layer improved")
+    assert not any("stopped" in status for status in ticks[:-1])
+    ridge = fit_lens(model, **options, kind="ridge")
+    assert lens.provenance["lens_hash"] == ridge.provenance["lens_hash"]
+    for name in ("sampling", "held out", "ridge lens", "report"):
+        assert all(len(ticks) == total for total, ticks in bars[name]), name
+    bars.clear()
+    fit_lens(model, **options, steps=10, lr=30.0, patience=1)
+    ((total, ticks),) = bars["tuned lens"]
+    assert total == len(ticks) == 10 and "stopped" not in ticks[-1], "the last step is no early one"
+
+
+def test_an_output_that_is_not_finite_is_refused(tiny):
+    model = tiny("llama")
+    with torch.no_grad():
+        model.anatomy.final_norm.weight[3] = float("nan")
+    with pytest.raises(ReadingError, match="is not finite, so no text can be sampled from it"):
+        fit_lens(model, progress=False)
+    with pytest.raises(ReadingError, match=r"tuned lens at layer 0 is nan at step 0\. Check the model's weights"):
+        fit_lens(model, ["The capital of France is Paris. " * 200], tokens_per_step=64, progress=False)

@@ -152,28 +152,35 @@ def only_directory(cache):
     return directory
 
 
-@pytest.mark.parametrize("name", ["config.json", "digests.json", "mechmask.json", "params.pt", "report.nc"])
-def test_a_damaged_lens_in_the_cache_is_made_again(tiny, small, quick, name):
+def test_a_damaged_lens_in_the_cache_is_made_again(tiny, small, quick, monkeypatch):
+    """Any file of it flipped, emptied or missing."""
     model, config = tiny("llama"), LensConfig(**small)
     whole = cached_lens(model, "ridge", config, progress=False)
-    path = only_directory(quick) / name
-    damaged = bytearray(path.read_bytes())
-    damaged[len(damaged) // 2] ^= 1
-    for damage in (lambda: path.write_bytes(damaged), lambda: path.write_bytes(b""), path.unlink):
-        damage()
-        again = cached_lens(model, "ridge", config, progress=False)
-        assert type(again) is type(whole) and again.provenance == whole.provenance
-        xr.testing.assert_identical(again.report, whole.report)
-    assert only_directory(quick) == path.parent
+    directory, made = only_directory(quick), []
+    monkeypatch.setattr(
+        load, "fit_lens", lambda *args, **options: made.append(1) or whole
+    )  # the fit itself is as above
+
+    def flip(path):
+        damaged = bytearray(path.read_bytes())
+        damaged[len(damaged) // 2] ^= 1
+        path.write_bytes(damaged)
+
+    for damage in (flip, lambda path: path.write_bytes(b""), lambda path: path.unlink()):
+        for name in ("config.json", "digests.json", "mechmask.json", "params.pt", "report.nc"):
+            damage(directory / name)
+            made.clear()
+            again = cached_lens(model, "ridge", config, progress=False)
+            assert made and type(again) is type(whole) and again.provenance == whole.provenance
+            xr.testing.assert_identical(again.report, whole.report)
+            assert only_directory(quick) == directory
 
 
-def test_a_sound_lens_in_the_cache_is_not_made_again(tiny, small, quick, monkeypatch):
-    """Another process may have mended it while this one waited for the lock."""
+def test_a_damaged_lens_is_fitted_again_to_the_same_bits(tiny, small, quick):
     model, config = tiny("llama"), LensConfig(**small)
-    cached_lens(model, "ridge", config, progress=False)
-    load._discard_damaged(only_directory(quick))
-    monkeypatch.setattr(load, "fit_lens", None)
-    assert cached_lens(model, "ridge", config, progress=False).shape == (3, 32)
+    whole = cached_lens(model, "tuned", config, progress=False)
+    (only_directory(quick) / "params.pt").write_bytes(b"")
+    assert cached_lens(model, "tuned", config, progress=False).provenance == whole.provenance
 
 
 class Shift:
@@ -213,3 +220,19 @@ def test_a_state_is_applied_while_its_lens_is_fitted(tiny, small, quick, tmp_pat
     assert lens_of("ridge", state).provenance["lens_fingerprint"] == changed
     assert lens_of(lens, state) is lens
     assert model.fingerprint == base
+
+
+def test_an_unembedding_that_an_adapter_brought(tiny, facts, quick):
+    """``modules_to_save``: no lens is fitted while it is on; that of the base reads it, and says so."""
+    model = tiny("llama")
+    base = cached_lens(model, "ridge", progress=False)
+    config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"], init_lora_weights=False)
+    adapted = mm.load_model(get_peft_model(model.module, config).eval(), tokenizer=copy.deepcopy(model.tokenizer))
+    with torch.no_grad():
+        adapted.module.get_output_embeddings().modules_to_save["default"].weight.mul_(2)
+    with pytest.raises(ReadingError, match="An adapter is applied to the unembedding"):
+        fit_lens(adapted, kind="ridge", progress=False)
+    assert cached_lens(adapted, "ridge", progress=False).provenance == base.provenance
+    reading = mm.read_depth(adapted, facts[:2], lens="ridge")
+    assert reading.attrs["lens_unembedding_matches"] == 0
+    assert reading.attrs["lens_hash"] == base.provenance["lens_hash"]
