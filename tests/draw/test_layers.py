@@ -3,7 +3,8 @@ import pytest
 import xarray as xr
 from matplotlib.figure import Figure
 
-from mechmask.draw.layers import commits_along, drawn_facts, height, make_room_for_rug, margin_commits, mark_commits
+from mechmask.draw.check import drawn_facts
+from mechmask.draw.layers import commits_along, height, make_room_for_rug, margin_commits, mark_commits
 
 
 def contest(margins, along="layer", places=None):

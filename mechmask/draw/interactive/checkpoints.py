@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from mechmask.draw.band import band_along, require_level
-from mechmask.draw.checkpoints import COMMITTED, checkpoint_reading, committed_half
+from mechmask.draw.band import band_along
+from mechmask.draw.check import require_level
+from mechmask.draw.checkpoints import COMMITTED, checkpoint_reading, committed_half, onset_column
 from mechmask.draw.colour import scale_of
 from mechmask.draw.interactive.page import (
     MINUS,
@@ -64,7 +65,7 @@ def checkpoints(reading: xr.Dataset, *, level: float = 0.95) -> Figure:
     colour_by(figure, scale, f"mean margin new {MINUS} old (nats)")
     if "onset_step" in reading.attrs:
         onset = int(reading.attrs["onset_step"])
-        column = float(np.interp(onset, steps, np.arange(len(steps))))
+        column = onset_column(steps, onset)
         figure.add_vline(column, line_width=3, line_color="white")
         figure.add_vline(column, line_width=1.5, line_dash="dash", line_color="black")
         said = {"text": f"contradiction begins (step {onset})", "showarrow": False, "font": {"size": 11}}

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from mechmask.draw.band import Band, band_along, n_text, require_level
+from mechmask.draw.band import Band, band_along, n_text
+from mechmask.draw.check import require_level
 from mechmask.draw.heatmap import ordered_states
 from mechmask.draw.interactive.page import (
     MINUS,
