@@ -134,7 +134,7 @@ def _paired(before: xr.Dataset, after: xr.Dataset) -> _Change:
         raise ReadingError(f"{_WHAT} pairs facts by label, and some have the same one. Give every fact its own label.")
     shared = [name for name in labels[0] if name in set(labels[1])]
     if not shared:
-        raise ReadingError(f"{_WHAT} has no fact that is in both readings. Read the same facts before and after.")
+        raise ReadingError(f"{_WHAT} was given no fact in both readings. Read the same facts before and after.")
     n_alone = sum(len(names) - len(shared) for names in labels)
     return _Change(before.sel(fact=shared), after.sel(fact=shared), n_alone)
 

@@ -112,11 +112,7 @@ class Drawing(Figure):
                 if words.text.get_text() == words.shown:  # else the user has written another
                     words.shown = _broken(words, self._agg())
                     words.text.set_text(words.shown)
-            named = name_ends(self._ends, self._agg())
-            self._fit_legend(named)
-            if named:
-                self._lay_out()
-                name_ends([end for end in self._ends if end.text is not None], self._agg(), whatever=True)
+            self._fit_legend(name_ends(self._ends, self._agg()))
 
     def settle(self) -> None:
         """Fit a new figure; it grows in height where the legend would press its panels."""
@@ -138,8 +134,7 @@ class Drawing(Figure):
         return self._legend.get_window_extent(self._agg()).height / self.bbox.height
 
     def _panel_inches(self) -> float:
-        """How high the lowest panel is."""
-        self._lay_out()
+        """How high the lowest panel was at the last layout."""
         return min((axes.bbox.height / self.dpi for axes in self.axes), default=_FEWEST_INCHES)
 
     def _n_rows(self) -> int:

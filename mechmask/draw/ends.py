@@ -39,13 +39,12 @@ class LineEnd:
         return axes
 
 
-def name_ends(ends: list[LineEnd], renderer: RendererBase, *, whatever: bool = False) -> set[str]:
+def name_ends(ends: list[LineEnd], renderer: RendererBase) -> set[str]:
     """Name the lines of every panel that has room; the names of the others go.
 
     Args:
         ends: the lines, of any number of panels that are laid out.
         renderer: which measures the text.
-        whatever: name all of them; only where the names stand is decided.
 
     Returns:
         The legend entries that are no longer needed.
@@ -55,7 +54,7 @@ def name_ends(ends: list[LineEnd], renderer: RendererBase, *, whatever: bool = F
         of_panel = [end for end in ends if end.axes is axes]
         for end in of_panel:
             _put(end)
-        if _stand_apart(axes, of_panel, renderer) or whatever:
+        if _stand_apart(axes, of_panel, renderer):
             named |= {end.entry for end in of_panel}
         else:
             for end in of_panel:

@@ -152,3 +152,14 @@ def legend_is_clear() -> Callable[[Figure], bool]:
         return clear and within and all(axes.bbox.height > 100 for axes in figure.axes)
 
     return check
+
+
+@pytest.fixture
+def words() -> Callable[[Figure], str]:
+    """All that a figure's legend says, line by line: its note, then its entries."""
+
+    def read(figure: Figure) -> str:
+        (legend,) = figure.legends
+        return "\n".join([legend.get_title().get_text(), *(text.get_text() for text in legend.get_texts())])
+
+    return read
