@@ -68,8 +68,8 @@ def checkpoints(reading: xr.Dataset, *, level: float = 0.95) -> Figure:
         column = onset_column(steps, onset)
         figure.add_vline(column, line_width=3, line_color="white")
         figure.add_vline(column, line_width=1.5, line_dash="dash", line_color="black")
-        said = {"text": f"contradiction begins (step {onset})", "showarrow": False, "font": {"size": 11}}
-        figure.add_annotation(said, x=column, y=1, yref="paper", yanchor="bottom")
+        label = {"text": f"contradiction begins (step {onset})", "showarrow": False, "font": {"size": 11}}
+        figure.add_annotation(label, x=column, y=1, yref="paper", yanchor="bottom")
     figure.update_xaxes(
         title_text="optimizer step (one column a checkpoint)",
         tickvals=list(range(len(steps))),
@@ -77,7 +77,7 @@ def checkpoints(reading: xr.Dataset, *, level: float = 0.95) -> Figure:
     )
     figure.update_yaxes(title_text="layer")
     note(figure, scale.note)
-    return finished(figure, 320 + 40 * max(len(steps), 8), 600)
+    return finished(figure, 600)
 
 
 def _commits(objects: ModuleType, reading: xr.Dataset) -> Any:
