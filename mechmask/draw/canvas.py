@@ -322,7 +322,7 @@ def _users_panels(given: AxesLike, what: str, shape: tuple[int, int], n: int) ->
 
 
 def _flat(given: Any) -> list[Any]:
-    if isinstance(given, Axes) or not isinstance(given, Iterable):
+    if isinstance(given, (Axes, str)) or not isinstance(given, Iterable):
         return [given]
     if isinstance(given, np.ndarray):
         return list(given.flat)

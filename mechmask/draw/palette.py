@@ -45,6 +45,7 @@ def recoloured(looks: Mapping[str, Look], palette: Palette | None, what: str) ->
         colours = dict(zip(names, _out_of(_map_named(palette, what), len(names)), strict=True))
     else:
         in_turn = list(palette)
+        _require_colours(in_turn, what)
         if len(in_turn) < len(names):
             raise ReadingError(
                 f"{what} colours {len(names)} things and palette= holds {len(in_turn)}. Give a colour for each of "

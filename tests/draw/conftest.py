@@ -208,15 +208,16 @@ def figures(
     def of(name: str, fixture: str, **more: object) -> Callable[..., Figure]:
         return lambda **options: getattr(draw, name)(request.getfixturevalue(fixture), **more, **options)
 
+    two_states = request.getfixturevalue("depth_reading").isel(state=[1, 2])
     intervened = request.getfixturevalue("intervened")
     return {
         "checkpoints": of("checkpoints", "checkpoint_reading"),
         "cosine": of("cosine", "cosine_reading", facts=IDS[:2]),
         "delta": lambda **options: draw.delta(*two_readings, **options),
-        "depth": of("depth", "depth_reading"),
+        "depth": lambda **options: draw.depth(two_states, **options),
         "drift": of("drift", "drift_reading"),
         "erase": of("erase", "erase_result"),
-        "heatmap": of("heatmap", "depth_reading"),
+        "heatmap": lambda **options: draw.heatmap(two_states, **options),
         "interventions": lambda **options: draw.interventions(two_readings[1], *intervened, **options),
         "lens_quality": of("lens_quality", "lens_report"),
         "models": lambda **options: draw.models(dict(zip("xy", two_readings, strict=True)), **options),
