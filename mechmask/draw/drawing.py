@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from matplotlib import rc_context, rcParams, rcParamsDefault
+from matplotlib.axes import Axes
 from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 from mechmask.draw.ends import LineEnd, name_ends
 from mechmask.draw.style import file_settings
@@ -68,12 +70,15 @@ class Drawing(Figure):
         self._plan: LegendPlan | None = None
         self._legend: Legend | None = None
         self._fitted_to: tuple[float, ...] | None = None
+        self._starts: dict[Axes, Bbox] = {}
         self._shrinks = True
 
     def draw(self, renderer: RendererBase) -> None:
         """Draw under the settings of the figure's making: ticks are made only now and would take those of now."""
         with rc_context(self._settings):
             self.fit()
+            for axes, start in self._starts.items():  # a layout begins where the last one ended: the bytes would differ
+                axes._set_position(start, which="both")  # pyright: ignore[reportAttributeAccessIssue]
             super().draw(renderer)
 
     def savefig(self, *args: Any, **kwargs: Any) -> None:
@@ -113,6 +118,7 @@ class Drawing(Figure):
                     words.shown = _broken(words, self._agg())
                     words.text.set_text(words.shown)
             self._fit_legend(name_ends(self._ends, self._agg()))
+        self._starts = {axes: axes.get_position(original=True) for axes in self.axes}
 
     def settle(self) -> None:
         """Fit a new figure; it grows in height where the legend would press its panels."""

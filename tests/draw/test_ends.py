@@ -27,7 +27,7 @@ def names(figure):
 def test_lines_are_named_where_there_is_room_and_else_in_the_legend(trajectory_reading, words):
     figure = draw.trajectory(trajectory_reading)
     assert {"old", "new", "distractors", "contradicted"} <= names(figure) and "old (n = 10)" not in words(figure)
-    figure.set_size_inches(2.5, 3)
+    figure.set_size_inches(3, 4)
     figure.draw_without_rendering()
     assert "distractors" not in names(figure) and "mean of distractors" in words(figure).replace("\n", " ")
     figure.set_size_inches(7, 4)

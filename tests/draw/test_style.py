@@ -103,7 +103,11 @@ def test_every_figure_is_drawn_where_torch_cannot_be_imported(two_readings, eras
     save_reading(erase_result.sel(state="ft_l", drop=True), erase)
     code = f"""
 import sys
-sys.modules["torch"] = sys.modules["transformers"] = None
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "transformers"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Absent())
 from mechmask import draw
 from mechmask.measure.reading import load_reading
 draw.save_figure(draw.depth(load_reading({str(depth)!r})), {str(tmp_path / "depth.png")!r})
