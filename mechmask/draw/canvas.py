@@ -126,7 +126,7 @@ class Canvas:
     def _inches(self, width: Width) -> float:
         if isinstance(width, str) and width in _WIDTHS:
             return _WIDTHS[width]
-        if not _is_number(width) or not isfinite(width) or width < _FEWEST_INCHES:
+        if isinstance(width, str) or not _is_number(width) or not isfinite(width) or width < _FEWEST_INCHES:
             raise ReadingError(
                 f"width={width!r} is no width. Give 'single', 'double', or inches ({_FEWEST_INCHES:g} or more)."
             )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from matplotlib import rc_context, rcParams, rcParamsDefault
+from matplotlib import rc_context, rcParams
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -24,7 +24,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from mechmask.draw.ends import LineEnd, name_ends
-from mechmask.draw.style import file_settings
+from mechmask.draw.style import file_settings, is_users
 from mechmask.errors import ReadingError
 from mechmask.files import replaced_file
 
@@ -75,7 +75,7 @@ class Drawing(Figure):
 
     def draw(self, renderer: RendererBase) -> None:
         """Draw under the settings of the figure's making: ticks are made only now and would take those of now."""
-        with rc_context(self._settings):
+        with rc_context(self._settings):  # pyright: ignore[reportArgumentType]
             self.fit()
             for axes, start in self._starts.items():  # a layout begins where the last one ended: the bytes would differ
                 axes._set_position(start, which="both")  # pyright: ignore[reportAttributeAccessIssue]
@@ -83,7 +83,7 @@ class Drawing(Figure):
 
     def savefig(self, *args: Any, **kwargs: Any) -> None:
         """As matplotlib's; text in a PDF stays text."""
-        with rc_context(file_settings()):
+        with rc_context(file_settings()):  # pyright: ignore[reportArgumentType]
             super().savefig(*args, **kwargs)
 
     def _repr_png_(self) -> bytes:
@@ -118,6 +118,7 @@ class Drawing(Figure):
                     words.shown = _broken(words, self._agg())
                     words.text.set_text(words.shown)
             self._fit_legend(name_ends(self._ends, self._agg()))
+            self._lay_out()
         self._starts = {axes: axes.get_position(original=True) for axes in self.axes}
 
     def settle(self) -> None:
@@ -157,27 +158,33 @@ class Drawing(Figure):
 
     def _fit_legend(self, named: set[str]) -> None:
         """As many columns as fit; one that does not fit is broken into lines, and made smaller if it were too high."""
-        if self._plan is None or self._legend not in self.legends:  # the user has taken it away
+        if self._plan is None or self._legend is None or self._legend not in self.legends:  # the user has taken it away
             return
         entries = {label: handle for label, handle in self._plan.entries.items() if label not in named}
         note = "\n".join(filter(None, [self._plan.note, _sizes_of(self._ends, named)]))
-        room = 0.99 * self.bbox.width
-        for n_columns in range(max(1, min(self._plan.n_columns, len(entries))), 0, -1):
+        padding = 2 * rcParams["legend.borderpad"] * self._legend_points() / 72 * self.dpi
+        room = 0.97 * self.bbox.width - padding
+        most = max(1, min(self._plan.n_columns, len(entries)))
+        legend = self._legend
+        for n_columns in range(most, 0, -1):
             legend = self._set_legend(entries, note, n_columns)
-            if legend.get_window_extent(self._agg()).width <= room:
+            if legend.get_window_extent(self._agg()).width <= room + padding:
                 break
             title = legend.get_title()
             title.set_text(_broken(_Words(title, note, lambda: room), self._agg()))
-            if legend.get_window_extent(self._agg()).width <= room:
+            if legend.get_window_extent(self._agg()).width <= room + padding:
                 break
         else:
             for text in legend.get_texts():
-                samples = legend.get_window_extent(self._agg()).width - _widest(legend, self._agg())
-                text.set_text(_broken(_Words(text, text.get_text(), lambda taken=samples: room - taken), self._agg()))
+                sample = legend.get_window_extent(self._agg()).width - padding - _widest(legend, self._agg())
+                text.set_text(_broken(_Words(text, text.get_text(), lambda taken=sample: room - taken), self._agg()))
         if self._shrinks and self.legend_height > _MOST_LEGEND:
             smaller = max(_MOST_LEGEND / self.legend_height, 0.6)
             for text in (*legend.get_texts(), legend.get_title()):
-                text.set_fontsize(max(text.get_fontsize() * smaller, _SMALLEST_LEGEND))
+                text.set_fontsize(max(float(text.get_fontsize()) * smaller, _SMALLEST_LEGEND))
+
+    def _legend_points(self) -> float:
+        return 0.0 if self._legend is None else self._legend.get_title().get_fontsize()  # pyright: ignore[reportReturnType]
 
     def _set_legend(self, entries: dict[str, Any], note: str, n_columns: int) -> Legend:
         if self._legend in self.legends:
@@ -208,7 +215,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
         raise ReadingError(
             f"A figure cannot be saved as {path.name!r}. Give a name that ends in {', '.join(_UNDATED)}."
         )
-    with rc_context(file_settings()), replaced_file(path) as temporary:
+    with rc_context(file_settings()), replaced_file(path) as temporary:  # pyright: ignore[reportArgumentType]
         figure.savefig(temporary, format=suffix[1:], dpi=300, metadata=_UNDATED[suffix])
     return path
 
@@ -216,7 +223,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
 def _is_look(key: str) -> bool:
     """Whether a setting is about how a figure looks and was changed, by the user or the house."""
     machinery = ("backend", "interactive", "toolbar", "webagg", "tk.", "savefig", "animation", "keymap", "figure.hooks")
-    return not key.startswith(machinery) and bool(rcParams[key] != rcParamsDefault[key])
+    return not key.startswith(machinery) and is_users(key)
 
 
 def _broken(words: _Words, renderer: RendererBase) -> str:

@@ -76,7 +76,7 @@ def interventions(
     require_level(level)
     readings = _given({"lens": depth, "patching": patched, "grafting": grafted})
     canvas = Canvas(axes, width, title, palette, font_size)
-    with canvas.page(_WHAT, (1, 1), (5.25, 4.2), looks=_LOOKS) as page:
+    with canvas.page(_WHAT, (1, 1), (5.5, 4.2), looks=_LOOKS) as page:
         (panel,) = page.panels
         bands = {name: band_along(reading.margin, "layer", level) for name, reading in readings.items()}
         commits, rule = _commits(readings)
@@ -154,7 +154,9 @@ def _draw_ends(page: Page, axes: Axes, readings: dict[str, xr.Dataset], level: f
             line.set_label(f"{end} model{whose} as it is (n = {mean.n})")
             axes.axhspan(mean.low, mean.high, color=color, alpha=0.1, linewidth=0, zorder=0.3)
             shown = [*axes.get_ylim(), *(edge for edge in mean[:3] if np.isfinite(edge))]
-            axes.set_ylim(min(shown), max(shown))  # the lens's frame knows nothing of the models' own margins
+            axes.set_ylim(
+                min(shown), max(shown)
+            )  # the lens's frame knows nothing of the margins of the models as they are
 
 
 def _end(margins: xr.DataArray, level: float) -> Interval:

@@ -114,13 +114,13 @@ def house_settings(font_size: float | None = None, *, in_users_axes: bool = Fals
 
 def is_users(key: str) -> bool:
     """Whether a key of ``rcParams`` is not what matplotlib ships."""
-    return bool(rcParams[key] != rcParamsDefault[key])
+    return bool(rcParams[key] != rcParamsDefault[key])  # pyright: ignore[reportArgumentType]
 
 
 @contextmanager
 def styled(font_size: float | None = None, *, in_users_axes: bool = False) -> Iterator[None]:
     """Within this block the house style fills in what the user's settings leave open."""
-    with rc_context(house_settings(font_size, in_users_axes=in_users_axes)):
+    with rc_context(house_settings(font_size, in_users_axes=in_users_axes)):  # pyright: ignore[reportArgumentType]
         yield
 
 
@@ -164,7 +164,8 @@ def neutral(color: str) -> str:
     red, green, blue = to_rgb(color)
     if not red == green == blue:
         return to_hex(color)
-    return to_hex((1 - red) * np.array(to_rgb(ink())) + red * np.array(to_rgb(paper())))
+    mixed = (1 - red) * np.array(to_rgb(ink())) + red * np.array(to_rgb(paper()))
+    return to_hex(tuple(mixed.tolist()))
 
 
 def readable(color: str) -> str:
@@ -174,7 +175,7 @@ def readable(color: str) -> str:
         if _contrast(mixed, np.array(to_rgb(paper()))) >= 4.5:
             break
         mixed = 0.9 * mixed + 0.1 * towards
-    return to_hex(mixed)
+    return to_hex(tuple(mixed.tolist()))
 
 
 def _contrast(first: np.ndarray, second: np.ndarray) -> float:
