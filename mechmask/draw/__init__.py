@@ -1,26 +1,32 @@
 """Figures from labelled arrays: what a reading says, drawn with its intervals. matplotlib here, no torch.
 
 Each function takes a reading or result and returns a matplotlib ``Figure``; ``save_figure`` writes one reproducibly.
+All take ``axes``, ``width``, ``title``, ``palette`` and ``font_size``, and let the user's ``rcParams`` and styles pass.
 ``interactive`` holds twins of some of them for a notebook, which need plotly.
 """
 
 from mechmask.draw import interactive
 from mechmask.draw.checkpoints import checkpoints
+from mechmask.draw.cosine import cosine
 from mechmask.draw.delta import delta
 from mechmask.draw.depth import depth
+from mechmask.draw.drawing import save_figure
+from mechmask.draw.drift import drift
 from mechmask.draw.erase import erase
 from mechmask.draw.heatmap import heatmap
 from mechmask.draw.interventions import interventions
 from mechmask.draw.lens_quality import lens_quality
 from mechmask.draw.models import models
-from mechmask.draw.style import save_figure
 from mechmask.draw.trajectory import trajectory
 from mechmask.draw.waterfall import waterfall
+from mechmask.draw.weights import weights
 
 __all__ = [
     "checkpoints",
+    "cosine",
     "delta",
     "depth",
+    "drift",
     "erase",
     "heatmap",
     "interactive",
@@ -30,4 +36,5 @@ __all__ = [
     "save_figure",
     "trajectory",
     "waterfall",
+    "weights",
 ]

@@ -6,15 +6,16 @@ not finite are left out, never silently: ``n`` says how many remain, and the fig
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
-from mechmask.draw.style import Look, percent
-from mechmask.errors import ReadingError
+from mechmask.draw.style import Look, count, percent, stroke
 from mechmask.measure.statistics import Interval, mean_interval, over_facts
 
 _MOST_MARKERS = 10  # along one line: enough to tell lines apart in grey print, too few to hide them
@@ -45,21 +46,20 @@ def band_along(
     """
     table = values.transpose(along, "fact").values.astype(float)
     finite = values.transpose(along, "fact").copy(data=np.where(np.isfinite(table), table, np.nan))
-    found = over_facts(finite, level, interval)
-    estimate, low, high, n = (found[name].values for name in ("estimate", "low", "high", "n"))
-    return Band(values[along].values, estimate, low, high, n, int(np.isinf(table).sum()), found.attrs["unit"])
+    intervals = over_facts(finite, level, interval)
+    estimate, low, high, n = (intervals[name].values for name in ("estimate", "low", "high", "n"))
+    return Band(values[along].values, estimate, low, high, n, int(np.isinf(table).sum()), intervals.attrs["unit"])
 
 
-def draw_band(axes: Axes, band: Band, look: Look, label: str, *, alpha: float = 0.18) -> None:
+def draw_band(axes: Axes, band: Band, look: Look, label: str, *, alpha: float = 0.18) -> Line2D:
     """The line and its band; where a point has no neighbour its interval is a bar, since a band would not be seen."""
-    every = max(1, -(-len(band.x) // _MOST_MARKERS))
-    axes.plot(
+    (line,) = axes.plot(
         *(band.x, band.estimate),
         color=look.color,
         linestyle=look.linestyle,
         marker=look.marker or None,
-        linewidth=look.linewidth,
-        markevery=every,
+        linewidth=stroke(look.linewidth),
+        markevery=max(1, math.ceil(len(band.x) / _MOST_MARKERS)),
         label=label,
     )
     axes.fill_between(band.x, band.low, band.high, color=look.color, alpha=alpha, linewidth=0)
@@ -67,7 +67,8 @@ def draw_band(axes: Axes, band: Band, look: Look, label: str, *, alpha: float = 
     beside = np.pad(there, 1)
     alone = there & ~beside[:-2] & ~beside[2:]
     axes.plot(band.x[alone], band.estimate[alone], linestyle="", marker=look.marker or "_", color=look.color)
-    axes.vlines(band.x[alone], band.low[alone], band.high[alone], color=look.color, linewidth=0.8)
+    axes.vlines(band.x[alone], band.low[alone], band.high[alone], color=look.color, linewidth=stroke(0.8))
+    return line
 
 
 def n_text(*bands: Band) -> str:
@@ -80,49 +81,22 @@ def n_text(*bands: Band) -> str:
 def band_note(bands: Iterable[Band], level: float) -> str:
     """What lines and bands are, and what they leave out."""
     bands = list(bands)
-    n_infinite = sum(band.n_infinite for band in bands)
-    left_out = f"\n{n_infinite} infinite value{'s' * (n_infinite != 1)} left out" if n_infinite else ""
     units = " or ".join(dict.fromkeys(band.unit for band in bands)).replace("draws", "draws of facts")
-    return f"line: mean over n {units}; band: its {percent(level)} t interval{left_out}"
+    lines = [f"line: mean over n {units}; band: its {percent(level)} t interval", left_out(bands)]
+    return "\n".join(filter(None, lines))
 
 
-def require_level(level: float) -> None:
-    """Refuse a confidence level that is none.
-
-    Raises:
-        ReadingError: if it is not between 0 and 1.
-    """
-    if not 0 < level < 1:
-        raise ReadingError(f"level={level} is no confidence level. Give a number between 0 and 1, such as 0.95.")
+def left_out(bands: Iterable[Band]) -> str:
+    """How many values the bands leave out because they are infinite; empty where none."""
+    n_infinite = sum(band.n_infinite for band in bands)
+    return f"{count(n_infinite, 'infinite value')} left out" if n_infinite else ""
 
 
-def require_shape(reading: xr.Dataset, what: str, variable: str, dims: tuple[str, ...]) -> None:
-    """Refuse a variable that has other dimensions than a figure can draw, or none of a dimension.
-
-    Raises:
-        ReadingError: naming the dimensions found and those drawn.
-    """
-    found = tuple(map(str, reading[variable].dims))
-    if set(found) != set(dims):
-        other, wanting = [dim for dim in found if dim not in dims], [dim for dim in dims if dim not in found]
-        remedy = f"Select one {' and one '.join(other)}." if other else f"Keep the dimension {', '.join(wanting)}."
-        raise ReadingError(
-            f"{what} draws {variable}[{', '.join(dims)}], this reading has {variable}[{', '.join(found)}]. {remedy}"
-        )
-    empty = [dim for dim in dims if not reading.sizes[dim]]
-    if empty:
-        raise ReadingError(
-            f"{what} has nothing to draw: the reading has no {' and no '.join(empty)}. Give at least one."
-        )
+def entries_of(panels: Iterable[Axes]) -> dict[str, Any]:
+    """What the panels draw, by label; what several draw is there once."""
+    return {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
 
 
-def require_routes(reading: xr.Dataset, what: str) -> None:
-    """Refuse a reading without the two routes that contest.
-
-    Raises:
-        ReadingError: naming the route that is missing.
-    """
-    missing = [name for name in ("old", "new") if name not in reading.route.values]
-    if missing:
-        routes = ", ".join(map(str, reading.route.values))
-        raise ReadingError(f"{what} needs the route {' and '.join(missing)}, which is not among {routes}. Read both.")
+def lines_of(panels: Iterable[Axes], label: str) -> list[Line2D]:
+    """The panels' lines of that label."""
+    return [line for axes in panels for line in axes.lines if line.get_label() == label]

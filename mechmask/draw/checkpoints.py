@@ -5,6 +5,8 @@ A column is a checkpoint, however many steps lie between two: checkpoints are of
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -12,32 +14,30 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from mechmask.draw.band import (
-    band_along,
-    n_text,
-    require_level,
-    require_routes,
-    require_shape,
-)
-from mechmask.draw.colour import SIGNED, Scale, scale_of
-from mechmask.draw.layers import drawn_facts, height
-from mechmask.draw.style import (
-    BLACK,
-    GREY,
-    Drawing,
-    legend_below,
-    percent,
-    styled,
-)
+from mechmask.draw.band import band_along, left_out, n_text
+from mechmask.draw.canvas import AxesLike, Canvas, Page, Width
+from mechmask.draw.check import contest_along, require_level
+from mechmask.draw.colour import SIGNED, draw_cells, mark_missing, scale_of
+from mechmask.draw.layers import DEPTH, MARGIN_NATS, height
+from mechmask.draw.palette import Palette
+from mechmask.draw.style import BLACK, percent, stroke, text_points
 from mechmask.measure.commit import commit_layer
-from mechmask.measure.reading import require
 
 _WHAT = "The checkpoint figure"
 COMMITTED = "half of all facts have committed to new from here up"
 _MOST_STEPS = 14  # of which the number is written under the axis
 
 
-def checkpoints(reading: xr.Dataset, *, level: float = 0.95) -> Figure:
+def checkpoints(
+    reading: xr.Dataset,
+    *,
+    level: float = 0.95,
+    axes: AxesLike | None = None,
+    width: Width | None = None,
+    title: str | None = None,
+    palette: Palette | None = None,
+    font_size: float | None = None,
+) -> Figure:
     """Mean margin over facts, a row for every layer and a column for every checkpoint.
 
     Args:
@@ -45,41 +45,42 @@ def checkpoints(reading: xr.Dataset, *, level: float = 0.95) -> Figure:
             the dimension ``phrasing`` (the prompt itself is drawn), ``role`` on ``fact`` (then the contradicted facts
             are drawn, if there are any), ``depth`` on ``layer`` and the attribute ``onset_step``.
         level: of the interval of the mean; a dot stands where it holds zero.
+        axes: a panel to draw into; without it a new figure is made.
+        width: of a new figure: ``"single"`` or ``"double"`` column, or inches.
+        title: in place of the panel's.
+        palette: a diverging map of matplotlib or its name, colours from low to high, or a dictionary of ``low``,
+            ``middle`` and ``high``.
+        font_size: of the labels, in points.
 
     Returns:
-        The figure. The bar in a column is the first layer at which half of all facts have committed to the new value.
+        The figure. The bar in a column is the first layer at which half of all facts have committed to the new value;
+        the dashed line stands between the last checkpoint up to the onset of the contradiction and the next one.
 
     Raises:
-        ReadingError: if the reading lacks one of these, has other dimensions, or leaves out layers.
+        ReadingError: if the reading lacks one of these, has other dimensions, or leaves out layers, or if an option
+            does not fit.
     """
     require_level(level)
     reading = checkpoint_reading(reading)
     bands = [band_along(reading.margin.isel(step=i), "layer", level) for i in range(reading.sizes["step"])]
     mean, low, high = (np.stack([getattr(band, name) for band in bands], 1) for name in ("estimate", "low", "high"))
-    scale = scale_of(mean.T, reading.layer.values, _WHAT)
-    with styled():
-        figure = Drawing(float(np.clip(1.9 + 0.25 * len(bands), 4.4, 7.0)), 4.4)
-        axes = figure.subplots()
-        layers = reading.layer.values
-        axes.patch.set(hatch="//////", edgecolor=GREY, facecolor="white")
-        image = axes.imshow(
-            np.ma.masked_invalid(mean),
-            cmap=SIGNED.with_extremes(bad=(0, 0, 0, 0)),
-            vmin=-scale.limit,
-            vmax=scale.limit,
-            extent=(-0.5, len(bands) - 0.5, layers[0] - 0.5, layers[-1] + 0.5),
-            origin="lower",
-            aspect="auto",
-            interpolation="nearest",
-        )
-        entries = _draw_uncertain(axes, layers, mean, (low <= 0) & (high >= 0), level)
-        entries |= _draw_commits(axes, commit_layer(reading)) | _mark_onset(axes, reading)
-        _label(axes, reading)
-        bar = figure.colorbar(image, ax=axes, extend=scale.extend, extendfrac=0.05, pad=0.03, aspect=30)
-        bar.set_label("mean margin new \N{MINUS SIGN} old (nats)")
-        n_infinite = sum(band.n_infinite for band in bands)
-        legend_below(figure, entries, _note(f"{bands[0].unit}, {n_text(*bands)}", scale, n_infinite), 1)
-    return figure
+    layers = reading.layer.values
+    scale = scale_of(mean.T, layers, _WHAT)
+    canvas = Canvas(axes, width, title, palette, font_size)
+    colours = canvas.colour_map(SIGNED, _WHAT)
+    with canvas.page(_WHAT, (1, 1), (float(np.clip(1.9 + 0.25 * len(bands), 4.4, 7.0)), 4.4)) as page:
+        (panel,) = page.panels
+        mark_missing(panel)
+        extent = (-0.5, len(bands) - 0.5, layers[0] - 0.5, layers[-1] + 0.5)
+        draw_cells(panel, mean, scale, colours, extent, origin="lower")
+        entries = _draw_uncertain(panel, layers, mean, (low <= 0) & (high >= 0), level)
+        entries |= _draw_commits(panel, commit_layer(reading)) | _mark_onset(panel, reading)
+        page.entitle(panel, "Margin by layer and checkpoint")
+        _label(page, panel, reading)
+        page.colour_bar(scale, f"mean {MARGIN_NATS}", extendfrac=0.05, pad=0.03)
+        counted = f"colour: mean margin over {bands[0].unit}, {n_text(*bands)}"
+        page.legend(entries, "\n".join(filter(None, [counted, left_out(bands), scale.note])), 1)
+    return page.root
 
 
 def checkpoint_reading(reading: xr.Dataset) -> xr.Dataset:
@@ -88,12 +89,20 @@ def checkpoint_reading(reading: xr.Dataset) -> xr.Dataset:
     Raises:
         ReadingError: if it cannot be drawn.
     """
-    require(reading, _WHAT, variables=("logprob", "margin"), dims=("step", "fact", "route", "layer"))
-    reading = drawn_facts(reading)
-    require_shape(reading, _WHAT, "logprob", ("step", "fact", "route", "layer"))
-    require_shape(reading, _WHAT, "margin", ("step", "fact", "layer"))
-    require_routes(reading, _WHAT)
-    return reading.sortby("step")
+    return contest_along(reading, _WHAT, extra=("step",)).sortby("step")
+
+
+def onset_column(steps: np.ndarray, onset: int) -> float:
+    """Where the contradiction begins among columns: at the right edge of the last checkpoint that it has not reached.
+
+    A checkpoint at the onset itself was read before the first step of the contradiction, so its column is wholly to the
+    left; the line never runs through a column, where it would cover the dots.
+
+    Args:
+        steps: of the checkpoints, in order.
+        onset: the step after which the contradiction begins.
+    """
+    return float(np.searchsorted(steps, onset, side="right")) - 0.5
 
 
 def _draw_uncertain(axes: Axes, layers: np.ndarray, mean: np.ndarray, holds_zero: np.ndarray, level: float) -> dict:
@@ -112,9 +121,9 @@ def _draw_commits(axes: Axes, commits: xr.DataArray) -> dict:
     columns, layers = committed_half(commits)
     if not len(columns):
         return {}
-    for color, width in (("white", 3.0), (BLACK, 1.6)):
+    for color, width in (("white", stroke(3.0)), (BLACK, stroke(1.6))):
         axes.hlines(layers - 0.5, columns - 0.5, columns + 0.5, colors=color, linewidth=width)
-    return {COMMITTED: Line2D([], [], color=BLACK, linewidth=1.6)}
+    return {COMMITTED: Line2D([], [], color=BLACK, linewidth=stroke(1.6))}
 
 
 def committed_half(commits: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
@@ -129,30 +138,25 @@ def _mark_onset(axes: Axes, reading: xr.Dataset) -> dict:
     if "onset_step" not in reading.attrs:
         return {}
     step = int(reading.attrs["onset_step"])
-    column = float(np.interp(step, reading.step.values, np.arange(reading.sizes["step"])))
-    for color, width in (("white", 1.8), (BLACK, 0.8)):
+    column = onset_column(reading.step.values, step)
+    for color, width in (("white", stroke(1.8)), (BLACK, stroke(0.8))):
         axes.axvline(column, color=color, linewidth=width, linestyle="--")
-    line = Line2D([], [], color=BLACK, linewidth=0.8, linestyle="--")
+    line = Line2D([], [], color=BLACK, linewidth=stroke(0.8), linestyle="--")
     return {f"contradiction begins (step {step})": line}
 
 
-def _label(axes: Axes, reading: xr.Dataset) -> None:
+def _label(page: Page, axes: Axes, reading: xr.Dataset) -> None:
     steps = reading.step.values
-    columns = range(0, len(steps), -(-len(steps) // _MOST_STEPS))
+    columns = range(0, len(steps), math.ceil(len(steps) / _MOST_STEPS))
     names = [f"{steps[column]}" for column in columns]
     tilted = sum(map(len, names)) > 3 * _MOST_STEPS
     axes.set_xticks(list(columns), names, rotation=45 if tilted else 0, ha="right" if tilted else "center")
     axes.yaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
-    axes.set_xlabel("optimizer step (one column a checkpoint)")
-    axes.set_ylabel("layer")
+    page.label_x(axes, "optimizer step (one column a checkpoint)")
+    page.label_y(axes, "layer")
     n_layers = height(reading)
     right = axes.secondary_yaxis(
         "right", functions=(lambda layer: np.asarray(layer) / n_layers, lambda depth: np.asarray(depth) * n_layers)
     )
-    right.set_ylabel("depth (layer / L)", fontsize=7)
+    right.set_ylabel(DEPTH, fontsize=text_points(7))
     right.set_yticks([0, 0.5, 1])
-
-
-def _note(counted: str, scale: Scale, n_infinite: int) -> str:
-    left_out = f"{n_infinite} infinite value{'s' * (n_infinite != 1)} left out" if n_infinite else ""
-    return "\n".join(filter(None, [f"colour: mean margin over {counted}", left_out, scale.note]))

@@ -10,8 +10,11 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import numpy as np
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, LinearSegmentedColormap
+from matplotlib.patches import Patch
 
+from mechmask.draw.style import grey, paper
 from mechmask.errors import ReadingError
 
 ANCHORS = (  # 0 is minus the limit, 1 the limit
@@ -53,11 +56,11 @@ class Scale(NamedTuple):
         if not n_cut:
             return ""
         infinite = f", {self.n_infinite} of them infinite" if self.n_infinite else ""
-        said = (
+        note = (
             f"colours end at \N{PLUS-MINUS SIGN}{self.limit:.1f} nats: {n_cut} of {self.n} values lie beyond{infinite} "
             f"(finite values: {self.lowest:.1f} to {self.highest:.1f})"
         )
-        return said.replace("-", "\N{MINUS SIGN}")
+        return note.replace("-", "\N{MINUS SIGN}")
 
 
 def scale_of(values: np.ndarray, layers: np.ndarray, what: str) -> Scale:
@@ -86,3 +89,35 @@ def scale_of(values: np.ndarray, layers: np.ndarray, what: str) -> Scale:
     n_below, n_above = int((known < -limit).sum()), int((known > limit).sum())
     n_infinite = known.size - finite.size
     return Scale(limit, known.size, n_below, n_above, float(finite.min()), float(finite.max()), n_infinite)
+
+
+def draw_cells(
+    axes: Axes,
+    table: np.ndarray,
+    scale: Scale,
+    colours: Colormap,
+    extent: tuple[float, float, float, float],
+    origin: Literal["upper", "lower"] = "upper",
+) -> None:
+    """A table ``[row, column]`` as colours from ``-scale.limit`` to ``scale.limit``; NaN lets the ground through."""
+    axes.imshow(
+        np.ma.masked_invalid(table),
+        cmap=colours.with_extremes(bad=(0, 0, 0, 0)),
+        vmin=-scale.limit,
+        vmax=scale.limit,
+        extent=extent,
+        origin=origin,
+        aspect="auto",
+        interpolation="nearest",
+    )
+
+
+def mark_missing(axes: Axes) -> None:
+    """Hatch the ground of a panel, which is seen where a value is missing."""
+    axes.patch.set(hatch="//////", edgecolor=grey(), facecolor=paper())
+    axes.grid(False)  # a style's grid would lie on the colours
+
+
+def missing_patch() -> Patch:
+    """The legend's sample of a missing value."""
+    return Patch(facecolor=paper(), edgecolor=grey(), hatch="//////", linewidth=0)

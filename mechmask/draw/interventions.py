@@ -12,34 +12,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from mechmask.draw.band import (
-    band_along,
-    band_note,
-    draw_band,
-    n_text,
-    require_level,
-    require_routes,
-    require_shape,
-)
+from mechmask.draw.band import band_along, band_note, draw_band, entries_of, n_text
+from mechmask.draw.canvas import AxesLike, Canvas, Page, Width
+from mechmask.draw.check import drawn_facts, require_level, require_routes, require_shape
 from mechmask.draw.layers import (
+    MARGIN_NATS,
     depth_axis,
-    drawn_facts,
     frame,
     make_room_for_rug,
     margin_commits,
     mark_commits,
     mark_median,
+    mark_zero,
 )
-from mechmask.draw.style import (
-    GRAFTED,
-    GREY,
-    MARGIN,
-    PATCHED,
-    Drawing,
-    entries_of,
-    legend_below,
-    styled,
-)
+from mechmask.draw.palette import Palette
+from mechmask.draw.style import GRAFTED, MARGIN, PATCHED, grey, stroke
 from mechmask.errors import ReadingError
 from mechmask.measure.commit import lead, suffices_up_to
 from mechmask.measure.reading import require
@@ -57,6 +44,11 @@ def interventions(
     grafted: xr.Dataset | None = None,
     *,
     level: float = 0.95,
+    axes: AxesLike | None = None,
+    width: Width | None = None,
+    title: str | None = None,
+    palette: Palette | None = None,
+    font_size: float | None = None,
 ) -> Figure:
     """Margin by layer as the lens reads it, under patching, and under grafting; any of the three may be left out.
 
@@ -67,6 +59,11 @@ def interventions(
             it has them also ``margin_source[fact]`` and ``margin_target[fact]``, the two models as they are.
         grafted: the same, of a model with the other's blocks up to or from a layer.
         level: of all intervals, over facts; over draws of facts where ``fact`` has the coordinate ``seed``.
+        axes: a panel to draw into; without it a new figure is made.
+        width: of a new figure: ``"single"`` or ``"double"`` column, or inches.
+        title: in place of the panel's.
+        palette: colours of lens, patching and grafting: by name, in this order, or a matplotlib map's name.
+        font_size: of the labels, in points.
 
     Returns:
         The figure. A tick is the commit layer of a fact, a vertical line their median. So that they compare, the commit
@@ -74,28 +71,29 @@ def interventions(
         alone: the layer from which the margin stays above zero. The legend says which.
 
     Raises:
-        ReadingError: if none is given, or one lacks ``margin[fact, layer]``.
+        ReadingError: if none is given, or one lacks ``margin[fact, layer]``, or if an option does not fit.
     """
     require_level(level)
     readings = _given({"lens": depth, "patching": patched, "grafting": grafted})
-    with styled():
-        figure = Drawing(5.25, 4.2)
-        axes = figure.subplots()
+    canvas = Canvas(axes, width, title, palette, font_size)
+    with canvas.page(_WHAT, (1, 1), (5.5, 4.2), looks=_LOOKS) as page:
+        (panel,) = page.panels
         bands = {name: band_along(reading.margin, "layer", level) for name, reading in readings.items()}
         commits, rule = _commits(readings)
         for name, band in bands.items():
-            said = _draw_commits(axes, name, commits)
-            draw_band(axes, band, _LOOKS[name], f"{name} ({n_text(band)}), {said}")
-        axes.axhline(0, color=GREY, linewidth=0.6, zorder=0.5)
-        outside = frame(axes, list(bands.values()), "margin")
-        _draw_ends(axes, readings, level)
-        make_room_for_rug(axes, 0.06 + _LANE * len(readings))
-        depth_axis(axes, next(iter(readings.values())))
-        axes.set_xlabel("layer")
-        axes.set_ylabel("margin new \N{MINUS SIGN} old (nats)")
+            committed = _draw_commits(page, panel, name, commits)
+            draw_band(panel, band, page.looks[name], f"{name} ({n_text(band)}), {committed}")
+        mark_zero(panel)
+        outside = frame([panel], list(bands.values()), "margin")
+        _draw_ends(page, panel, readings, level)
+        make_room_for_rug([panel], 0.06 + _LANE * len(readings))
+        depth_axis(panel, next(iter(readings.values())))
+        page.entitle(panel, "The contest by reading and by intervention")
+        page.label_x(panel, "layer")
+        page.label_y(panel, MARGIN_NATS)
         notes = [band_note(bands.values(), level), rule, outside]
-        legend_below(figure, _entries(axes), "\n".join(filter(None, notes)), 2)
-    return figure
+        page.legend(_entries(panel), "\n".join(filter(None, notes)))
+    return page.root
 
 
 def _given(readings: dict[str, xr.Dataset | None]) -> dict[str, xr.Dataset]:
@@ -130,17 +128,17 @@ def _commits(readings: dict[str, xr.Dataset]) -> tuple[dict[str, np.ndarray], st
     return commits, "commit layer: " + ";\n".join(rules)
 
 
-def _draw_commits(axes: Axes, name: str, commits: dict[str, np.ndarray]) -> str:
-    """The commit layers in a lane of their own; returns how many facts commit and their median."""
+def _draw_commits(page: Page, axes: Axes, name: str, commits: dict[str, np.ndarray]) -> str:
+    """The commit layers in the reading's lane; returns how many facts commit and their median."""
     foot = 0.03 + _LANE * list(commits).index(name)
-    mark_commits(axes, commits[name], _LOOKS[name], f": {name}", lane=(foot, foot + _LANE - 0.04))
-    mark_median([axes], commits[name], _LOOKS[name], f": {name}")
+    mark_commits(axes, commits[name], page.looks[name], f": {name}", lane=(foot, foot + _LANE - 0.04))
+    mark_median([axes], commits[name], page.looks[name], f": {name}")
     layers = commits[name][np.isfinite(commits[name])]
     median = f", median {np.median(layers):g}" if len(layers) else ""
     return f"{len(layers)} commit{median}"
 
 
-def _draw_ends(axes: Axes, readings: dict[str, xr.Dataset], level: float) -> None:
+def _draw_ends(page: Page, axes: Axes, readings: dict[str, xr.Dataset], level: float) -> None:
     """The models as they are: one line where patching and grafting say the same, else one for each."""
     for end, linestyle in _ENDS.items():
         means = {
@@ -151,12 +149,14 @@ def _draw_ends(axes: Axes, readings: dict[str, xr.Dataset], level: float) -> Non
         same = len(means) > 1 and np.allclose(*[mean[:3] for mean in means.values()][:2], atol=1e-3, equal_nan=True)
         for name, mean in list(means.items())[: 1 if same else None]:
             whose = "" if same or len(means) == 1 else f" of {name}"
-            color = GREY if not whose else _LOOKS[name].color
-            line = axes.axhline(mean.estimate, color=color, linewidth=0.9, linestyle=linestyle, zorder=0.7)
+            color = page.looks[name].color if whose else grey()
+            line = axes.axhline(mean.estimate, color=color, linewidth=stroke(0.9), linestyle=linestyle, zorder=0.7)
             line.set_label(f"{end} model{whose} as it is (n = {mean.n})")
             axes.axhspan(mean.low, mean.high, color=color, alpha=0.1, linewidth=0, zorder=0.3)
             shown = [*axes.get_ylim(), *(edge for edge in mean[:3] if np.isfinite(edge))]
-            axes.set_ylim(min(shown), max(shown))  # the lens's frame knows nothing of the models' own margins
+            axes.set_ylim(
+                min(shown), max(shown)
+            )  # the lens's frame knows nothing of the margins of the models as they are
 
 
 def _end(margins: xr.DataArray, level: float) -> Interval:
@@ -172,7 +172,7 @@ def _entries(axes: Axes) -> dict:
     entries = {label: handle for label, handle in drawn.items() if not label.startswith(marks)}
     if any(label.startswith(marks) for label in drawn):
         tick = {"linestyle": "", "marker": "|", "markersize": 4, "markeredgewidth": 1.0}
-        entries["commit layer of a fact, in its line's colour"] = Line2D([], [], color=GREY, **tick)
-        median = Line2D([], [], color=GREY, linewidth=0.8, linestyle=":")
+        entries["commit layer of a fact, in its line's colour"] = Line2D([], [], color=grey(), **tick)
+        median = Line2D([], [], color=grey(), linewidth=stroke(0.8), linestyle=":")
         entries["median commit layer, in its line's colour"] = median
     return entries

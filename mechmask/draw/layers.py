@@ -1,4 +1,4 @@
-"""What figures by layer share: which facts they draw, the axis of depth, the frame, and the marks of commit layers."""
+"""What figures by layer share: the axis of depth, the frame, and the marks of commit layers."""
 
 from __future__ import annotations
 
@@ -11,20 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from mechmask.draw.band import Band
-from mechmask.draw.style import NEW, Look
+from mechmask.draw.canvas import share_limits
+from mechmask.draw.style import Look, grey, stroke, text_points
 from mechmask.measure.commit import commit_layer
 
+DEPTH = "depth (layer / L)"
+MARGIN_NATS = "margin new \N{MINUS SIGN} old (nats)"
 RUG_SHARE = 0.2  # of a panel's height, kept free of data for the commit layers
 RUG_LANE = (0.03, 0.17)  # of it, where the ticks stand
-
-
-def drawn_facts(reading: xr.Dataset) -> xr.Dataset:
-    """The prompt itself where there are phrasings, and the contradicted facts where there are any."""
-    if "phrasing" in reading.dims:
-        reading = reading.isel(phrasing=0, drop=True)
-    if "role" in reading.coords and (reading.role == "contradicted").any():
-        reading = reading.isel(fact=np.flatnonzero(reading.role.values == "contradicted"))
-    return reading
 
 
 def commits_along(logprob: xr.DataArray, along: str) -> np.ndarray:
@@ -37,9 +31,9 @@ def commits_along(logprob: xr.DataArray, along: str) -> np.ndarray:
     places = np.arange(logprob.sizes[along])
     numbered = logprob.drop_vars([name for name in logprob.coords if along in logprob[name].dims])
     numbered = (numbered.rename({along: "layer"}) if along != "layer" else numbered).assign_coords(layer=places)
-    found = commit_layer(numbered.to_dataset(name="logprob")).values
-    there = np.isfinite(found)
-    return np.where(there, logprob[along].values[np.where(there, found, 0).astype(int)], np.nan)
+    commits = commit_layer(numbered.to_dataset(name="logprob")).values
+    there = np.isfinite(commits)
+    return np.where(there, logprob[along].values[np.where(there, commits, 0).astype(int)], np.nan)
 
 
 def margin_commits(margin: xr.DataArray, along: str = "layer") -> np.ndarray:
@@ -49,7 +43,7 @@ def margin_commits(margin: xr.DataArray, along: str = "layer") -> np.ndarray:
 
 
 def mark_commits(
-    axes: Axes, commits: np.ndarray, look: Look = NEW, label: str = "", *, lane: tuple[float, float] = RUG_LANE
+    axes: Axes, commits: np.ndarray, look: Look, label: str = "", *, lane: tuple[float, float] = RUG_LANE
 ) -> None:
     """A tick for each fact at its commit layer, in a lane at the panel's foot; ticks at one layer stand in a pile."""
     layers = np.sort(commits[np.isfinite(commits)])
@@ -59,32 +53,42 @@ def mark_commits(
     rows = [seen.update([layer]) or seen[layer] - 1 for layer in layers.tolist()]
     pitch = min(0.04, (lane[1] - lane[0]) / max(rows) if max(rows) else 1.0)
     heights = [lane[0] + pitch * row for row in rows]
-    rug = axes.plot(layers, heights, linestyle="", marker="|", markersize=4, markeredgewidth=1.0, color=look.color)
+    tick = {"linestyle": "", "marker": "|", "markersize": 4, "markeredgewidth": stroke(1.0), "color": look.color}
+    rug = axes.plot(layers, heights, **tick)
     rug[0].set(transform=axes.get_xaxis_transform(), label=f"commit layer of a fact{label}")
 
 
 def mark_median(
-    panels: Sequence[Axes], commits: np.ndarray, look: Look = NEW, label: str = "", *, linestyle: str = ":"
+    panels: Sequence[Axes], commits: np.ndarray, look: Look, label: str = "", *, linestyle: str = ":"
 ) -> None:
     """A vertical line at the median over the facts that commit."""
     layers = commits[np.isfinite(commits)]
+    thin = {"color": look.color, "linewidth": stroke(0.8), "linestyle": linestyle, "zorder": 0.6}
     for axes in panels if len(layers) else ():
-        line = axes.axvline(float(np.median(layers)), color=look.color, linewidth=0.8, linestyle=linestyle, zorder=0.6)
-        line.set_label(f"median commit layer{label}")
+        axes.axvline(float(np.median(layers)), **thin).set_label(f"median commit layer{label}")
 
 
-def make_room_for_rug(axes: Axes, share: float = RUG_SHARE) -> None:
-    """Lower the axis' foot so that ``share`` of the height is free of data."""
-    low, high = axes.get_ylim()
-    axes.set_ylim(low - (high - low) * share / (1 - share), high)
+def mark_zero(axes: Axes) -> None:
+    """A thin line at zero, behind all else."""
+    axes.axhline(0, color=grey(), linewidth=stroke(0.6), zorder=0.5)
 
 
-def frame(axes: Axes, bands: Sequence[Band], what: str) -> str:
-    """Let the layers above the embedding rule the axis; returns what of the embedding lies outside, in words."""
-    limits, said = framed(bands, what)
+def make_room_for_rug(panels: Sequence[Axes], share: float = RUG_SHARE) -> None:
+    """Lower the foot of the panels' axes so that ``share`` of the height is free of data."""
+    low, high = panels[0].get_ylim()
+    for axes in panels:
+        axes.set_ylim(low - (high - low) * share / (1 - share), high)
+
+
+def frame(panels: Sequence[Axes], bands: Sequence[Band], what: str) -> str:
+    """Let the layers above the embedding rule the axes; returns what of the embedding lies outside, in words."""
+    limits, outside = framed(bands, what)
     if limits:
-        axes.set_ylim(*limits)
-    return said
+        for axes in panels:
+            axes.set_ylim(*limits)
+    else:
+        share_limits(panels, "y")
+    return outside
 
 
 def framed(bands: Sequence[Band], what: str) -> tuple[tuple[float, float] | None, str]:
@@ -106,6 +110,13 @@ def framed(bands: Sequence[Band], what: str) -> tuple[tuple[float, float] | None
     return (low, high), f"{what} at layer 0 leaves the frame: {reach}"
 
 
+def span_layers(axes: Axes, reading: xr.Dataset) -> None:
+    """Let the axis hold every layer of the reading, also those at which there is no value."""
+    first, last = float(reading.layer.values[0]), float(reading.layer.values[-1])
+    margin = 0.05 * (last - first or 1.0)
+    axes.set_xlim(first - margin, last + margin)
+
+
 def height(reading: xr.Dataset) -> float:
     """L: from the reading's ``depth[layer]``, or without one its last layer."""
     last = float(reading.layer.values[-1])
@@ -120,6 +131,6 @@ def depth_axis(axes: Axes, reading: xr.Dataset) -> None:
     top = axes.secondary_xaxis(
         "top", functions=(lambda layer: np.asarray(layer) / n_layers, lambda share: np.asarray(share) * n_layers)
     )
-    top.set_xlabel("depth (layer / L)", fontsize=7)
+    top.set_xlabel(DEPTH, fontsize=text_points(7))
     top.set_xticks([0, 0.5, 1])
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))

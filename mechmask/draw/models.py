@@ -5,50 +5,47 @@ Depth is layer / L, so a value at 0.8 stands at four fifths of its model, whethe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from string import ascii_lowercase
 
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mechmask.draw.band import (
-    band_along,
-    band_note,
-    draw_band,
-    n_text,
-    require_level,
-    require_routes,
-    require_shape,
-)
+from mechmask.draw.band import band_along, band_note, draw_band, entries_of, n_text
+from mechmask.draw.canvas import AxesLike, Canvas, Page, Width
+from mechmask.draw.check import contest_along, require_level
 from mechmask.draw.layers import (
+    DEPTH,
+    MARGIN_NATS,
     commits_along,
-    drawn_facts,
     frame,
     make_room_for_rug,
     mark_commits,
     mark_median,
+    mark_zero,
 )
-from mechmask.draw.style import (
-    GREY,
-    MARGIN,
-    PAGE_INCHES,
-    Drawing,
-    entitle,
-    entries_of,
-    legend_below,
-    shortened,
-    styled,
-)
+from mechmask.draw.palette import Palette
+from mechmask.draw.style import MARGIN, NEW, PAGE_INCHES, shortened
 from mechmask.errors import ReadingError
 from mechmask.measure.reading import require
 
 _WHAT = "The figure of models"
+_LOOKS = {"margin": MARGIN, "new": NEW}  # commit layers are those of the new value
 _COLUMNS = 3
 
 
-def models(readings: Mapping[str, xr.Dataset] | xr.Dataset, *, level: float = 0.95) -> Figure:
+def models(
+    readings: Mapping[str, xr.Dataset] | xr.Dataset,
+    *,
+    level: float = 0.95,
+    axes: AxesLike | None = None,
+    width: Width | None = None,
+    title: str | None = None,
+    palette: Palette | None = None,
+    font_size: float | None = None,
+) -> Figure:
     """Margin by depth, a panel for each model, all on the same axes.
 
     Args:
@@ -56,35 +53,38 @@ def models(readings: Mapping[str, xr.Dataset] | xr.Dataset, *, level: float = 0.
             ``margin[fact, layer]`` in nats; or one dataset with the dimension ``model`` and, in place of ``layer``,
             ``depth``, or ``layer`` with ``depth[model, layer]``; NaN where a model has nothing at a depth.
         level: of all intervals, over facts; over draws of facts where ``fact`` has the coordinate ``seed``.
+        axes: a panel for each model to draw into; without it a new figure is made.
+        width: of a new figure: ``"single"`` or ``"double"`` column, or inches.
+        title: above all panels; of one model, in place of its name.
+        palette: colours of margin and new (whose commit layers are marked): by name, in this order, or a matplotlib
+            map's name.
+        font_size: of the labels, in points.
 
     Returns:
         The figure. Ticks are the commit layers of the new value as depths, one a fact; vertical lines their medians.
 
     Raises:
-        ReadingError: if there is no model, or one's reading lacks one of these.
+        ReadingError: if there is no model, or one's reading lacks one of these, or if an option does not fit.
     """
     require_level(level)
     by_depth = {name: _along_depth(reading, name) for name, reading in _readings(readings).items()}
-    with styled():
-        n_rows, n_columns = -(-len(by_depth) // _COLUMNS), min(len(by_depth), _COLUMNS)
-        width = {1: 3.5, 2: 5.25}.get(n_columns, PAGE_INCHES)
-        figure = Drawing(width, 1.1 + 1.75 * n_rows)
-        grid = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
-        panels = list(grid.flat)[: len(by_depth)]
+    n = len(by_depth)
+    shape = (math.ceil(n / _COLUMNS), min(n, _COLUMNS))
+    inches = ({1: 3.5, 2: 5.25}.get(shape[1], PAGE_INCHES), 1.1 + 1.75 * shape[0])
+    canvas = Canvas(axes, width, title, palette, font_size)
+    with canvas.page(_WHAT, shape, inches, looks=_LOOKS, n_panels=n, share=(True, True)) as page:
         bands = []
-        for i, (axes, (name, reading)) in enumerate(zip(panels, by_depth.items(), strict=True)):
+        for panel, (name, reading) in zip(page.panels, by_depth.items(), strict=True):
             bands.append(band_along(reading.margin, "depth", level))
-            draw_band(axes, bands[-1], MARGIN, "margin")
-            said = _draw_commits(axes, reading)
-            entitle(axes, ascii_lowercase[i % 26], f"{_own_name(name)}\n{said}")
-        _label(grid, len(panels))
-        outside = frame(panels[0], bands, "margin")
-        make_room_for_rug(panels[0])
-        notes = [band_note(bands, level), outside]
-        drawn = entries_of(panels)
-        entries = {f"margin new \N{MINUS SIGN} old ({n_text(*bands)})": drawn.pop("margin")} | drawn
-        legend_below(figure, entries, "\n".join(filter(None, notes)), n_columns)
-    return figure
+            draw_band(panel, bands[-1], page.looks["margin"], "margin")
+            page.entitle(panel, f"{_short_name(name)}\n{_draw_commits(page, panel, reading)}")
+        _label(page)
+        outside = frame(page.panels, bands, "margin")
+        make_room_for_rug(page.panels)
+        drawn = entries_of(page.panels)
+        entries = {f"{MARGIN_NATS.removesuffix(' (nats)')} ({n_text(*bands)})": drawn.pop("margin")} | drawn
+        page.legend(entries, "\n".join(filter(None, [band_note(bands, level), outside])), shape[1])
+    return page.root
 
 
 def _readings(readings: Mapping[str, xr.Dataset] | xr.Dataset) -> dict[str, xr.Dataset]:
@@ -111,11 +111,7 @@ def _along_depth(reading: xr.Dataset, name: str) -> xr.Dataset:
     what = f"{_WHAT} ({name})"
     require(reading, what, variables=("logprob", "margin"), dims=("fact", "route"))
     along = "depth" if "depth" in reading.dims else "layer"
-    require(reading, what, dims=(along,))
-    reading = drawn_facts(reading)
-    require_shape(reading, what, "logprob", ("fact", "route", along))
-    require_shape(reading, what, "margin", ("fact", along))
-    require_routes(reading, what)
+    reading = contest_along(reading, what, along)
     reading = reading.isel({along: np.flatnonzero(reading.margin.notnull().any("fact").values)})
     if not reading.sizes[along]:
         raise ReadingError(f"{what} has no margin to draw: all are NaN. Give a reading that has some.")
@@ -127,31 +123,30 @@ def _along_depth(reading: xr.Dataset, name: str) -> xr.Dataset:
     return reading.sortby("depth")
 
 
-def _draw_commits(axes: Axes, reading: xr.Dataset) -> str:
+def _draw_commits(page: Page, axes: Axes, reading: xr.Dataset) -> str:
     """Zero, ticks and median; returns the second line of the title."""
     commits = commits_along(reading.logprob, "depth")
-    axes.axhline(0, color=GREY, linewidth=0.6, zorder=0.5)
-    mark_commits(axes, commits)
-    mark_median([axes], commits)
+    mark_zero(axes)
+    mark_commits(axes, commits, page.looks["new"])
+    mark_median([axes], commits, page.looks["new"])
     there = commits[np.isfinite(commits)]
     median = f", median {np.median(there):.2f}" if len(there) else ""
     return f"{len(there)} of {commits.size} commit{median}"
 
 
-def _own_name(name: str) -> str:
-    """A model's own name: the organisation before it is left out where there is one."""
+def _short_name(name: str) -> str:
+    """A model's name without the organisation before it."""
     return shortened(name.rstrip("/").rsplit("/", 1)[-1], 24)
 
 
-def _label(grid: np.ndarray, n: int) -> None:
-    """Labels of the outer axes; the empty panels of the last row go, and those above them get the labels."""
-    for i, axes in enumerate(grid.flat):
-        if i >= n:
-            axes.remove()
-        elif i + grid.shape[1] >= n:
+def _label(page: Page) -> None:
+    """Labels of the outer axes; where the last row is not full, the panels above its gaps have them too."""
+    n_columns = page.grid.shape[1]
+    for i, axes in enumerate(page.panels):
+        if i + n_columns >= page.n:
             axes.tick_params(labelbottom=True)
-            axes.set_xlabel("depth (layer / L)")
-    for axes in grid[:, 0]:
-        axes.set_ylabel("margin (nats)")
-    grid.flat[0].set_xlim(-0.03, 1.03)
-    grid.flat[0].set_xticks([0, 0.5, 1])
+            page.label_x(axes, DEPTH)
+        if i % n_columns == 0:
+            page.label_y(axes, "margin (nats)")
+        axes.set_xlim(-0.03, 1.03)
+        axes.set_xticks([0, 0.5, 1])

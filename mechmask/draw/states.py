@@ -6,19 +6,14 @@ import xarray as xr
 
 from mechmask.draw.style import plain
 from mechmask.errors import ReadingError
+from mechmask.measure.summary import STATE_NAMES
 
-_NAMES = {
-    "finetune": "fine-tuning",
-    "ft": "FT",
-    "ft_l": "FT-L",
-    "rome": "ROME",
-    "memit": "MEMIT",
-    "alphaedit": "AlphaEdit",
-}
+_METHODS = {"ft": "FT", "rome": "ROME", "memit": "MEMIT", "alphaedit": "AlphaEdit"}  # as their papers write them
+_NAMES = {**_METHODS, **STATE_NAMES}
 
 
 def state_name(state: object) -> str:
-    """What a reader calls a state: ``ft_l`` is FT-L, and an unknown one is called what it is."""
+    """What a reader calls a state: ``ft_l`` is FT-L, and one that has no other name is called what it is."""
     return _NAMES.get(str(state), plain(state))
 
 

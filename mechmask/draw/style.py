@@ -1,27 +1,23 @@
-"""How every figure looks, and how it becomes a file: palette, sizes, fonts, reproducible saving.
+"""How every figure looks unless its user says otherwise: type, strokes, ink, and a look for each kind of line.
 
-Colours are those of Okabe and Ito (2008), told apart with any colour vision; every one goes with its own line style and
-marker, so that nothing is lost in grey print. Nothing here touches matplotlib's global state or pyplot.
+The house style is a default *under* the user's settings: a key of ``rcParams`` that the user has changed from
+matplotlib's default stays as it is, in a style context as in a ``matplotlibrc``. Colours are those of Okabe and Ito
+(2008), told apart with any colour vision; every one goes with its own line style and marker, so that nothing is lost in
+grey print. Nothing here changes matplotlib's global state or imports pyplot.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from matplotlib import style
-from matplotlib.axes import Axes
-from matplotlib.backend_bases import RendererBase
-from matplotlib.figure import Figure
-
-from mechmask.errors import ReadingError
-from mechmask.files import replaced_file
+import numpy as np
+from matplotlib import rc_context, rcParams, rcParamsDefault
+from matplotlib.colors import to_hex, to_rgb
 
 COLUMN_INCHES, PAGE_INCHES = 3.5, 7.0  # one and two columns of a journal page: text is at its printed size
-SCREEN_DPI = 150  # in a notebook: a page's width is 1050 pixels
+BODY_POINTS, LINE_POINTS = 8.0, 1.3  # of the house; sizes and strokes below are given beside them
 
 BLACK, GREY, LIGHT_GREY = "#000000", "#595959", "#D9D9D9"
 ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7"
@@ -33,7 +29,7 @@ class Look(NamedTuple):
     color: str
     linestyle: Any = "-"
     marker: str = ""
-    linewidth: float = 1.3
+    linewidth: float = LINE_POINTS
 
 
 OLD = Look(BLUE, "-", "o")
@@ -56,84 +52,137 @@ VERDICT_LOOKS = {
     "undecided": Look(GREY, "-", "D"),
 }
 
-_RC = {
-    "font.family": ["DejaVu Sans"],  # comes with matplotlib, so a figure is the same on every machine
-    "font.size": 8,
+SERIES = (  # for what has no meaning of its own that a colour could carry: lenses, changes
+    Look(BLUE, "-", "o"),
+    Look(VERMILION, (0, (5, 1.5)), "s"),
+    Look(GREEN, (0, (4, 1.2, 1, 1.2)), "^"),
+    Look(PURPLE, (0, (1, 1)), "D"),
+    Look(ORANGE, (0, (7, 2, 1, 2, 1, 2)), "v"),
+    Look(SKY, (0, (2.5, 1.8)), "P"),
+    Look(BLACK, (0, (8, 2)), "X"),
+)
+
+_SIZES = {  # points where the body is 8; they follow it
     "axes.titlesize": 8,
     "axes.labelsize": 8,
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
     "legend.fontsize": 7,
     "legend.title_fontsize": 7,
-    "legend.frameon": False,
+    "figure.titlesize": 9,
+}
+_STROKES = {
+    "lines.linewidth": LINE_POINTS,
+    "lines.markersize": 3.5,
+    "lines.markeredgewidth": 0.6,
     "legend.handlelength": 3.2,  # long enough to show a dash pattern whole
-    "legend.borderaxespad": 0.0,
     "legend.columnspacing": 1.2,
+}
+_FRAME = {
+    "figure.dpi": 150,  # in a notebook: a page's width is 1050 pixels
+    "legend.frameon": False,
+    "legend.borderaxespad": 0.0,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.6,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
-    "lines.markersize": 3.5,
-    "lines.markeredgewidth": 0.6,
+}
+_FILES = {
     "pdf.fonttype": 42,  # TrueType: journals refuse Type 3, and the text stays text
     "svg.hashsalt": "mechmask",  # else ids in an SVG are random
 }
 
-_UNDATED: dict[str, dict[str, str | None]] = {
-    ".pdf": {"CreationDate": None},
-    ".svg": {"Date": None},
-    ".png": {"Software": None},
-}
+
+def house_settings(font_size: float | None = None, *, in_users_axes: bool = False) -> dict[str, Any]:
+    """The keys of the house that the user has left at matplotlib's defaults.
+
+    Args:
+        font_size: of the body, in points; what the user asked of this one figure, so it rules over ``rcParams``.
+        in_users_axes: then frame and type are there already, and only strokes are set.
+    """
+    strokes = {key: value for key, value in _STROKES.items() if not is_users(key)}
+    if in_users_axes:
+        return strokes if font_size is None else strokes | {"font.size": font_size}
+    body = font_size or (rcParams["font.size"] if is_users("font.size") else BODY_POINTS)
+    sizes = {key: points * body / BODY_POINTS for key, points in _SIZES.items()}
+    free = {key: value for key, value in (sizes | _FRAME | _FILES).items() if not is_users(key)}
+    if not is_users("font.family") and not is_users("font.sans-serif"):
+        free["font.family"] = ["DejaVu Sans"]  # comes with matplotlib, so a figure is the same on every machine
+    return {**strokes, **free, "font.size": body}
+
+
+def is_users(key: str) -> bool:
+    """Whether a key of ``rcParams`` is not what matplotlib ships."""
+    return bool(rcParams[key] != rcParamsDefault[key])  # pyright: ignore[reportArgumentType]
 
 
 @contextmanager
-def styled() -> Iterator[None]:
-    """Within this block matplotlib has mechmask's settings on top of its own defaults, whatever the user's are."""
-    with style.context(_RC, after_reset=True):
+def styled(font_size: float | None = None, *, in_users_axes: bool = False) -> Iterator[None]:
+    """Within this block the house style fills in what the user's settings leave open."""
+    with rc_context(house_settings(font_size, in_users_axes=in_users_axes)):  # pyright: ignore[reportArgumentType]
         yield
 
 
-class Drawing(Figure):
-    """A figure that keeps its look wherever it is drawn, and that a notebook shows without pyplot."""
-
-    def __init__(self, width_inches: float, height_inches: float) -> None:
-        super().__init__(figsize=(width_inches, height_inches), dpi=SCREEN_DPI, layout="constrained")
-
-    def draw(self, renderer: RendererBase) -> None:
-        """Draw under mechmask's settings: ticks are made only now and would take the user's."""
-        with styled():
-            super().draw(renderer)
-
-    def _repr_png_(self) -> bytes:
-        with styled(), io.BytesIO() as image:
-            self.savefig(image, format="png")
-            return image.getvalue()
+def file_settings() -> dict[str, Any]:
+    """What a file needs to be accepted and reproducible, unless the user has set it."""
+    return {key: value for key, value in _FILES.items() if not is_users(key)}
 
 
-def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Write a figure so that the same figure gives the same bytes, atomically.
+def text_points(points: float) -> float:
+    """A size of type, given for a body of 8 points, beside the body of now."""
+    return points * (rcParams["font.size"] / BODY_POINTS)
 
-    Args:
-        figure: any matplotlib figure.
-        path: where to; its suffix is the format: ``.pdf``, ``.svg`` or ``.png`` (300 dpi); without one, ``.pdf``.
 
-    Returns:
-        The path that was written.
+def stroke(points: float) -> float:
+    """A stroke, given for lines of 1.3 points, beside the lines of now."""
+    return points * (rcParams["lines.linewidth"] / LINE_POINTS)
 
-    Raises:
-        ReadingError: if the suffix is another.
-    """
-    path = Path(path)
-    path = path if path.suffix else path.with_suffix(".pdf")
-    suffix = path.suffix.lower()
-    if suffix not in _UNDATED:
-        raise ReadingError(
-            f"A figure cannot be saved as {path.name!r}. Give a name that ends in {', '.join(_UNDATED)}."
-        )
-    with styled(), replaced_file(path) as temporary:
-        figure.savefig(temporary, format=suffix[1:], dpi=300, metadata=_UNDATED[suffix])
-    return path
+
+def paper() -> str:
+    """The colour of the panels' background."""
+    return to_hex(rcParams["axes.facecolor"])
+
+
+def ink() -> str:
+    """Black on white; on a dark style's background whatever its text has."""
+    return to_hex(rcParams["text.color"])
+
+
+def grey() -> str:
+    """For what is secondary: as far from the background as ``GREY`` is from white."""
+    return neutral(GREY)
+
+
+def light_grey() -> str:
+    """For regions: as far from the background as ``LIGHT_GREY`` is from white."""
+    return neutral(LIGHT_GREY)
+
+
+def neutral(color: str) -> str:
+    """A colour between black and white as the same step between ink and paper; any other as it is."""
+    red, green, blue = to_rgb(color)
+    if not red == green == blue:
+        return to_hex(color)
+    mixed = (1 - red) * np.array(to_rgb(ink())) + red * np.array(to_rgb(paper()))
+    return to_hex(tuple(mixed.tolist()))
+
+
+def readable(color: str) -> str:
+    """A colour for text: moved towards the ink until it stands out from the paper by 4.5 to 1 (WCAG 2)."""
+    mixed, towards = np.array(to_rgb(color)), np.array(to_rgb(ink()))
+    for _ in range(20):
+        if _contrast(mixed, np.array(to_rgb(paper()))) >= 4.5:
+            break
+        mixed = 0.9 * mixed + 0.1 * towards
+    return to_hex(tuple(mixed.tolist()))
+
+
+def _contrast(first: np.ndarray, second: np.ndarray) -> float:
+    """Ratio of relative luminances (WCAG 2)."""
+    linear = [np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) for rgb in (first, second)]
+    low, high = sorted(float(rgb @ (0.2126, 0.7152, 0.0722)) for rgb in linear)
+    return (high + 0.05) / (low + 0.05)
 
 
 def plain(text: object) -> str:
@@ -152,24 +201,6 @@ def percent(level: float) -> str:
     return f"{100 * level:g}%"
 
 
-def entitle(axes: Axes, letter: str, title: str = "", *, pad: float = 5.0) -> None:
-    """The panel's letter at its upper left corner, a short title behind it."""
-    at_the_top = letter + "\n" * title.count("\n")
-    axes.set_title(at_the_top, loc="left", fontweight="bold", fontsize=9, pad=pad)
-    axes.set_title(title, x=14 / (72 * axes.bbox.width / SCREEN_DPI), ha="left", pad=pad)
-
-
-def legend_below(figure: Figure, entries: dict[str, Any], note: str, n_columns: int) -> None:
-    """A legend under all panels, each entry once, with a note above it."""
-    figure.legend(
-        *(list(entries.values()), list(entries)),
-        title=note,
-        loc="outside lower center",
-        ncols=n_columns,
-        alignment="left",
-    )
-
-
-def entries_of(panels: Iterable[Axes]) -> dict[str, Any]:
-    """What the panels draw, by label; what several draw is there once."""
-    return {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+def count(n: int, noun: str) -> str:
+    """``1 fact``, ``2 facts``."""
+    return f"{n} {noun}{'s' * (n != 1)}"

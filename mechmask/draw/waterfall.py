@@ -5,7 +5,7 @@ Contributions are exact parts of the margin, so the bars have to end at it; a da
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -13,19 +13,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from mechmask.draw.band import require_level, require_shape
-from mechmask.draw.layers import drawn_facts
+from mechmask.draw.canvas import AxesLike, Canvas, Page, Width
+from mechmask.draw.check import drawn_facts, require_level, require_shape
+from mechmask.draw.palette import Palette
 from mechmask.draw.style import (
     BLACK,
     BLUE,
-    GREY,
     LIGHT_GREY,
     VERMILION,
-    Drawing,
-    legend_below,
+    Look,
+    count,
+    grey,
+    ink,
+    paper,
     percent,
     shortened,
-    styled,
+    stroke,
 )
 from mechmask.errors import ReadingError
 from mechmask.measure.reading import require
@@ -35,43 +38,70 @@ _WHAT = "The waterfall"
 _TOLERANCE = (0.01, 1e-4)  # nats, and of the sum of sizes: under a pixel, and what float32 sums of thousands lose
 _BAR_INCHES = 0.16
 _LAST = 10**9  # behind every block
+_LOOKS = {"new": Look(VERMILION), "old": Look(BLUE), "others": Look(LIGHT_GREY), "margin": Look(BLACK)}
+_ENTRIES = {"new": "towards new", "old": "towards old", "others": "all others together", "margin": "sum: the margin"}
+_HATCH = "//////"
 
 
 class _Bar(NamedTuple):
+    """A bar, from where the one above it ends; ``kind`` is one of the looks."""
+
     name: str
     start: float
     contribution: Interval
-    color: str
-    hatch: str
+    kind: str
 
 
-def waterfall(attribution: xr.Dataset, *, top: int = 20, level: float = 0.95) -> Figure:
+def waterfall(
+    attribution: xr.Dataset,
+    *,
+    top: int = 20,
+    level: float = 0.95,
+    axes: AxesLike | None = None,
+    width: Width | None = None,
+    title: str | None = None,
+    palette: Palette | None = None,
+    font_size: float | None = None,
+) -> Figure:
     """Mean contribution of every component to the margin, from the embedding (above) to the bias and the sum (below).
 
     Args:
         attribution: ``attribution[fact, component]`` and ``margin[fact]`` in nats, with ``block`` (-1: none) and
             ``kind`` (``embedding``, ``bias`` ...) on ``component``, as ``attribute`` gives them; ``phrasing`` and
             ``role`` as in the depth figure.
-        top: how many components have a bar of their own, the largest by their mean's size; the others share one.
+        top: how many components have a bar to themselves, the largest by their mean's size; the others share one.
         level: of the intervals, which are Student's over facts.
+        axes: a panel to draw into; without it a new figure is made.
+        width: of a new figure: ``"single"`` or ``"double"`` column, or inches.
+        title: in place of the panel's.
+        palette: colours of new, old (towards which a bar goes), others and margin: by name, in this order, or a
+            matplotlib map's name.
+        font_size: of the labels, in points.
 
     Returns:
-        The figure. A bar begins where the one above it ends; its whisker is the interval of its own contribution.
+        The figure. A bar begins where the one above it ends; its whisker is the interval of its contribution.
 
     Raises:
-        ReadingError: if something is missing, or the contributions do not add up to the margin.
+        ReadingError: if something is missing, or the contributions do not add up to the margin, or if an option does
+            not fit.
     """
     require_level(level)
     if top < 1:
         raise ReadingError(f"top={top} leaves no component to draw. Give 1 or more.")
     facts, n_left_out = _checked(attribution)
     bars = _bars(facts, top, level)
-    with styled():
-        figure = Drawing(5.25, 1.55 + _BAR_INCHES * len(bars))
-        axes = figure.subplots()
-        _draw(axes, bars)
-        legend_below(figure, _entries(bars), _note(bars, n_left_out, level), 2)
-    return figure
+    canvas = Canvas(axes, width, title, palette, font_size)
+    with canvas.page(_WHAT, (1, 1), (5.25, 1.75 + _BAR_INCHES * len(bars)), looks=_LOOKS) as page:
+        (panel,) = page.panels
+        _draw(page, panel, bars)
+        page.entitle(panel, _title(facts))
+        page.legend(_entries(page, bars), _note(bars, n_left_out, level))
+    return page.root
+
+
+def _title(facts: xr.Dataset) -> str:
+    one = facts.sizes["fact"] == 1
+    return f"Who wrote the margin{f' of {shortened(facts.fact.values[0], 40)}' if one else ''}"
 
 
 def _checked(attribution: xr.Dataset) -> tuple[xr.Dataset, int]:
@@ -102,52 +132,50 @@ def _checked(attribution: xr.Dataset) -> tuple[xr.Dataset, int]:
 def _bars(facts: xr.Dataset, top: int, level: float) -> list[_Bar]:
     values = facts.attribution.values.astype(float)
     largest = np.argsort(-np.abs(values.mean(0)), kind="stable")
-    own = set((largest if values.shape[1] <= top + 1 else largest[:top]).tolist())
-    parts = [(shortened(facts.component.values[i], 24), values[:, i]) for i in sorted(own)]
-    rest = [i for i in range(values.shape[1]) if i not in own]
+    alone = set((largest if values.shape[1] <= top + 1 else largest[:top]).tolist())
+    parts = [(shortened(facts.component.values[i], 24), values[:, i]) for i in sorted(alone)]
+    rest = [i for i in range(values.shape[1]) if i not in alone]
     if rest:
         parts.append((f"{len(rest)} others", values[:, rest].sum(1)))
     bars, reached = [], 0.0
     for i, (name, part) in enumerate(parts):
         contribution = mean_interval(part, level)
-        color, hatch = (VERMILION, "") if contribution.estimate >= 0 else (BLUE, "//////")
-        color = LIGHT_GREY if rest and i == len(parts) - 1 else color
-        bars.append(_Bar(name, reached, contribution, color, hatch))
+        kind = "new" if contribution.estimate >= 0 else "old"
+        bars.append(_Bar(name, reached, contribution, "others" if rest and i == len(parts) - 1 else kind))
         reached += contribution.estimate
-    return [*bars, _Bar("margin", 0.0, mean_interval(facts.margin.values, level), BLACK, "")]
+    return [*bars, _Bar("margin", 0.0, mean_interval(facts.margin.values, level), "margin")]
 
 
-def _draw(axes: Axes, bars: list[_Bar]) -> None:
+def _draw(page: Page, axes: Axes, bars: list[_Bar]) -> None:
     for row, bar in enumerate(bars):
         size = bar.contribution.estimate
-        edge = {"edgecolor": "white" if bar.color == BLUE else bar.color, "linewidth": 0}
-        axes.barh(row, size, left=bar.start, height=0.72, color=bar.color, hatch=bar.hatch, **edge)
+        axes.barh(row, size, left=bar.start, height=0.72, **_fill(page, bar.kind, size < 0))
         ends = bar.start + np.array([bar.contribution.low, bar.contribution.high])
-        whisker = GREY if bar.color == BLACK else BLACK
-        axes.plot(ends, [row, row], color=whisker, linewidth=0.9, marker="|", markersize=3.5, zorder=3)
+        whisker = grey() if bar.kind == "margin" else ink()
+        axes.plot(ends, [row, row], color=whisker, linewidth=stroke(0.9), marker="|", markersize=3.5, zorder=3)
         if row < len(bars) - 1:
-            axes.vlines(bar.start + size, row, row + 1, colors=GREY, linewidth=0.5, zorder=0.8)
-    axes.axvline(0, color=GREY, linewidth=0.6, zorder=0.5)
+            axes.vlines(bar.start + size, row, row + 1, colors=grey(), linewidth=stroke(0.5), zorder=0.8)
+    axes.axvline(0, color=grey(), linewidth=stroke(0.6), zorder=0.5)
     axes.set_yticks(range(len(bars)), [bar.name for bar in bars])
     axes.get_yticklabels()[-1].set_fontweight("bold")
     axes.set_ylim(len(bars) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("margin new \N{MINUS SIGN} old, added up (nats)")
+    page.label_x(axes, "margin new \N{MINUS SIGN} old, added up (nats)")
 
 
-def _entries(bars: list[_Bar]) -> dict:
-    patches = {
-        VERMILION: ("towards new", Patch(facecolor=VERMILION)),
-        BLUE: ("towards old", Patch(facecolor=BLUE, edgecolor="white", hatch="//////", linewidth=0)),
-        LIGHT_GREY: ("all others together", Patch(facecolor=LIGHT_GREY)),
-        BLACK: ("sum: the margin", Patch(facecolor=BLACK)),
-    }
-    drawn = {bar.color for bar in bars}
-    return dict(entry for color, entry in patches.items() if color in drawn)
+def _fill(page: Page, kind: str, negative: bool) -> dict[str, Any]:
+    """Colour and hatch of a bar: what goes towards old is hatched, so that grey print keeps the sign."""
+    color = page.looks[kind].color
+    hatched = kind == "old" or (negative and kind == "others")
+    edge = paper() if hatched else color
+    return {"facecolor": color, "edgecolor": edge, "hatch": _HATCH if hatched else "", "linewidth": 0}
+
+
+def _entries(page: Page, bars: list[_Bar]) -> dict[str, Patch]:
+    kinds = {bar.kind for bar in bars}
+    return {label: Patch(**_fill(page, kind, False)) for kind, label in _ENTRIES.items() if kind in kinds}
 
 
 def _note(bars: list[_Bar], n_left_out: int, level: float) -> str:
-    said = f"bar: mean over facts (n = {bars[-1].contribution.n}); whisker: its {percent(level)} t interval"
-    if n_left_out:
-        said += f"\n{n_left_out} fact{'s' * (n_left_out != 1)} with a value that is not finite left out"
-    return said
+    line = f"bar: mean over facts (n = {bars[-1].contribution.n}); whisker: its {percent(level)} t interval"
+    return f"{line}\n{count(n_left_out, 'fact')} with a value that is not finite left out" if n_left_out else line

@@ -9,6 +9,7 @@ import pytest
 import xarray as xr
 from matplotlib.figure import Figure
 
+from mechmask import draw
 from mechmask.measure.contest import ceiling, margin, standing
 from mechmask.measure.erase import erase_index
 
@@ -152,3 +153,75 @@ def legend_is_clear() -> Callable[[Figure], bool]:
         return clear and within and all(axes.bbox.height > 100 for axes in figure.axes)
 
     return check
+
+
+@pytest.fixture
+def words() -> Callable[[Figure], str]:
+    """All that a figure's legend says, line by line: its note, then its entries."""
+
+    def read(figure: Figure) -> str:
+        (legend,) = figure.legends
+        return "\n".join([legend.get_title().get_text(), *(text.get_text() for text in legend.get_texts())])
+
+    return read
+
+
+@pytest.fixture
+def weight_reading() -> xr.Dataset:
+    """A change of six blocks of three projections, larger above; one projection is untouched."""
+    rng = np.random.default_rng(4)
+    norm = 0.01 * (1 + np.arange(6))[:, None] * rng.uniform(0.5, 1.5, (6, 3))
+    rank = rng.uniform(1, 12, (6, 3))
+    norm[2, 1], rank[2, 1] = 0.0, np.nan
+    dims = ("block", "projection")
+    parts = {"relative_norm": (dims, norm), "effective_rank": (dims, rank)}
+    parts["relative_norm_block"] = ("block", np.sqrt((norm**2).mean(1)))
+    return xr.Dataset(parts, {"block": range(6), "projection": ["self_attn.q_proj", "mlp.up_proj", "mlp.down_proj"]})
+
+
+@pytest.fixture
+def drift_reading() -> xr.Dataset:
+    """Seven facts in a model of twelve blocks: what a change moved grows with the layer."""
+    rng = np.random.default_rng(5)
+    layers = np.arange(13)
+    drift = (layers / 12) ** 2 * rng.uniform(0.6, 1.4, (7, 1))
+    parts = {"drift": (("fact", "layer"), drift), "cosine": (("fact", "layer"), 1 - drift / 2)}
+    coords = {"fact": IDS[:7], "layer": layers, "depth": ("layer", layers / 12)}
+    return xr.Dataset({**parts, "cka": ("layer", 1 - 0.2 * layers / 12)}, coords)
+
+
+@pytest.fixture
+def cosine_reading() -> xr.Dataset:
+    """Two changes that go the same way the more the higher; at the embedding nothing has moved."""
+    rng = np.random.default_rng(6)
+    cosine = np.tanh(np.linspace(0, 1, 13) + 0.3 * rng.normal(size=(7, 13)))
+    cosine[:, 0] = np.nan
+    return xr.Dataset({"cosine": (("fact", "layer"), cosine)}, {"fact": IDS[:7], "layer": np.arange(13)})
+
+
+@pytest.fixture
+def figures(
+    request: pytest.FixtureRequest, two_readings: tuple[xr.Dataset, xr.Dataset]
+) -> dict[str, Callable[..., Figure]]:
+    """Every public figure with an example of what it draws, by name: it takes the figure's options."""
+
+    def of(name: str, fixture: str, **more: object) -> Callable[..., Figure]:
+        return lambda **options: getattr(draw, name)(request.getfixturevalue(fixture), **more, **options)
+
+    two_states = request.getfixturevalue("depth_reading").isel(state=[1, 2])
+    intervened = request.getfixturevalue("intervened")
+    return {
+        "checkpoints": of("checkpoints", "checkpoint_reading"),
+        "cosine": of("cosine", "cosine_reading", facts=IDS[:2]),
+        "delta": lambda **options: draw.delta(*two_readings, **options),
+        "depth": lambda **options: draw.depth(two_states, **options),
+        "drift": of("drift", "drift_reading"),
+        "erase": of("erase", "erase_result"),
+        "heatmap": lambda **options: draw.heatmap(two_states, **options),
+        "interventions": lambda **options: draw.interventions(two_readings[1], *intervened, **options),
+        "lens_quality": of("lens_quality", "lens_report"),
+        "models": lambda **options: draw.models(dict(zip("xy", two_readings, strict=True)), **options),
+        "trajectory": of("trajectory", "trajectory_reading"),
+        "waterfall": of("waterfall", "attribution", top=8),
+        "weights": of("weights", "weight_reading"),
+    }

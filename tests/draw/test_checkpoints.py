@@ -3,6 +3,7 @@ import pytest
 from scipy import stats
 
 from mechmask import draw
+from mechmask.draw.checkpoints import onset_column
 from mechmask.errors import ReadingError
 
 
@@ -61,6 +62,13 @@ def test_the_onset_stands_between_its_checkpoints(checkpoint_reading):
     said = {text.get_text() for text in figure.legends[0].get_texts()}
     assert "contradiction begins (step 10)" in said
     assert "n = 10" in figure.legends[0].get_title().get_text()
+
+
+@pytest.mark.parametrize(
+    ("onset", "column"), [(-1, -0.5), (0, 0.5), (3, 1.5), (4, 2.5), (5, 2.5), (256, 5.5), (999, 5.5)]
+)
+def test_the_onset_is_never_within_a_column_where_it_would_cover_the_dots(checkpoint_reading, onset, column):
+    assert onset_column(checkpoint_reading.step.values, onset) == column
 
 
 def test_values_that_are_not_finite_are_left_out_and_said(checkpoint_reading):

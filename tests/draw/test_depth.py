@@ -104,7 +104,7 @@ def test_all_facts_are_drawn_where_none_is_contradicted(depth_reading):
     assert f"of {reading.sizes['fact']} commit" in draw.depth(reading).axes[3].get_title()
 
 
-def test_values_that_are_not_finite(depth_reading, tmp_path):
+def test_values_that_are_not_finite(depth_reading, tmp_path, words):
     reading = depth_reading.copy(deep=True)
     reading["logprob"][0, 0, 0, 3] = -np.inf
     reading["logprob"][1, :, 5:, :] = np.nan
@@ -112,11 +112,9 @@ def test_values_that_are_not_finite(depth_reading, tmp_path):
     reading["margin"][2, 1] = np.nan
     figure = draw.depth(reading)
     assert np.isclose(labelled(figure.axes[0])["old"].get_ydata()[3], reading.logprob[0, 1:10, 0, 3].mean())
-    legend = figure.legends[0]
-    assert "2 infinite values left out" in legend.get_title().get_text()
-    assert {"old (n = 9 to 10)", "margin (n = 9 to 10)", "new (n = 10)"} <= {
-        text.get_text() for text in legend.get_texts()
-    }
+    said = words(figure)
+    assert "2 infinite values left out" in said
+    assert "n = 9 to 10: old; n = 10: new, distractors" in said and "margin (n = 9 to 10)" in said
     draw.save_figure(figure, tmp_path / "figure.pdf")
 
 

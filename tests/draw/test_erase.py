@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import xarray as xr
 from matplotlib.colors import to_hex
 from scipy import stats
 
@@ -104,6 +105,37 @@ def test_what_is_not_drawn_is_said(erase_result, tmp_path):
     }
     assert carets == {"<": [left], ">": [right]}
     draw.save_figure(figure, tmp_path / "figure.pdf")
+
+
+def test_undecided_facts_say_why_and_what_would_decide_them(erase_result, words):
+    undecided = erase_result.verdict == "undecided"
+    assert undecided.sum() >= 3
+    number = xr.DataArray(np.cumsum(undecided.values.ravel()).reshape(undecided.shape), dims=undecided.dims)
+    first = undecided & (number == 1)
+    result = erase_result.assign(
+        reason=xr.where(first, "not_known_before", xr.where(undecided, "interval_too_wide", "")),
+        remedy=xr.where(first, "more distractors", xr.where(undecided, "more never facts.", "")),
+    )
+    said = words(draw.erase(result))
+    rest = [int(n) for n in (undecided & ~first).sum("fact")]
+    assert f"undecided: interval too wide (fine-tuning {rest[0]}, FT-L {rest[1]})" in said
+    assert "undecided: not known before (fine-tuning 1, FT-L 0)" in said and "undecided (" not in said
+    assert f"would decide {sum(rest)} facts: more never facts\n" in said
+    assert "would decide 1 fact: more distractors" in said
+
+
+def test_edits_that_did_not_take_are_counted(erase_result, words):
+    took = xr.ones_like(erase_result["index"], dtype=bool)
+    took[0, :2] = False
+    assert "2 facts on which the edit did not take" in words(draw.erase(erase_result.assign(took=took)))
+
+
+def test_every_fact_has_its_name_beside_its_interval(erase_result):
+    (beside,) = draw.erase(erase_result).axes[1].child_axes
+    names = [label.get_text().replace("\\$", "$") for label in beside.get_yticklabels()]
+    order = [erase_result.fact.values[np.argsort(row, kind="stable")] for row in erase_result.normalised.values]
+    assert names == [*order[0], *order[1]]
+    assert (np.diff(beside.get_yticks()) > 0).all()
 
 
 def test_nothing_to_normalise_and_no_never_facts(erase_result, tmp_path):

@@ -3,7 +3,9 @@ import pytest
 import xarray as xr
 from matplotlib.figure import Figure
 
-from mechmask.draw.layers import commits_along, drawn_facts, height, make_room_for_rug, margin_commits, mark_commits
+from mechmask.draw.check import drawn_facts
+from mechmask.draw.layers import commits_along, height, make_room_for_rug, margin_commits, mark_commits
+from mechmask.draw.style import NEW
 
 
 def contest(margins, along="layer", places=None):
@@ -47,10 +49,10 @@ def test_height_from_depth(depth, expected):
 
 def test_ticks_at_one_layer_stand_in_a_pile_within_their_lane():
     axes = Figure().subplots()
-    mark_commits(axes, np.array([3, 3, np.nan, 1, *[3] * 30]), label=", x", lane=(0.1, 0.2))
+    mark_commits(axes, np.array([3, 3, np.nan, 1, *[3] * 30]), NEW, label=", x", lane=(0.1, 0.2))
     (rug,) = axes.lines
     assert rug.get_xdata().tolist() == [1, *[3] * 32] and len(set(rug.get_ydata())) == 32
     assert min(rug.get_ydata()) == 0.1 and max(rug.get_ydata()) <= 0.2 + 1e-12
     axes.set_ylim(0, 8)
-    make_room_for_rug(axes, 0.2)
+    make_room_for_rug([axes], 0.2)
     np.testing.assert_allclose(axes.get_ylim(), (-2, 8))

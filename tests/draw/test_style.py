@@ -2,12 +2,16 @@ import subprocess
 import sys
 
 import matplotlib
+import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from mechmask import draw
 from mechmask.draw import style
+from mechmask.draw.drawing import Drawing
 from mechmask.errors import ReadingError
+from mechmask.measure.reading import save_reading
 
 
 @pytest.mark.parametrize("suffix", [".pdf", ".svg", ".png"])
@@ -17,33 +21,45 @@ def test_the_same_figure_gives_the_same_bytes(request, tmp_path, name, suffix):
     function = getattr(draw, name)
     figure = function(reading)
     paths = [draw.save_figure(figure, tmp_path / f"{i}{suffix}") for i in range(2)]
-    with matplotlib.rc_context({"font.size": 20, "lines.linewidth": 9, "xtick.direction": "in", "pdf.fonttype": 3}):
-        paths.append(draw.save_figure(function(reading), tmp_path / f"other settings{suffix}"))
+    paths.append(draw.save_figure(function(reading), tmp_path / f"made again{suffix}"))
     first, *others = [path.read_bytes() for path in paths]
     assert len(first) > 5000
     assert all(other == first for other in others)
     assert sorted(tmp_path.iterdir()) == sorted(paths)
 
 
-FIGURES = {
-    "delta": lambda value: draw.delta(*value("two_readings")),
-    "heatmap": lambda value: draw.heatmap(value("depth_reading")),
-    "checkpoints": lambda value: draw.checkpoints(value("checkpoint_reading")),
-    "waterfall": lambda value: draw.waterfall(value("attribution"), top=4),
-    "interventions": lambda value: draw.interventions(None, *value("intervened")),
-    "models": lambda value: draw.models(dict(zip("ab", value("two_readings"), strict=True))),
-    "lens_quality": lambda value: draw.lens_quality(value("lens_report")),
-}
+@pytest.mark.parametrize("name", ["delta", "checkpoints", "waterfall", "models", "drift", "cosine", "weights"])
+def test_a_figure_made_again_gives_the_same_bytes(figures, tmp_path, name):
+    first, again = (draw.save_figure(figures[name](), tmp_path / f"{i}.svg") for i in range(2))
+    assert again.read_bytes() == first.read_bytes() and first.stat().st_size > 5000
 
 
 @pytest.mark.parametrize(
-    ("name", "suffix"), [*((name, ".svg") for name in FIGURES), ("heatmap", ".pdf"), ("heatmap", ".png")]
+    ("settings", "mine"),
+    [
+        ({}, {"font.size": 8, "axes.labelsize": 8, "xtick.labelsize": 7, "lines.linewidth": 1.3}),
+        ({"font.size": 16}, {"font.size": 16, "axes.labelsize": 16, "xtick.labelsize": 14, "lines.linewidth": 1.3}),
+        ({"xtick.labelsize": 5, "lines.linewidth": 3}, {"font.size": 8, "xtick.labelsize": 5, "lines.linewidth": 3}),
+        ({"font.sans-serif": ["Arial"]}, {"font.family": ["sans-serif"], "font.sans-serif": ["Arial"]}),
+    ],
 )
-def test_a_figure_made_again_under_other_settings_gives_the_same_bytes(request, tmp_path, name, suffix):
-    path = draw.save_figure(FIGURES[name](request.getfixturevalue), tmp_path / f"first{suffix}")
-    with matplotlib.rc_context({"font.size": 20, "lines.linewidth": 9, "hatch.linewidth": 5, "image.cmap": "jet"}):
-        again = draw.save_figure(FIGURES[name](request.getfixturevalue), tmp_path / f"again{suffix}")
-    assert again.read_bytes() == path.read_bytes() and path.stat().st_size > 5000
+def test_the_house_fills_in_what_the_user_left_open(settings, mine):
+    with matplotlib.rc_context(settings), style.styled():
+        assert {key: matplotlib.rcParams[key] for key in mine} == mine
+        with style.styled():  # once more is no more
+            assert {key: matplotlib.rcParams[key] for key in mine} == mine
+
+
+def test_text_in_a_light_colour_is_darkened_until_it_can_be_read():
+    assert style.readable(style.BLUE) == style.BLUE.lower()
+    light, dark = style.readable(style.SKY), style.readable("#ffffff")
+    assert light != style.SKY.lower() and style._contrast(*map(rgb, (light, "#ffffff"))) >= 4.5
+    assert style._contrast(*map(rgb, (dark, "#ffffff"))) >= 4.5
+    assert np.isclose(style._contrast(rgb("#000000"), rgb("#ffffff")), 21)
+
+
+def rgb(colour):
+    return np.array(to_rgb(colour))
 
 
 def test_a_path_without_a_suffix_becomes_a_pdf_and_folders_are_made(tmp_path):
@@ -81,6 +97,27 @@ def test_drawing_leaves_the_settings_and_pyplot_alone(erase_result, tmp_path):
     assert dict(matplotlib.rcParams) == before
 
 
+def test_every_figure_is_drawn_where_torch_cannot_be_imported(two_readings, erase_result, tmp_path):
+    depth, erase = tmp_path / "depth.nc", tmp_path / "erase.nc"
+    save_reading(two_readings[1], depth)
+    save_reading(erase_result.sel(state="ft_l", drop=True), erase)
+    code = f"""
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "transformers"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Absent())
+from mechmask import draw
+from mechmask.measure.reading import load_reading
+draw.save_figure(draw.depth(load_reading({str(depth)!r})), {str(tmp_path / "depth.png")!r})
+draw.save_figure(draw.erase(load_reading({str(erase)!r})), {str(tmp_path / "erase.png")!r})
+assert all(callable(getattr(draw, name)) for name in draw.__all__ if name != "interactive")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert {"depth.png", "erase.png"} <= {path.name for path in tmp_path.iterdir()}
+
+
 def test_a_notebook_shows_it_without_pyplot(erase_result):
     assert draw.erase(erase_result)._repr_png_().startswith(b"\x89PNG")
 
@@ -94,7 +131,7 @@ def test_no_two_kinds_share_a_colour_a_line_style_or_a_marker():
 
 
 def test_text_from_data_is_drawn_as_it_is():
-    figure = style.Drawing(3, 3)
+    figure = Drawing(3, 3)
     text = figure.text(0, 0, style.plain(r"a_$b_c$ 5$"))
     assert text._preprocess_math(text.get_text()) == ("a_$b_c$ 5$", False)
     assert style.percent(0.95) == "95%" and style.percent(0.999) == "99.9%"

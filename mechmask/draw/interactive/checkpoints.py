@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from mechmask.draw.band import band_along, require_level
-from mechmask.draw.checkpoints import COMMITTED, checkpoint_reading, committed_half
+from mechmask.draw.band import band_along
+from mechmask.draw.check import require_level
+from mechmask.draw.checkpoints import COMMITTED, checkpoint_reading, committed_half, onset_column
 from mechmask.draw.colour import scale_of
 from mechmask.draw.interactive.page import (
     MINUS,
@@ -64,11 +65,11 @@ def checkpoints(reading: xr.Dataset, *, level: float = 0.95) -> Figure:
     colour_by(figure, scale, f"mean margin new {MINUS} old (nats)")
     if "onset_step" in reading.attrs:
         onset = int(reading.attrs["onset_step"])
-        column = float(np.interp(onset, steps, np.arange(len(steps))))
+        column = onset_column(steps, onset)
         figure.add_vline(column, line_width=3, line_color="white")
         figure.add_vline(column, line_width=1.5, line_dash="dash", line_color="black")
-        said = {"text": f"contradiction begins (step {onset})", "showarrow": False, "font": {"size": 11}}
-        figure.add_annotation(said, x=column, y=1, yref="paper", yanchor="bottom")
+        label = {"text": f"contradiction begins (step {onset})", "showarrow": False, "font": {"size": 11}}
+        figure.add_annotation(label, x=column, y=1, yref="paper", yanchor="bottom")
     figure.update_xaxes(
         title_text="optimizer step (one column a checkpoint)",
         tickvals=list(range(len(steps))),
@@ -76,7 +77,7 @@ def checkpoints(reading: xr.Dataset, *, level: float = 0.95) -> Figure:
     )
     figure.update_yaxes(title_text="layer")
     note(figure, scale.note)
-    return finished(figure, 320 + 40 * max(len(steps), 8), 600)
+    return finished(figure, 600)
 
 
 def _commits(objects: ModuleType, reading: xr.Dataset) -> Any:

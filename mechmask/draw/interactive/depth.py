@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from mechmask.draw.band import Band, band_along, n_text, require_level
+from mechmask.draw.band import Band, band_along, n_text
+from mechmask.draw.check import require_level
 from mechmask.draw.heatmap import ordered_states
 from mechmask.draw.interactive.page import (
     MINUS,
-    PANEL_PIXELS,
     WHAT,
     escaped,
     finished,
@@ -68,14 +68,14 @@ def depth(reading: xr.Dataset, *, level: float = 0.95) -> Figure:
         figure.add_hline(0, line_width=1, line_color=GREY, row=2, col=column)  # pyright: ignore[reportArgumentType]
     outside = []
     for row, what in ((1, "log-probability"), (2, "margin")):
-        limits, said = framed(drawn[row], what)
+        limits, beyond = framed(drawn[row], what)
         figure.update_yaxes(range=limits, row=row)
-        outside.append(said)
+        outside.append(beyond)
     note(figure, "; ".join(filter(None, outside)))
     figure.update_xaxes(title_text="layer", row=2)
     figure.update_yaxes(title_text="log-probability (nats)", row=1, col=1)
     figure.update_yaxes(title_text=f"margin new {MINUS} old (nats)", row=2, col=1)
-    return finished(figure, 140 + PANEL_PIXELS * len(states), 700)
+    return finished(figure, 700)
 
 
 def _lines(state: xr.Dataset) -> dict[str, xr.DataArray]:

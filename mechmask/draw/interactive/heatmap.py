@@ -11,7 +11,6 @@ import xarray as xr
 from mechmask.draw.colour import scale_of
 from mechmask.draw.heatmap import VALUES, ordered_states, table_of
 from mechmask.draw.interactive.page import (
-    PANEL_PIXELS,
     WHAT,
     colour_by,
     escaped,
@@ -56,7 +55,7 @@ def heatmap(reading: xr.Dataset, value: Literal["margin", "standing"] = "margin"
     figure.update_yaxes(range=[len(facts) - 0.5, -0.5])
     figure.update_yaxes(tickvals=list(range(len(facts))), ticktext=[escaped(fact) for fact in facts], col=1)
     note(figure, scale.note)
-    return finished(figure, 260 + PANEL_PIXELS * len(states), 260 + _ROW_PIXELS * max(len(facts), 8))
+    return finished(figure, 260 + _ROW_PIXELS * max(len(facts), 8))
 
 
 def _cells(objects: ModuleType, state: xr.Dataset, table: np.ndarray) -> Any:

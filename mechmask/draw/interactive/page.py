@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import textwrap
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 WHAT = "The interactive figure"
 MINUS = "\N{MINUS SIGN}"
-PANEL_PIXELS = 380
+_NOTE_CHARACTERS = 90  # of a line above the figure
 _FOOT_PIXELS = 120  # for the axis' title and a legend of two lines
 
 
@@ -93,12 +94,13 @@ def note(figure: Figure, text: str) -> None:
     """What the figure leaves out, above it."""
     if text:
         figure.add_annotation(
-            text=text,
+            text="<br>".join(textwrap.wrap(text, _NOTE_CHARACTERS)),
             x=0,
             y=1,
             xref="paper",
             yref="paper",
             xanchor="left",
+            align="left",
             yanchor="bottom",
             yshift=28,
             showarrow=False,
@@ -106,15 +108,23 @@ def note(figure: Figure, text: str) -> None:
         )
 
 
-def finished(figure: Figure, width: int, height: int) -> Figure:
-    """The figure in its size in pixels, its legend at the foot."""
+def finished(figure: Figure, height: int) -> Figure:
+    """The figure as wide as the frame that it stands in, whatever that is, with its legend at the foot.
+
+    Args:
+        figure: with all its traces.
+        height: in pixels, which its rows need; a frame that is lower scrolls.
+    """
     legend = {"orientation": "h", "yref": "container", "yanchor": "bottom", "y": 0.01, "x": 0}
     figure.update_layout(
         template="simple_white",
-        width=width,
+        autosize=True,
+        width=None,
         height=height,
         legend=legend,
-        margin={"b": _FOOT_PIXELS},
+        margin={"l": 10, "r": 10, "b": _FOOT_PIXELS},
         hovermode="closest",
     )
+    figure.update_xaxes(automargin=True)
+    figure.update_yaxes(automargin=True)
     return figure
