@@ -1,8 +1,8 @@
 """Writing files so that a process that dies leaves the old file or the new one, never half of one.
 
-What the file system refuses (no space, no permission, a name too long) is a ``FileError`` of one sentence. A directory
-is sealed by a manifest of its files' digests, so that damage is noticed when it is read and not in a result. The
-digests are xxh3-128: they find accidents, not forgeries.
+What the file system refuses is a ``FileError`` of one sentence. A directory is sealed by a manifest of its files'
+digests, so that damage is noticed when it is read and not in a result. The digests are xxh3-128: they find accidents,
+not forgeries.
 """
 
 from __future__ import annotations
@@ -20,25 +20,11 @@ from typing import Literal, NamedTuple
 
 import xxhash
 
-from mechmask.errors import DamageError, FileError, MechmaskError
+from mechmask.errors import DamageError, MechmaskError
+from mechmask.file_errors import file_errors, write_errors
 
 MANIFEST = "digests.json"
 _CHUNK = 1 << 20
-_ELSEWHERE = "Choose a place that you may write to."
-_REMEDIES = {
-    errno.ENOSPC: "Free some space, or choose another disk.",
-    errno.EDQUOT: "Free some space, or choose a place with a larger quota.",
-    errno.EFBIG: "Choose another disk.",
-    errno.EROFS: _ELSEWHERE,
-    errno.EACCES: _ELSEWHERE,
-    errno.EPERM: _ELSEWHERE,
-    errno.ENAMETOOLONG: "Choose a shorter name.",
-    errno.ENOTDIR: "Choose a path of which every parent is a directory.",
-    errno.EEXIST: "Choose a name that is not taken.",
-    errno.EISDIR: "Choose the name of a file.",
-    errno.EIO: "Check the disk.",
-}
-_WHILE_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 @contextmanager
@@ -56,7 +42,7 @@ def replaced_file(path: Path) -> Iterator[Path]:
         os.close(handle)
     temporary = Path(name)
     try:
-        with _write_errors(path, temporary):
+        with write_errors(path, temporary):
             yield temporary
         with file_errors(path):
             _sync(temporary)
@@ -81,7 +67,7 @@ def new_directory(path: Path) -> Iterator[Path]:
         _refuse(path, stat.S_ISREG, errno.EEXIST)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=_prefix(path)))
     try:
-        with _write_errors(path, temporary):
+        with write_errors(path, temporary):
             yield temporary
         with file_errors(path):
             _sync_tree(temporary)
@@ -171,24 +157,6 @@ def require_sealed(
     return True
 
 
-@contextmanager
-def file_errors(path: Path, verb: str = "write") -> Iterator[None]:
-    """Turn whatever the file system refuses in the block into a ``FileError`` about ``path``.
-
-    Args:
-        path: the file or directory that the sentence names.
-        verb: what could not be done with it: ``write``, ``read``.
-    """
-    try:
-        yield
-    except FileError:
-        raise
-    except OSError as error:
-        raise _file_error(path, verb, error.errno, error.strerror) from error
-    except ValueError as error:  # a NUL or half of a surrogate pair in the name
-        raise FileError(f"Cannot {verb} {str(path)!r}: no file can have this name. Choose another one.") from error
-
-
 class _Seal(NamedTuple):
     size: int
     digest: str
@@ -219,7 +187,7 @@ def _raise(error: OSError) -> None:
 
 
 def _manifest(sealed: dict[str, _Seal]) -> str:
-    """The manifest's text, which carries a digest of its own list, so that it is not taken for the files' damage."""
+    """The manifest's text; it carries a digest of its list, so that damage to it is not blamed on the files."""
     files = {name: {"bytes": seal.size, "xxh3_128": seal.digest} for name, seal in sorted(sealed.items())}
     whole = xxhash.xxh3_128_hexdigest(json.dumps(files, sort_keys=True).encode())
     return json.dumps({"files": files, "xxh3_128_of_files": whole}, indent=1, sort_keys=True) + "\n"
@@ -255,39 +223,6 @@ def _file_damage(name: str, path: Path, sealed: _Seal) -> list[str]:
     if size > sealed.size or content_digest(path) != sealed.digest:
         return [f"{name} is altered"]
     return []
-
-
-@contextmanager
-def _write_errors(path: Path, temporary: Path) -> Iterator[None]:
-    """The same for a caller's block, which may fail for reasons of its own: those pass unchanged.
-
-    Writers in C and Rust (HDF5, safetensors) report a full disk as errors of their own classes, by its text.
-    """
-    try:
-        yield
-    except MechmaskError:
-        raise
-    except Exception as error:
-        code = _failure(error, temporary)
-        if code is None:
-            raise
-        raise _file_error(path, "write", code, None) from error
-
-
-def _failure(error: Exception, temporary: Path) -> int | None:
-    """The number of the file system's refusal to write ``temporary``; ``None`` for any other error."""
-    if isinstance(error, OSError) and error.errno in _REMEDIES:
-        name = error.filename
-        if name is None:
-            return error.errno if error.errno in _WHILE_WRITING else None
-        return error.errno if os.fsdecode(name).startswith(str(temporary)) else None
-    return next((code for code in _WHILE_WRITING if os.strerror(code) in str(error)), None)
-
-
-def _file_error(path: Path, verb: str, code: int | None, reason: str | None) -> FileError:
-    reason = reason or os.strerror(code or 0)
-    remedy = _REMEDIES.get(code or 0, "Check the path.") if verb == "write" else "Check the path and its permissions."
-    return FileError(f"Cannot {verb} {path}: {reason}. {remedy}")
 
 
 def _prefix(path: Path) -> str:

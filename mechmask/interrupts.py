@@ -48,12 +48,12 @@ class uninterrupted(AbstractContextManager[None]):  # noqa: N801  (read as a sta
     """
 
     def __enter__(self) -> None:
-        _sentry.stand()
-        _sentry.blocks += _on_main_thread()
+        self._stands = _sentry.stand()
+        _sentry.blocks += self._stands
 
     def __exit__(self, *exception: object) -> None:
-        _sentry.blocks -= _on_main_thread()
-        _sentry.leave()
+        _sentry.blocks -= self._stands
+        _sentry.leave(self._stands)
         _sentry.deliver()
 
 
@@ -65,31 +65,40 @@ def interrupt_waits() -> bool:
 class _AtomicContext(AbstractContextManager[Value], Generic[Value]):
     def __init__(self, generator: AbstractContextManager[Value]) -> None:
         self._generator = generator
+        self._is_open = False
 
     def __enter__(self) -> Value:
-        _sentry.stand()
+        self._stands = _sentry.stand()
         try:
             value = self._generator.__enter__()
         except BaseException:
-            _sentry.leave()
+            _sentry.leave(self._stands)
             _sentry.deliver()
             raise
+        self._is_open = True
         try:
             _sentry.deliver()
         except BaseException as interrupt:
+            self._is_open = False
             self._generator.__exit__(type(interrupt), interrupt, interrupt.__traceback__)
-            _sentry.leave()
+            _sentry.leave(self._stands)
             raise
         return value
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
+        self._is_open = False
         try:
             return self._generator.__exit__(kind, error, traceback)
         finally:
-            _sentry.leave()
+            _sentry.leave(self._stands)
             _sentry.deliver()
+
+    def __del__(self) -> None:
+        """Python 3.10 may interrupt a ``with`` between the end of its body and the call of ``__exit__``."""
+        if self._is_open:
+            self.__exit__(GeneratorExit, GeneratorExit(), None)
 
 
 class _Sentry:
@@ -101,9 +110,10 @@ class _Sentry:
         self._contexts = 0
         self._relieved: Callable[[int, FrameType | None], Any] | None = None  # whose place it took
 
-    def stand(self) -> None:
+    def stand(self) -> bool:
+        """Take the place of the handler; ``False`` off the main thread, where there is none to take."""
         if not _on_main_thread():
-            return
+            return False
         if not self._contexts:
             self.pending = False
         current = signal.getsignal(signal.SIGINT)
@@ -111,12 +121,13 @@ class _Sentry:
             self._relieved = current
             signal.signal(signal.SIGINT, self._handle)
         self._contexts += 1  # only now: an interrupt before its handler stood would have left the count wrong
+        return True
 
-    def leave(self) -> None:
-        if not _on_main_thread():
+    def leave(self, stands: bool) -> None:
+        self._contexts -= stands
+        if not _on_main_thread() or self._contexts:
             return
-        self._contexts -= 1
-        if not self._contexts and self._relieved and signal.getsignal(signal.SIGINT) == self._handle:
+        if self._relieved and signal.getsignal(signal.SIGINT) == self._handle:
             signal.signal(signal.SIGINT, self._relieved)
 
     def deliver(self) -> None:

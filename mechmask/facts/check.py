@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from pydantic import ValidationError
 
 from mechmask.facts.fact import Fact
+from mechmask.facts.readers.text import Entries
 from mechmask.facts.record import field_problems
 
 
-def examined(entries: Iterable[Any]) -> tuple[list[Fact], list[str]]:
+def examined(read: Entries) -> tuple[list[Fact], list[str]]:
     """The facts that can be parsed, and every problem of all of them, one sentence each.
 
     Args:
-        entries: facts, or mappings with a fact's fields.
+        read: facts or mappings with a fact's fields, and what kept others from being read.
     """
     facts: list[Fact] = []
-    problems: list[str] = []
-    for position, entry in enumerate(entries, 1):
+    problems = list(read.problems)
+    for position, entry in enumerate(read.entries, 1):
         try:
             facts.append(entry if isinstance(entry, Fact) else Fact.model_validate(entry))
         except ValidationError as error:

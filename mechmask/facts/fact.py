@@ -47,7 +47,7 @@ class Fact(Record):
         role: ``contradicted``, ``control`` (re-presented with its old value) or ``never`` (held out of all training).
         distractors: values of the same type as ``old`` that no training shows.
         paraphrases: other prompts that end just before the same value.
-        neighbors: prompts about other subjects, with their own values.
+        neighbors: prompts about other subjects, each with the correct value there.
         relation: the property or relation, such as ``mass`` or ``capital``.
         magnitude: how far the new value is from the old one, where that is graded.
         id: the fact's label in every result; ``subject/relation`` where none is given.

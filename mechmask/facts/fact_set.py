@@ -17,6 +17,7 @@ from mechmask.facts.check import examined
 from mechmask.facts.fact import Example, Fact, Role
 from mechmask.facts.readers.csv import LIST_FIELDS
 from mechmask.facts.readers.dataframe import is_dataframe, read_dataframe
+from mechmask.facts.readers.text import Entries
 from mechmask.files import write_text
 
 if TYPE_CHECKING:
@@ -34,13 +35,23 @@ class FactSet(Sequence[Fact]):
 
     Raises:
         FactError: listing every problem of every fact in one message, or if there is no fact.
+
+    Examples:
+        >>> import mechmask as mm
+        >>> paris = mm.Fact(subject="France", prompt="The capital of France is", old="Paris", new="Rome")
+        >>> facts = mm.FactSet([paris])
+        >>> facts["France"].values
+        {'old': 'Paris', 'new': 'Rome'}
+        >>> facts.control
+        FactSet(0 facts)
+        >>> mm.FactSet(facts.to_dataframe()) == facts
+        True
     """
 
     def __init__(self, facts: Iterable[Fact | Mapping[str, Any]] | pd.DataFrame) -> None:
-        entries, problems = _entries(facts)
-        parsed, more = examined(entries)
-        if problems or more:
-            raise FactError(one_message("the fact set", [*problems, *more]))
+        parsed, problems = examined(_entries(facts))
+        if problems:
+            raise FactError(one_message("the fact set", problems))
         self._facts = tuple(parsed)
         self._by_id = {fact.id: fact for fact in parsed}
 
@@ -84,7 +95,8 @@ class FactSet(Sequence[Fact]):
 
     def __repr__(self) -> str:
         roles = Counter(fact.role for fact in self)
-        return f"FactSet({len(self)} facts: " + ", ".join(f"{n} {role}" for role, n in roles.items()) + ")"
+        counts = ", ".join(f"{n} {role}" for role, n in roles.items())
+        return f"FactSet({len(self)} facts{': ' * bool(counts)}{counts})"
 
     def _repr_html_(self) -> str:
         return self.to_dataframe().to_html(max_rows=12, escape=True)
@@ -197,14 +209,12 @@ class FactSet(Sequence[Fact]):
         return f"No fact is called {label!r}. {shown}"
 
 
-def _entries(facts: object) -> tuple[list[Any], list[str]]:
-    """Facts and mappings, and what kept some from being read."""
+def _entries(facts: object) -> Entries:
     if is_dataframe(facts):
-        read = read_dataframe(facts)
-        return list(read.entries), read.problems
+        return read_dataframe(facts)
     if isinstance(facts, Mapping | str | bytes) or not isinstance(facts, Iterable):
         raise FactError(
             f"A fact set cannot be made of an object of type {type(facts).__name__}. "
             "Give a list of facts or a pandas DataFrame; load_facts reads a file."
         )
-    return list(facts), []
+    return Entries(list(facts))

@@ -38,9 +38,7 @@ def load_facts(path: str | Path, format: str = "auto") -> FactSet:
         FactError: if the format is not known, or listing every problem of the file in one message.
     """
     path = Path(path)
-    read = _reader(path, format)(path)
-    facts, problems = examined(read.entries)
-    problems = [*read.problems, *(problems if read.entries or not read.problems else [])]
+    facts, problems = examined(_reader(path, format)(path))
     if problems:
         raise FactError(one_message(path.name, problems))
     return FactSet(facts)
@@ -77,6 +75,11 @@ def as_examples(
 
     Raises:
         FactError: listing every problem in one message, or if facts and examples are mixed.
+
+    Examples:
+        >>> import mechmask as mm
+        >>> as_examples([mm.Fact(subject="France", prompt="The capital of France is", old="Paris", new="Rome")])
+        [Example(prompt='The capital of France is', value='Rome', fact_id='France')]
     """
     if isinstance(examples, FactSet | Fact | str | Path) or is_dataframe(examples):
         return as_fact_set(examples).contradiction_examples()

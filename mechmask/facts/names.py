@@ -1,7 +1,7 @@
 """Pronounceable names of things that do not exist, drawn from a seed.
 
-A subject that no text mentions is the paper's way to a prior that training created (paper 2F, protocol) and to a
-never-known subject in a real prompt.
+About a subject that no text mentions, a model knows what training teaches and nothing else (paper 2F, protocol); in a
+real prompt it is a subject that was never known.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ def pseudo_names(n: int, rng: random.Random, taken: Iterable[str] = ()) -> list[
     """``n`` capitalised names, none contained in another or in a name of ``taken``, whatever the case.
 
     Args:
-        n: how many.
+        n: how many names.
         rng: the source of randomness; the same state gives the same names.
-        taken: names that are in use already.
+        taken: names that are already in use.
     """
     used = {name.lower() for name in taken}
     fragments = {part for name in used for part in _parts(name)}

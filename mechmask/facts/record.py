@@ -27,8 +27,8 @@ class _Sentences(type(BaseModel)):
             try:
                 return super().__call__(*args, **fields)
             except ValidationError as error:
-                what = f"this {cls.__name__}"
-                raise FactError(one_message(what, field_problems(f"A {cls.__name__}", cls, error))) from None
+                problems = field_problems(cls.__name__, cls, error)
+                raise FactError(one_message(f"this {cls.__name__}", problems)) from None
 
 
 class Record(BaseModel, metaclass=_Sentences):

@@ -1,7 +1,7 @@
-"""Who plays which role among facts that a model already holds.
+"""Roles for facts that a model already knows.
 
-For facts from pretraining nothing was held out by construction, so the never role is played by pseudo-subjects in the
-same prompts with the same values (DESIGN, verdict).
+Nothing was held out of pretraining by construction, so the never-known facts are about pseudo-subjects: invented names
+in the same prompts with the same values.
 """
 
 from __future__ import annotations
@@ -15,23 +15,25 @@ from mechmask.facts.names import pseudo_names
 
 
 def assign_roles(facts: FactSet, *, n_contradicted: int, n_control: int, n_never: int = 12, seed: int = 0) -> FactSet:
-    """A seeded draw of facts in the roles contradicted and control, with pseudo-subjects as never.
+    """Draw contradicted and control facts at random, and add never-known facts about pseudo-subjects.
 
     Args:
-        facts: facts that the model holds, whatever their role.
-        n_contradicted: how many are to be contradicted.
-        n_control: how many are to be re-presented with their old value.
-        n_never: how many pseudo-subjects, in prompts of the drawn facts, in turn.
+        facts: facts that the model knows, whatever their role.
+        n_contradicted: how many will be contradicted.
+        n_control: how many will be re-presented with their old value.
+        n_never: how many facts about pseudo-subjects to add, each in the prompts of one drawn fact after the other.
         seed: the same seed gives the same draw.
 
+    Returns:
+        The facts in the order contradicted, control, never.
+
     Raises:
-        FactError: if there are fewer facts than roles.
+        FactError: if a count is negative, no fact is drawn, or there are fewer facts than are to be drawn.
     """
     if min(n_contradicted, n_control, n_never) < 0 or not 1 <= n_contradicted + n_control <= len(facts):
         raise FactError(
             f"{n_contradicted} contradicted, {n_control} control and {n_never} never facts cannot be drawn from "
-            f"{len(facts)}. "
-            "Give counts of zero or more, the first two at most as many together as there are facts."
+            f"{len(facts)}. Give counts of zero or more, the first two together between one and the number of facts."
         )
     rng = random.Random(seed)
     drawn = rng.sample(list(facts), n_contradicted + n_control)

@@ -1,9 +1,9 @@
 """Synthetic facts over pseudo-entities, after the paper's protocol: "The {property} of {Entity} is {value} units".
 
-The prior is created by training, so what is held, what is contradicted and what was never known are all by
-construction. The paper names the magnitudes mild, strong and format and does not define them; the grading here is
-this project's: *mild* stays within a tenth of the old number, *strong* is at least twice or at most half of it,
-*format* says another amount in words instead of digits.
+Training creates the prior, so which facts are known, contradicted and never known is true by construction. The paper
+names the magnitudes mild, strong and format without defining them; the grading here is this project's: *mild* stays
+within a tenth of the old number, *strong* is at least twice or at most half of it, *format* writes another amount in
+words instead of digits.
 """
 
 from __future__ import annotations
@@ -74,26 +74,36 @@ def synthetic_facts(
     """Facts about entities that do not exist, each with one numeric property.
 
     Args:
-        n: how many facts are taught; half of them contradicted, half controls, unless the next two say otherwise.
+        n: how many facts are taught; half of them contradicted, half controls, unless ``n_contradicted`` or
+            ``n_control`` is given.
         seed: the same seed gives the same facts.
         n_contradicted: facts whose new value contradicts the old one.
         n_control: facts that are re-presented with their old value.
-        n_never: facts held out of all training, beside the ``n``; as many as controls and at least 12 by default.
-        magnitudes: how far new values are from old ones, in turn.
-        distractors: values of the same property for each fact that no training shows.
+        n_never: facts held out of all training, in addition to the ``n``; by default as many as controls, and at
+            least 12.
+        magnitudes: how far new values are from old ones, one after the other.
+        distractors: how many values of the same property each fact has that no training shows, 0 to 100.
 
     Returns:
         The facts in the order contradicted, control, never.
 
     Raises:
-        FactError: if a count is negative or does not add up to ``n``, or a magnitude is not known.
+        FactError: if a count is negative, the counts do not add up to ``n``, or a magnitude is not known.
+
+    Examples:
+        >>> import mechmask as mm
+        >>> facts = mm.synthetic_facts(4, n_never=2)
+        >>> facts
+        FactSet(6 facts: 2 contradicted, 2 control, 2 never)
+        >>> len(facts[0].distractors), len(facts[0].phrasings)
+        (8, 4)
     """
     n_contradicted, n_control, n_never = _counts(n, n_contradicted, n_control, n_never)
     unknown = [m for m in magnitudes if m not in _FITS]
     if unknown or not magnitudes:
         raise FactError(f"Magnitudes {list(magnitudes)} are not usable. Give one or more of {', '.join(_FITS)}.")
     if not 0 <= distractors <= 100:
-        raise FactError(f"{distractors} distractors a fact cannot be drawn. Give a number from 0 to 100.")
+        raise FactError(f"{distractors} distractors per fact cannot be drawn. Give a number from 0 to 100.")
     rng = random.Random(seed)
     counts: dict[Role, int] = {"contradicted": n_contradicted, "control": n_control, "never": n_never}
     roles: list[Role] = [role for role, count in counts.items() for _ in range(count)]
@@ -120,29 +130,28 @@ def _counts(n: int, contradicted: int | None, control: int | None, never: int | 
         never = max(12, control)
     if contradicted + control != n or min(contradicted, control, never) < 0 or n < 1:
         raise FactError(
-            f"{contradicted} contradicted and {control} control facts do not make n={n} taught facts beside "
-            f"{never} never ones. "
-            "Give counts of zero or more that add up to n."
+            f"{contradicted} contradicted and {control} control facts do not make n={n} taught facts in addition to "
+            f"{never} never facts. Give counts of zero or more of which the first two add up to n."
         )
     return contradicted, control, never
 
 
 class _Amounts:
-    """The numbers of one property: each is given out once while that is possible, so that no value is shared."""
+    """The numbers of one property: none is used twice while unused ones fit, so that facts do not share values."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
         self._unused = set(_RANGE)
 
     def take(self, fits: Callable[[int], bool]) -> int:
-        """A random number that fits, an unused one if there is any."""
+        """A random number that fits, an unused one if there is one."""
         fresh = [amount for amount in sorted(self._unused) if fits(amount)]
         amount = self._rng.choice(fresh or [amount for amount in _RANGE if fits(amount)])
         self._unused.discard(amount)
         return amount
 
     def others(self, n: int, *taken: int) -> list[int]:
-        """``n`` different numbers, none of ``taken`` and none given out while enough are left."""
+        """``n`` different numbers, none of ``taken``, and unused ones while there are enough."""
         pool = sorted(self._unused)
         if len(pool) < n:
             pool = sorted(set(_RANGE) - set(taken))

@@ -1,8 +1,7 @@
 """Well-known facts of the world with counterfactuals, written for this project (``world_facts.json``).
 
-Each relation is a table of subjects and values under four phrasings; what a fact needs beside them (a counterfactual
-of the same type, distractors, neighbors) is drawn from the same table. Which of them a model knows is asked of the
-model: ``mechmask.known_facts``.
+Each relation is a table of subjects and values with four phrasings; a fact's counterfactual, distractors and neighbors
+are drawn from the same table. ``mechmask.known_facts`` tells which of the facts a model knows.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from typing import NamedTuple
 
-from mechmask.errors import FactError
+from mechmask.errors import FactError, known_names
 from mechmask.facts.fact import Fact, Neighbor
 from mechmask.facts.fact_set import FactSet
 
@@ -27,15 +26,15 @@ class _Relation(NamedTuple):
 def world_facts(
     *, relations: Sequence[str] | None = None, seed: int = 0, distractors: int = 8, neighbors: int = 4
 ) -> FactSet:
-    """Facts that most language models have met, all of role ``contradicted``.
+    """Facts that most language models have seen in pretraining, all of role ``contradicted``.
 
-    ``mechmask.assign_roles`` turns some of them into controls and adds never-known ones.
+    ``mechmask.assign_roles`` turns some of them into controls and adds facts that were never known.
 
     Args:
         relations: only these, such as ``capital``; all by default.
-        seed: draws counterfactuals, distractors and neighbors.
-        distractors: other values of the relation for each fact, where it has as many.
-        neighbors: prompts about other subjects of the relation, those that share the old value first.
+        seed: the same seed draws the same counterfactuals, distractors and neighbors.
+        distractors: how many other values of the relation each fact has, as far as the relation has so many.
+        neighbors: how many prompts about other subjects of the relation, those that share the old value first.
 
     Raises:
         FactError: if a relation is not in the table, or a number is negative.
@@ -43,9 +42,11 @@ def world_facts(
     table = {relation.name: relation for relation in _table()}
     unknown = [name for name in relations or () if name not in table]
     if unknown:
-        raise FactError(f"No relation is called {', '.join(map(repr, unknown))}. There are {', '.join(table)}.")
+        raise FactError(f"No relation is called {', '.join(map(repr, unknown))}. {known_names(unknown[0], table)}")
     if min(distractors, neighbors) < 0:
-        raise FactError(f"{distractors} distractors and {neighbors} neighbors cannot be drawn. Give zero or more.")
+        raise FactError(
+            f"{distractors} distractors and {neighbors} neighbors cannot be drawn. Give counts of zero or more."
+        )
     rng = random.Random(seed)
     chosen = [table[name] for name in relations or table]
     return FactSet(fact for relation in chosen for fact in _facts(relation, rng, distractors, neighbors))

@@ -10,24 +10,27 @@ from torch.nn import functional as F  # noqa: N812
 from mechmask.models.model import Model
 
 
-def greedy(model: Model, prompts: Sequence[Sequence[int]], n: int, *, batch_size: int = 64) -> list[list[int]]:
-    """The ``n`` tokens that follow each prompt greedily.
+def greedy(
+    model: Model, prompts: Sequence[tuple[int, ...]], n: Sequence[int], *, batch_size: int = 64
+) -> list[list[int]]:
+    """The tokens that follow each prompt greedily.
 
     Args:
         model: the model, as it is now.
         prompts: token ids.
-        n: how many tokens.
+        n: how many tokens, for each prompt.
         batch_size: prompts per forward pass; affects memory only.
     """
     with model.inference():
-        return [
+        rows = [
             row
             for start in range(0, len(prompts), batch_size)
-            for row in _greedy(model, prompts[start : start + batch_size], n)
+            for row in _greedy(model, prompts[start : start + batch_size], max(n[start : start + batch_size]))
         ]
+    return [row[:length] for row, length in zip(rows, n, strict=True)]
 
 
-def _greedy(model: Model, prompts: Sequence[Sequence[int]], n: int) -> list[list[int]]:
+def _greedy(model: Model, prompts: Sequence[tuple[int, ...]], n: int) -> list[list[int]]:
     """With a cache; padded on the left, so that a window or a cache counts no pad in between."""
     length = max(map(len, prompts))
     pads = torch.tensor([length - len(ids) for ids in prompts], device=model.device)[:, None]

@@ -1,6 +1,7 @@
-"""A fingerprint of the weights that a model computes with: what caches and provenance are keyed by, never a name.
+"""A fingerprint of all that a model computes with: what caches, changes and provenance are keyed by, never a name.
 
-XXH3-128 over every tensor's name, type, shape and bytes. It detects accidents, it does not resist an adversary.
+XXH3-128 over every tensor's name, type, shape and bytes, over the settings that each layer computes by, and over what
+was put on the module: adapters, hooks, replaced methods. It detects accidents, it does not resist an adversary.
 """
 
 from __future__ import annotations
@@ -10,23 +11,53 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 import xxhash
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+
+from mechmask.models.adapters import AdapterState, adapter_state
+from mechmask.models.computed import attached, layer_settings, model_settings
 
 
 def fingerprint(module: nn.Module) -> str:
-    """The fingerprint of a module's parameters and persistent buffers, in hexadecimal.
+    """The fingerprint of what a module computes with, in hexadecimal.
 
-    An adapter that is switched off does not count; one that is applied does. A base weight under an adapter keeps the
-    name that it has without it.
+    It covers parameters and buffers (rotary frequencies too), the settings of its configuration and of its layers,
+    adapters that are on with their names, order and scale, whether they are merged, ``modules_to_save`` in use,
+    forward hooks, replaced ``forward`` methods and parametrizations. It is the same in every process and however the
+    weights were loaded; an adapter that is switched off, dropout, the kernel of the attention, names and token ids do
+    not count. A hook counts by its code and by the numbers and tensors that it holds, not by what it looks up.
     """
-    silent = tuple(
-        f"{name}.lora_"
-        for name, child in module.named_modules()
-        if isinstance(child, BaseTunerLayer) and child.disable_adapters
+    return _of(module, adapter_state(module))
+
+
+def base_fingerprint(module: nn.Module) -> str:
+    """The fingerprint that the module would have with its adapters switched off.
+
+    Raises:
+        ModelError: if an adapter is merged into the weights, so that those under it are not at hand.
+    """
+    return _of(module, adapter_state(module).off())
+
+
+def _of(module: nn.Module, adapters: AdapterState) -> str:
+    tensors = digest(
+        (canonical_name(name), tensor) for name, tensor in _tensors(module) if not adapters.is_silent(name)
     )
-    state = module.state_dict()
-    return digest((canonical_name(name), tensor) for name, tensor in state.items() if not name.startswith(silent))
+    layers = [(name, layer) for name, layer in module.named_modules() if not adapters.is_silent(name)]
+    lines = [*model_settings(module), *adapters.lines]
+    for name, layer in layers:
+        lines += attached(canonical_name(name), layer)
+        if name not in adapters.scaffold:
+            lines += layer_settings(canonical_name(name), layer)
+    return xxhash.xxh3_128_hexdigest("\n".join([tensors, *sorted(lines)]).encode())
+
+
+def _tensors(module: nn.Module) -> Iterable[tuple[str, torch.Tensor]]:
+    yield from module.named_parameters(remove_duplicate=False)
+    for name, buffer in module.named_buffers(remove_duplicate=False):
+        path, _, last = name.rpartition(".")
+        # Frequencies that follow the length of the last pass are no setting: those that they are made of are beside.
+        if not hasattr(module.get_submodule(path), f"original_{last}"):
+            yield name, buffer
 
 
 def digest(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
@@ -49,5 +80,5 @@ def _hashed(tensor: torch.Tensor) -> str:
 
 
 def canonical_name(name: str) -> str:
-    """A parameter's name as it is when no adapter wraps its layer."""
-    return name.replace(".base_layer.", ".")
+    """The name of a parameter or a layer as it is when no adapter wraps its layer."""
+    return ".".join(part for part in name.split(".") if part not in ("base_layer", "original_module"))

@@ -26,7 +26,7 @@ class _Holder:
 
 _turn = threading.Condition()
 _holders: WeakKeyDictionary[nn.Module, _Holder] = WeakKeyDictionary()
-_wanted: dict[threading.Thread, nn.Module] = {}  # the module that a thread waits for
+_wanted: dict[threading.Thread, nn.Module] = {}  # the module that a thread waits for, in order of coming
 
 
 @atomic_context
@@ -55,33 +55,40 @@ def exclusive(module: nn.Module) -> Iterator[None]:
 def _acquire(module: nn.Module) -> None:
     this = threading.current_thread()
     with _turn:
+        holder = _holders.get(module)
+        if holder and holder.thread is this:
+            holder.times += 1
+            return
+        _wanted[this] = module
         try:
-            while (holder := _holders.get(module)) and holder.thread is not this:
-                _refuse_endless_wait(this, holder.thread)
-                _wanted[this] = module
+            while not _may_take(this, module):
+                _refuse_endless_wait(this)
                 _turn.wait(_POLL_SECONDS)
                 if interrupt_waits():
                     raise KeyboardInterrupt
-        finally:
-            _wanted.pop(this, None)
-        if holder:
-            holder.times += 1
-        else:
             _holders[module] = _Holder(this, 1)
+        finally:
+            del _wanted[this]
 
 
-def _refuse_endless_wait(this: threading.Thread, thread: threading.Thread) -> None:
-    if not thread.is_alive():
-        raise ModelError(
-            "A thread that has ended left this model locked, perhaps with a change on it. Load the model again."
-        )
-    while thread is not this:
-        wanted = _wanted.get(thread)
-        holder = _holders.get(wanted) if wanted is not None else None
-        if holder is None:
-            return
+def _may_take(this: threading.Thread, module: nn.Module) -> bool:
+    """Whether the module is free and nobody came before: a thread in a loop would take it again and again."""
+    first = next(thread for thread, wanted in _wanted.items() if wanted is module)
+    return module not in _holders and first is this
+
+
+def _refuse_endless_wait(this: threading.Thread) -> None:
+    thread = this
+    while holder := _holders.get(_wanted[thread]):
         thread = holder.thread
-    raise ModelError(
-        "Two threads wait for each other's models. Take the models in the same order in every thread, or read them "
-        "in one."
-    )
+        if not thread.is_alive():
+            raise ModelError(
+                "A thread that has ended left this model locked, perhaps with a change on it. Load the model again."
+            )
+        if thread is this:
+            raise ModelError(
+                "Two threads wait for each other's models. Take the models in the same order in every thread, or read "
+                "them in one."
+            )
+        if thread not in _wanted:
+            return

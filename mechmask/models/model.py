@@ -1,18 +1,21 @@
-"""A language model under test: transformers module, tokenizer, anatomy, fingerprint of its weights."""
+"""A language model under test: transformers module, tokenizer, anatomy, and a fingerprint of what it computes with."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mechmask.errors import ModelError
+from mechmask.interrupts import atomic_context
+from mechmask.models.adapters import adapted_layers, adapters_off
 from mechmask.models.anatomy import Anatomy
-from mechmask.models.fingerprint import fingerprint
+from mechmask.models.fingerprint import base_fingerprint, fingerprint
+from mechmask.models.lock import exclusive
+
+__all__ = ["Model", "adapted_layers"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,52 +70,63 @@ class Model:
 
     @property
     def fingerprint(self) -> str:
-        """Fingerprint of the weights as they are now, an applied change included."""
+        """Fingerprint of all that is computed with now, an applied change included."""
         return fingerprint(self.module)
 
-    @contextmanager
-    def evaluation(self) -> Iterator[None]:
-        """Evaluation mode, dropout off; each submodule's own mode comes back afterwards."""
-        training = [child for child in self.module.modules() if child.training]  # none, nearly always: setting is slow
-        for child in training:
-            child.training = False
-        try:
-            yield
-        finally:
-            for child in training:
-                child.training = True
+    @property
+    def base_fingerprint(self) -> str:
+        """Fingerprint of the model with its adapters switched off, whether they are on or not.
 
-    @contextmanager
+        Raises:
+            ModelError: if an adapter is merged into the weights.
+        """
+        return base_fingerprint(self.module)
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether a PEFT adapter is on the module, switched on or off."""
+        return bool(adapted_layers(self.module))
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """A context in which no other thread reads or changes this module; see ``mechmask.models.lock``.
+
+        A change holds it as long as it is applied, a reading as long as it reads, its provenance included. The same
+        thread may enter as often as it wants; another one waits.
+
+        Raises:
+            ModelError: if waiting would never end.
+        """
+        return exclusive(self.module)
+
+    @atomic_context
+    def evaluation(self) -> Iterator[None]:
+        """Evaluation mode, dropout off, for this thread alone; each submodule's own mode comes back afterwards."""
+        with self.exclusive():
+            training = [
+                child for child in self.module.modules() if child.training
+            ]  # setting is slow; nearly always none
+            try:
+                for child in training:
+                    child.training = False
+                yield
+            finally:
+                for child in training:
+                    child.training = True
+
+    @atomic_context
     def inference(self) -> Iterator[None]:
-        """Evaluation mode without gradients."""
+        """Evaluation mode without gradients, for this thread alone."""
         with self.evaluation(), torch.inference_mode():
             yield
 
-    @contextmanager
+    @atomic_context
     def without_adapter(self) -> Iterator[None]:
-        """The base model under an unmerged adapter, from the same copy of the weights.
+        """The base model under unmerged adapters, from the same copy of the weights, for this thread alone.
+
+        ``modules_to_save`` are switched off with them.
 
         Raises:
-            ModelError: if the module has no adapter.
+            ModelError: if the module has no adapter, or one that is merged into the weights.
         """
-        layers = adapted_layers(self.module)
-        if not layers:
-            raise ModelError(
-                "This model has no adapter to switch off. Load a PEFT adapter directory, or apply a LoRA change."
-            )
-        before = [layer.disable_adapters for layer in layers]
-        asked = {parameter: parameter.requires_grad for parameter in self.module.parameters()}
-        for layer in layers:
-            layer.enable_adapters(False)
-        try:
+        with self.exclusive(), adapters_off(self.module):
             yield
-        finally:
-            for layer, disabled in zip(layers, before, strict=True):
-                layer.enable_adapters(not disabled)
-            for parameter, flag in asked.items():  # peft asks for gradients of what it enables
-                parameter.requires_grad_(flag)
-
-
-def adapted_layers(module: torch.nn.Module) -> list[BaseTunerLayer]:
-    """The layers that a PEFT adapter wraps."""
-    return [child for child in module.modules() if isinstance(child, BaseTunerLayer)]

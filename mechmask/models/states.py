@@ -7,18 +7,16 @@ models compute by the same architecture, which is what makes their layers compar
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol, TypeAlias
 
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from mechmask.interrupts import atomic_context
+from mechmask.models.computed import config_settings
 from mechmask.models.model import Model
-
-# What says where a configuration came from, how it is trained or how it generates, not what a block computes.
-_NOT_COMPUTED = (
-    *("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype", "use_cache", "return_dict"),
-    *("id2label", "label2id", "problem_type", "vocab_size", "tie_word_embeddings", "init_std"),
-)
-_NOT_COMPUTED_PARTS = ("dropout", "pdrop", "layerdrop", "initializer", "token_id", "output_", "summary_")
 
 
 class Applicable(Protocol):
@@ -40,7 +38,7 @@ class Variant:
         change: the change, such as a LoRA adapter or an edit.
     """
 
-    model: Model | Variant
+    model: State
     change: Applicable
 
     def __repr__(self) -> str:
@@ -51,30 +49,89 @@ class Variant:
         """A label such as ``smollm2-135m + lora``."""
         return f"{self.model.name} + {self.change.method}"
 
-    @contextmanager
+    @property
+    def base(self) -> Model:
+        """The model under every change."""
+        return self.model if isinstance(self.model, Model) else self.model.base
+
+    @property
+    def changes(self) -> tuple[Applicable, ...]:
+        """The changes in the order in which they are applied."""
+        inner = () if isinstance(self.model, Model) else self.model.changes
+        return (*inner, self.change)
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer; no change touches it."""
+        return self.base.tokenizer
+
+    @property
+    def family(self) -> str:
+        """The model type of transformers, such as ``llama``."""
+        return self.base.family
+
+    @property
+    def n_layers(self) -> int:
+        """The number of blocks, L."""
+        return self.base.n_layers
+
+    @property
+    def width(self) -> int:
+        """The width of the residual stream."""
+        return self.base.width
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of logits."""
+        return self.base.vocab_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids have to be."""
+        return self.base.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights."""
+        return self.base.dtype
+
+    @atomic_context
     def active(self) -> Iterator[Model]:
-        """The changed model under this variant's name; leaving takes the change off.
+        """The changed model under this variant's name, for this thread alone; leaving takes the change off.
 
         Raises:
-            ChangeError: if the change was made on other weights, or another change is on already.
+            ChangeError: if the change was made on another base, or another change is on already.
+            ModelError: if another thread has the model and would never give it back.
         """
         with active(self.model) as model, self.change.applied(model) as changed:
             yield replace(changed, name=self.name)
 
 
-@contextmanager
-def active(model: Model | Variant) -> Iterator[Model]:
-    """The model itself, or a variant with its change on for as long as the context is open."""
-    if isinstance(model, Model):
-        yield model
+State: TypeAlias = "Model | Variant"
+
+
+@atomic_context
+def active(state: State) -> Iterator[Model]:
+    """The model that a state stands for, as long as the context is open: itself, or with every change on.
+
+    No other thread reads or changes the module meanwhile. A reading opens it around all that it does, provenance
+    included, and works with the model that it gets.
+
+    Raises:
+        ChangeError: if a change was made on another base, or another change is on already.
+        ModelError: if another thread has the model and would never give it back.
+    """
+    if isinstance(state, Model):
+        with state.exclusive():
+            yield state
         return
-    with model.active() as changed:
+    with state.active() as changed:
         yield changed
 
 
-def unchanged(model: Model | Variant) -> Model:
+def unchanged(state: State) -> Model:
     """The model under every change."""
-    return model if isinstance(model, Model) else unchanged(model.model)
+    return state if isinstance(state, Model) else state.base
 
 
 def unlike(first: Model, second: Model) -> str:
@@ -82,20 +139,8 @@ def unlike(first: Model, second: Model) -> str:
 
     Vocabularies are not compared: no block knows of them.
     """
-    ours, theirs = _computed(first), _computed(second)
+    ours, theirs = config_settings(first.module.config), config_settings(second.module.config)
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
             return f"{name} is {ours.get(name)} in one and {theirs.get(name)} in the other"
     return ""
-
-
-def _computed(model: Model) -> dict[str, Any]:
-    settings = model.module.config.get_text_config().to_dict()
-    return {
-        "model_type": model.family,
-        **{
-            name: value
-            for name, value in settings.items()
-            if name not in _NOT_COMPUTED and not any(part in name for part in _NOT_COMPUTED_PARTS)
-        },
-    }

@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from mechmask.facts.readers.text import Entries, file_text, json_value
+from mechmask.facts.readers.text import Entries, file_text, json_value, repeated
 
 LIST_FIELDS = ("distractors", "paraphrases", "neighbors")
 _LONGEST_CELL = 2**31 - 1  # what a C long holds everywhere; Python's default refuses cells over 131,072 characters
@@ -31,11 +31,10 @@ def read_csv(path: Path) -> Entries:
     read = Entries()
     with _long_cells():
         try:
-            repeated = sorted({name for name in reader.fieldnames or () if (reader.fieldnames or []).count(name) > 1})
-            if repeated:
-                return Entries(
-                    problems=[f"The header of {path.name} has {repeated[0]!r} twice. Keep one column of it."]
-                )
+            for name in repeated(reader.fieldnames or ()):
+                read.problems.append(f"The header of {path.name} has {name!r} twice. Keep one of the columns.")
+            if read.problems:
+                return read
             for row in reader:
                 _add_row(read, row, f"Line {reader.line_num} of {path.name}")
         except csv.Error as error:

@@ -7,12 +7,10 @@ here: a caller who has a table has imported it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from mechmask.errors import FactError
 from mechmask.facts.readers.csv import LIST_FIELDS, cell_value
-from mechmask.facts.readers.text import Entries
+from mechmask.facts.readers.text import Entries, repeated
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,19 +23,15 @@ def is_dataframe(thing: object) -> TypeGuard[pd.DataFrame]:
 
 
 def read_dataframe(table: pd.DataFrame) -> Entries:
-    """The rows of a table; a named index is a column, an index of texts without a name is the facts' ``id``.
-
-    Raises:
-        FactError: if two columns have one name.
-    """
-    if table.index.names == [None] and len(table) and all(isinstance(label, str) for label in table.index):
+    """The rows of a table; a named index is a column, an index of texts without a name is the facts' ``id``."""
+    unnamed = table.index.names == [None] and "id" not in table.columns
+    if unnamed and len(table) and all(isinstance(label, str) for label in table.index):
         table = table.rename_axis("id")
     index = [] if None in table.index.names else list(map(str, table.index.names))
     names = [*index, *map(str, table.columns)]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise FactError(f"The table has {repeated[0]!r} twice, as a column or index. Keep one of them.")
-    read = Entries()
+    read = Entries(problems=[f"The table has {name!r} twice. Keep one of the columns." for name in repeated(names)])
+    if read.problems:
+        return read
     rows = (table.reset_index() if index else table).itertuples(index=False, name=None)
     for number, row in enumerate(rows, 1):
         entry = {name: cell for name, cell in zip(names, map(_plain, row), strict=True) if not _is_missing(cell)}
@@ -52,12 +46,8 @@ def _plain(cell: Any) -> Any:
 
 
 def _is_missing(cell: Any) -> bool:
-    """None, NaN, NaT and pandas' NA, which alone of all values are not equal to themselves."""
-    if cell is None:
-        return True
-    if isinstance(cell, str | list | tuple | Mapping):
-        return False
-    return cell is sys.modules["pandas"].NA or cell != cell
+    pandas = sys.modules["pandas"]
+    return pandas.api.types.is_scalar(cell) and bool(pandas.isna(cell))
 
 
 def _parse_lists(read: Entries, entry: dict[str, Any], number: int) -> None:

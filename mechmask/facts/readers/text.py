@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,14 +14,14 @@ from mechmask.errors import FactError
 
 @dataclass(frozen=True)
 class Entries:
-    """What a reader made of a file.
+    """What was read of a file, a table or a list.
 
     Attributes:
-        entries: a fact's fields by name, one mapping a fact, not yet checked.
+        entries: facts or mappings with a fact's fields, one a fact, not yet checked.
         problems: one sentence for each line that could not be read.
     """
 
-    entries: list[dict[str, Any]] = field(default_factory=list)
+    entries: list[Any] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
@@ -56,6 +58,11 @@ def json_value(text: str) -> Any:
         raise
     except ValueError as error:
         raise ValueError("a number has too many digits") from error
+
+
+def repeated(names: Sequence[str]) -> list[str]:
+    """The names that occur more than once: of two columns with one name, one would win silently."""
+    return [name for name, count in Counter(names).items() if count > 1]
 
 
 class _RepeatedKeyError(ValueError):
