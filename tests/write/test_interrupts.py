@@ -21,7 +21,15 @@ from mechmask.write.low_rank import low_rank_change
 FAST = FinetuneConfig(steps=2, lr=1e-2, rank=2)
 EDIT = FTLConfig(layer=0, clamp=5e-2, lr=1e-2, steps=2)
 DOWN = "model.layers.0.mlp.down_proj.weight"
-ROOMS = (str(Path(mechmask.__file__).parent), contextlib.__file__)
+_ROOT = Path(mechmask.__file__).parent
+# where something is put on or taken off; what only looks (fingerprints, say) has many lines and nothing to leave behind
+WATCHED = (
+    *(
+        str(_ROOT / name)
+        for name in ("write", "interrupts.py", "models/lock.py", "models/states.py", "models/model.py")
+    ),
+    contextlib.__file__,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:The .* edit did not take")
 
@@ -104,8 +112,8 @@ def test_hundreds_of_interrupts_at_random_moments_leave_no_trace(model, works, i
     before, wanted = traced(model.module), model.fingerprint
     chance = random.Random(0)
     for name, times in {
-        **dict.fromkeys(("adapter", "graft", "stacked"), 70), **dict.fromkeys(("weights", "low_rank"), 40),
-        "finetune": 40, "edit": 40,
+        **dict.fromkeys(("adapter", "graft", "stacked"), 80), **dict.fromkeys(("weights", "low_rank"), 50),
+        "finetune": 60, "edit": 40,
     }.items():  # fmt: skip
         began = time.perf_counter()
         works[name]()
@@ -115,13 +123,13 @@ def test_hundreds_of_interrupts_at_random_moments_leave_no_trace(model, works, i
             interrupts.run(works[name])
             signal.setitimer(signal.ITIMER_REAL, 0)
             assert traced(model.module) == before, name
-    assert interrupts.raised > 300
+    assert interrupts.raised >= 300
     assert model.fingerprint == wanted
 
 
-@pytest.mark.parametrize(("name", "every"), [("weights", 3), ("low_rank", 5), ("adapter", 7), ("stacked", 19)])
+@pytest.mark.parametrize(("name", "every"), [("weights", 3), ("low_rank", 7), ("adapter", 29), ("stacked", 83)])
 def test_an_interrupt_at_any_line_leaves_no_trace(model, works, interrupts, traced, name, every):
-    """Every so many lines of mechmask and contextlib that applying and undoing run through."""
+    """Every so many lines that applying and undoing run through in the files that put on and take off."""
     before = traced(model.module)
     counted = _lines(works[name], lambda: None, 0)
     hit = 0
@@ -137,7 +145,7 @@ def _lines(work: Callable[[], object], at_line: Callable[[], None], number: int)
 
     def trace(frame, event, _argument):
         nonlocal count
-        if not frame.f_code.co_filename.startswith(ROOMS):
+        if not frame.f_code.co_filename.startswith(WATCHED):
             return None
         if event == "line":
             count += 1
@@ -171,6 +179,7 @@ def test_an_error_while_an_adapter_is_put_on_leaves_no_trace(model, works, trace
         with pytest.raises(MemoryError):
             works["adapter"]()
         assert traced(model.module) == before
+        calls = 0
         with pytest.raises(MemoryError):
             works["finetune"]()
         assert traced(model.module) == before
