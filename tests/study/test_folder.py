@@ -195,6 +195,6 @@ def test_a_state_comes_back_and_is_dropped(tmp_path):
 
 def test_a_description_takes_what_json_takes(tmp_path, small_facts):
     """Tuples become lists on the way to the file: that is no difference."""
-    description = {"config": {"layers": (0, 1), "edit": FTLConfig(layer=1, clamp=None).model_dump(mode="json")}}
+    description = {"config": {"layers": (0, 1), "edit": FTLConfig(layer=1, clamp=0.1).model_dump(mode="json")}}
     _open(tmp_path, description, small_facts)
     _open(tmp_path, description, small_facts)
