@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias
 
 from pydantic import BaseModel, Field
 
@@ -21,6 +22,10 @@ from mechmask.write.methods.ft_l import FTLConfig, ft_l
 from mechmask.write.outcome import outcomes
 from mechmask.write.presets import preset_of
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+Facts: TypeAlias = "FactSet | Sequence[Fact | Mapping[str, Any]] | pd.DataFrame | str | Path"
 EditConfig = Annotated[FTConfig | FTLConfig, Field(discriminator="method")]
 
 
@@ -41,7 +46,7 @@ METHODS: dict[str, Method] = {"ft": Method(ft, FTConfig), "ft_l": Method(ft_l, F
 
 def edit(
     model: Model | Variant,
-    facts: FactSet | Sequence[Fact],
+    facts: Facts,
     method: str | None = None,
     config: FTConfig | FTLConfig | None = None,
     *,
@@ -54,7 +59,7 @@ def edit(
 
     Args:
         model: the model as it is now, or a state of it, such as ``install.on(model)``: the change goes on that.
-        facts: the facts, edited together; one fact alone for an edit of its own.
+        facts: the facts in any form that ``as_fact_set`` takes, edited together; one fact alone for an edit of its own.
         method: ``ft_l`` or ``ft``; by default what ``config`` says, else ``ft_l``.
         config: the method's own configuration; what is published or found for this model by default.
         progress: whether a bar shows how far it is, when it takes more than two seconds.

@@ -27,8 +27,8 @@ _COMPUTED = ("r", "lora_alpha", "use_rslora", "use_dora", "fan_in_fan_out", "ran
 
 
 def graft(
-    before: Model | Variant | AdapterChange | None,
-    after: Model | Variant | AdapterChange | WeightChange | LowRankChange,
+    before: Model | Variant | Change | None,
+    after: Model | Variant | Change,
     layers: Iterable[int],
     scale: float = 1.0,
 ) -> Change:

@@ -65,12 +65,12 @@ class LowRankChange(Change):
         details: Mapping[str, Any],
     ) -> None:
         super().__init__(base, method, details)
+        for name, (outputs, inputs) in factors.items():
+            _require_product(name, outputs, inputs)
         self.factors = {
             name: Factors(*(factor.detach().cpu().contiguous().clone() for factor in pair))
             for name, pair in factors.items()
         }
-        for name, (outputs, inputs) in self.factors.items():
-            _require_product(name, outputs, inputs)
         if not any(map(_moves, self.factors.values())):
             raise ChangeError(f"The {method} change changes nothing: every product of factors is zero. Make it anew.")
 

@@ -66,5 +66,5 @@ def _logprobs(model: Model, rows: Sequence[EncodedExample]) -> Float[Tensor, " r
 
 def _continuations(model: Model, contests: Sequence[Contest]) -> list[str]:
     lengths = [max(len(contest.routes["old"]), len(contest.routes["new"])) for contest in contests]
-    tokens = greedy(model, [contest.prompt for contest in contests], max(lengths))
-    return [str(model.tokenizer.decode(row[:length])).strip() for row, length in zip(tokens, lengths, strict=True)]
+    tokens = greedy(model, [contest.prompt for contest in contests], lengths)
+    return [str(model.tokenizer.decode(row)).strip() for row in tokens]

@@ -35,7 +35,7 @@ def test_a_configuration_cannot_be_changed():
     [
         StudyConfig(),
         StudyConfig(install=None, edit=None),
-        StudyConfig(contradict=FinetuneConfig(layers=(0, 1), batch_size=2), edit=FTLConfig(layer=1, clamp=None)),
+        StudyConfig(contradict=FinetuneConfig(layers=(0, 1), batch_size=2), edit=FTLConfig(layer=1, clamp=0.1)),
     ],
 )
 def test_json_round_trip(config):

@@ -10,6 +10,7 @@ from peft import LoraConfig, get_peft_model
 
 from mechmask import FinetuneConfig, FTLConfig, edit, finetune, graft, load_change, load_model, scaled
 from mechmask.errors import ChangeError
+from mechmask.write.adapter import AdapterChange
 from mechmask.write.low_rank import low_rank_change
 
 FAST = FinetuneConfig(steps=2, lr=1e-2, rank=2)
@@ -37,9 +38,9 @@ def _tiny_change(model, reweighted):
 
 def _refused(change, model, traced):
     before, fingerprint = traced(model.module), model.fingerprint
-    with pytest.raises(ChangeError, match="not those that this change was made on|has an adapter already") as caught:
-        with change.applied(model):
-            pytest.fail("applied")
+    sentence = r"not those that this change was made on|has an adapter already"
+    with pytest.raises(ChangeError, match=sentence) as caught, change.applied(model):
+        pytest.fail("applied")
     assert "\n" not in str(caught.value)
     assert traced(model.module) == before
     assert model.fingerprint == fingerprint
@@ -108,6 +109,19 @@ def test_a_second_adapter_or_another_scale_is_another_base(tiny, facts, kind, tr
     for other in (second, scaled(install, 2.0)):
         with other.applied(model):
             _refused(change, model, traced)
+
+
+@pytest.mark.parametrize("kind", ["weights", "low_rank"])
+def test_the_same_factors_at_another_scale_are_another_base(tiny, facts, kind, traced):
+    model = tiny("llama")
+    install = finetune(model, facts[:2], FAST)
+    config = copy.deepcopy(install.config)
+    config.lora_alpha *= 2
+    stronger = AdapterChange(config, install.tensors, install.base, "by hand", {})
+    with install.applied(model):
+        change = make(kind, model, facts)
+    with stronger.applied(model):
+        _refused(change, model, traced)
 
 
 @pytest.mark.parametrize("kind", KINDS)

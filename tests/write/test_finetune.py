@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import re
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -13,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from mechmask import Example, FinetuneConfig, finetune
 from mechmask.errors import ChangeError
-from mechmask.write.finetune import Finetuning
+from mechmask.write.finetune import Finetuning, _dropout_seed
 
 TARGETS = {
     "gpt2": ["c_attn", "attn.c_proj", "c_fc", "mlp.c_proj"],
@@ -156,6 +158,43 @@ def test_dropout_and_batches_do_something(tiny, examples, name):
         tiny("llama"), examples, FinetuneConfig(steps=2, lr=1e-2, **{name: {"dropout": 0.5, "batch_size": 2}[name]})
     )
     assert any(not torch.equal(plain.tensors[n], other.tensors[n]) for n in plain.tensors)
+
+
+def test_facts_stand_for_their_contradiction_examples(tiny, facts, tmp_path):
+    config = FinetuneConfig(steps=2, lr=1e-2)
+    wanted = finetune(tiny("llama"), facts.contradiction_examples(), config)
+    facts.to_jsonl(tmp_path / "facts.jsonl")
+    for form in (facts, list(facts), facts.to_dataframe(), tmp_path / "facts.jsonl"):
+        adapter = finetune(tiny("llama"), form, config)
+        assert all(torch.equal(adapter.tensors[name], tensor) for name, tensor in wanted.tensors.items())
+
+
+def test_dropout_is_another_at_every_step_and_the_same_in_every_process(tiny, examples):
+    """Seeds come from a seed sequence; the numbers of Python's ``hash`` belong to its version."""
+    config = FinetuneConfig(lr=1e-30, dropout=0.5, seed=7)
+    with Finetuning(tiny("llama"), examples, config, start=None) as run:
+        with torch.no_grad():  # a fresh adapter is the identity, dropout or not
+            for name, factor in run._factors.items():
+                factor.add_(0.1 if "lora_B" in name else 0)
+        run.advance(3)
+        losses = run.losses
+    assert len(set(losses)) == 3
+    drawn = [int(np.random.SeedSequence([7, step]).generate_state(1, np.uint64)[0]) for step in range(3)]
+    assert [_dropout_seed(7, step) for step in range(3)] == drawn
+    assert len(set(drawn)) == 3
+
+
+def test_a_short_training_shows_no_bar_and_a_long_one_does(tiny, examples, capsys, monkeypatch):
+    finetune(tiny("llama"), examples, FinetuneConfig(steps=2, lr=1e-2))
+    assert capsys.readouterr().err == ""
+    now = itertools.count(step=1.0)
+    monkeypatch.setattr("mechmask.progress.time.monotonic", lambda: next(now))
+    finetune(tiny("llama"), examples, FinetuneConfig(steps=5, lr=1e-2), progress=False)
+    assert capsys.readouterr().err == ""
+    finetune(tiny("llama"), examples, FinetuneConfig(steps=5, lr=1e-2))
+    shown = capsys.readouterr().err
+    assert "5/5" in shown
+    assert "loss" in shown
 
 
 def test_an_epoch_shows_every_example_once(tiny, facts, tokenizer):

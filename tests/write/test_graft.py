@@ -158,7 +158,7 @@ def test_an_adapter_scaled(adapters, family, logits_of, logits_under):
     with scaled(new, -0.5).applied(model):
         torch.testing.assert_close(logits_of(model), wanted, atol=1e-4, rtol=0)
     wanted = logits_under(family, merged(model.module, new, family, [1]))
-    with scaled(new, 0, layers=[0, 2]).applied(model):
+    with scaled(new, 0.0, layers=[0, 2]).applied(model):
         torch.testing.assert_close(logits_of(model), wanted, atol=1e-4, rtol=0)
     with new.applied(model):
         wanted = logits_of(model)

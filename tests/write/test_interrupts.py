@@ -1,0 +1,193 @@
+"""Ctrl-C and errors at any moment of a change, a fine-tuning or an edit leave the module as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from peft.tuners.lora import LoraModel
+
+import mechmask
+from mechmask import FinetuneConfig, FTLConfig, edit, finetune, graft
+from mechmask.write.low_rank import low_rank_change
+
+FAST = FinetuneConfig(steps=2, lr=1e-2, rank=2)
+EDIT = FTLConfig(layer=0, clamp=5e-2, lr=1e-2, steps=2)
+DOWN = "model.layers.0.mlp.down_proj.weight"
+_ROOT = Path(mechmask.__file__).parent
+# where something is put on or taken off; what only looks (fingerprints, say) has many lines and nothing to leave behind
+WATCHED = (
+    *(
+        str(_ROOT / name)
+        for name in ("write", "interrupts.py", "models/lock.py", "models/states.py", "models/model.py")
+    ),
+    contextlib.__file__,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:The .* edit did not take")
+
+
+@pytest.fixture
+def model(tiny):
+    """One block, in training mode in part, gradients asked of in part, so that a mode or a flag that is lost shows."""
+    model = tiny("llama", num_hidden_layers=1)
+    model.anatomy.blocks[0].train()
+    for index, parameter in enumerate(model.module.parameters()):
+        parameter.requires_grad_(index % 2 == 0)
+    return model
+
+
+@pytest.fixture
+def works(model, facts) -> dict[str, Callable[[], object]]:
+    """What may be interrupted, by name."""
+    install, second = (finetune(model, facts[i : i + 1], FAST) for i in (0, 1))
+    edited = edit(model, facts[:1], config=EDIT)
+    factors = low_rank_change(model, {DOWN: (torch.ones(32, 1), torch.ones(1, 64))}, "by hand", {})
+    with install.applied(model):
+        above = edit(model, facts[:1], config=EDIT)
+
+    def apply(change, under=None):
+        def work():
+            state = change.on(model if under is None else under.on(model))
+            with state.active() as changed:
+                return changed.module(input_ids=torch.arange(5, 9)[None])
+
+        return work
+
+    return {
+        "adapter": apply(install),
+        "graft": lambda: apply(graft(install, second, [0]))(),
+        "weights": apply(edited),
+        "low_rank": apply(factors),
+        "stacked": apply(above, install),
+        "finetune": lambda: finetune(model, facts[:1], FAST),
+        "edit": lambda: edit(install.on(model), facts[:1], config=EDIT),
+    }
+
+
+class _Interrupts:
+    """SIGINT that is raised only while a work runs, and counted."""
+
+    def __init__(self) -> None:
+        self.armed = False
+        self.raised = 0
+
+    def handle(self, *_: object) -> None:
+        if self.armed:
+            self.armed = False
+            self.raised += 1
+            raise KeyboardInterrupt
+
+    def run(self, work: Callable[[], object]) -> bool:
+        """Whether the work was interrupted."""
+        try:
+            self.armed = True
+            work()
+            self.armed = False
+        except KeyboardInterrupt:
+            return True
+        return False
+
+
+@pytest.fixture
+def interrupts() -> Iterator[_Interrupts]:
+    made = _Interrupts()
+    before = signal.signal(signal.SIGINT, made.handle)
+    alarm = signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+    yield made
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, alarm)
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs timers")
+def test_hundreds_of_interrupts_at_random_moments_leave_no_trace(model, works, interrupts, traced):
+    before, wanted = traced(model.module), model.fingerprint
+    chance = random.Random(0)
+    for name, times in {
+        **dict.fromkeys(("adapter", "graft", "stacked"), 80), **dict.fromkeys(("weights", "low_rank"), 50),
+        "finetune": 60, "edit": 40,
+    }.items():  # fmt: skip
+        began = time.perf_counter()
+        works[name]()
+        takes = time.perf_counter() - began
+        for _ in range(times):
+            signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-5, takes))
+            interrupts.run(works[name])
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            assert traced(model.module) == before, name
+    assert interrupts.raised >= 300
+    assert model.fingerprint == wanted
+
+
+@pytest.mark.parametrize(("name", "every"), [("weights", 3), ("low_rank", 7), ("adapter", 29), ("stacked", 83)])
+def test_an_interrupt_at_any_line_leaves_no_trace(model, works, interrupts, traced, name, every):
+    """Every so many lines that applying and undoing run through in the files that put on and take off."""
+    before = traced(model.module)
+    counted = _lines(works[name], lambda: None, 0)
+    hit = 0
+    for line in range(1, counted, every):
+        hit += interrupts.run(lambda line=line: _lines(works[name], lambda: signal.raise_signal(signal.SIGINT), line))
+        assert traced(model.module) == before, line
+    assert hit > 0.9 * counted / every, "an interrupt that waits is raised all the same"
+
+
+def _lines(work: Callable[[], object], at_line: Callable[[], None], number: int) -> int:
+    """Run ``work``; call ``at_line`` before its ``number``-th line. How many lines ran."""
+    count = 0
+
+    def trace(frame, event, _argument):
+        nonlocal count
+        if not frame.f_code.co_filename.startswith(WATCHED):
+            return None
+        if event == "line":
+            count += 1
+            if count == number:
+                at_line()
+        return trace
+
+    previous = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(previous)
+    return count
+
+
+def test_an_error_while_an_adapter_is_put_on_leaves_no_trace(model, works, traced, monkeypatch):
+    before = traced(model.module)
+    create = LoraModel._create_and_replace
+    for fails_at in range(1, 8):
+        calls = 0
+
+        def failing(*args, fails_at=fails_at, **kwargs):
+            nonlocal calls
+            calls += 1
+            if calls == fails_at:
+                raise MemoryError
+            return create(*args, **kwargs)
+
+        monkeypatch.setattr(LoraModel, "_create_and_replace", failing)
+        with pytest.raises(MemoryError):
+            works["adapter"]()
+        assert traced(model.module) == before
+        calls = 0
+        with pytest.raises(MemoryError):
+            works["finetune"]()
+        assert traced(model.module) == before
+
+
+def test_an_error_in_the_middle_of_an_edit_leaves_no_trace(model, facts, traced, monkeypatch):
+    before = traced(model.module)
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        edit(model, facts[:1], config=EDIT)
+    assert traced(model.module) == before

@@ -1,0 +1,194 @@
+"""What every editor of the registry has to do, whatever it is; a new method gets one line in ``CONFIGS``."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from pydantic import BaseModel, TypeAdapter
+
+from mechmask import FactSet, edit, load_change, read_logits
+from mechmask.errors import ChangeError
+from mechmask.write.edit import METHODS, EditConfig, preset_for
+from mechmask.write.methods.ft import FTConfig
+from mechmask.write.methods.ft_l import FTLConfig
+from mechmask.write.presets import presets
+
+# A setting that takes on the tiny models, and what of it leaves everything as it was.
+CONFIGS = {
+    "ft": (FTConfig(layer=1, lr=2e-2, steps=40), {"loss_stop": 1e6}),
+    "ft_l": (FTLConfig(layer=1, clamp=1.0, lr=2e-2, steps=40), {"loss_stop": 1e6}),
+}
+FAMILIES = ["gpt2", "llama", "gpt_neox"]
+WRITES_TO = {"gpt2": "transformer.h.1.mlp.", "llama": "model.layers.1.mlp.", "gpt_neox": "gpt_neox.layers.1.mlp."}
+
+
+@pytest.fixture(params=METHODS)
+def method(request):
+    return request.param
+
+
+@pytest.fixture
+def config(method):
+    return CONFIGS[method][0]
+
+
+@pytest.fixture
+def one(facts):
+    return facts[:1]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_it_changes_only_what_it_says_and_is_undone_bit_for_bit(
+    tiny, one, family, method, config, traced, tmp_path, logits_of
+):
+    model = tiny(family)
+    before, bare = traced(model.module), logits_of(model)
+    change = edit(model, one, method, config)
+    assert traced(model.module) == before
+    assert (change.method, change.blocks, change.base) == (method, (1,), model.fingerprint)
+    with change.applied(model):
+        inside, logits = traced(model.module), logits_of(model)
+    assert not torch.equal(logits, bare)
+    changed = {name for name, value in inside["bits"].items() if value != before["bits"][name]}
+    assert changed
+    assert all(name.startswith(WRITES_TO[family]) for name in changed)
+    assert {k: v for k, v in inside.items() if k != "bits"} == {k: v for k, v in before.items() if k != "bits"}
+    change.save(tmp_path / "change")
+    with load_change(tmp_path / "change").applied(model):
+        assert torch.equal(logits_of(model), logits)
+    assert traced(model.module) == before
+    assert torch.equal(logits_of(model), bare)
+
+
+def test_a_seed_or_nothing_decides_and_the_callers_random_numbers_stay(tiny, one, method, config, rngs, logits_of):
+    results = []
+    for noise in (1, 2):
+        torch.manual_seed(noise)
+        model, before = tiny("llama"), rngs()
+        change = edit(model, one, method, config)
+        untouched = rngs() == before
+        assert untouched
+        with change.applied(model):
+            results.append(logits_of(model))
+    assert torch.equal(*results)
+
+
+def test_the_order_of_facts_does_not_count(tiny, facts, method, config):
+    model = tiny("llama")
+    some = [facts[0], facts[2], facts["Łódź/mayor"]]
+    margins = []
+    for order in (some, some[::-1]):
+        with edit(model, order, method, config).applied(model):
+            margins.append(read_logits(model, some).margin)
+    assert margins[0].values == pytest.approx(margins[1].values, abs=1e-2)
+
+
+def test_another_base_is_refused(tiny, one, method, config, traced):
+    change = edit(tiny("llama"), one, method, config)
+    other = tiny("llama", seed=1)
+    before = traced(other.module)
+    with pytest.raises(ChangeError, match="not those that this change was made on"), change.applied(other):
+        pytest.fail("applied")
+    assert traced(other.module) == before
+
+
+def test_an_edit_that_changes_nothing_is_refused(tiny, one, method, config, traced):
+    model = tiny("llama")
+    before = traced(model.module)
+    with pytest.raises(ChangeError, match="changes nothing"):
+        edit(model, one, method, config.model_copy(update=CONFIGS[method][1]))
+    assert traced(model.module) == before
+
+
+def test_what_became_of_each_fact_is_reported(tiny, facts, method, config, tokenizer):
+    """Against a reading of the edited model and against plain greedy decoding."""
+    model = tiny("llama")
+    some = facts[:3]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        change = edit(model, some, method, config)
+    with change.applied(model):
+        reading = read_logits(model, some)
+        for fact, outcome in zip(some, change.details["facts"], strict=True):
+            logp = reading.logprob.sel(fact=fact.id).to_series()
+            new, old = logp["new"], logp["old"]
+            assert outcome["id"] == fact.id
+            assert (outcome["logp_new"], outcome["logp_old"]) == pytest.approx((new, old), abs=1e-3)
+            assert outcome["margin"] == pytest.approx(new - old, abs=1e-3)
+            assert outcome["took"] is bool(logp.drop("new").max() < new)
+            values = [
+                tokenizer(f"{fact.prompt} {value}")["input_ids"][len(tokenizer(fact.prompt)["input_ids"]) :]
+                for value in (fact.old, fact.new)
+            ]
+            assert outcome["loss_nats"] == pytest.approx(-new / len(values[1]), abs=1e-3)
+            ids = tokenizer(fact.prompt)["input_ids"]
+            for _ in range(max(map(len, values))):
+                with torch.no_grad():
+                    ids = [*ids, int(model.module(input_ids=torch.tensor([ids])).logits[0, -1].argmax())]
+            spoken = tokenizer.decode(ids[len(tokenizer(fact.prompt)["input_ids"]) :]).strip()
+            assert outcome["says"] == spoken
+
+
+def test_an_edit_that_took_is_silent_and_one_that_did_not_is_warned_of(tiny, one, method, config):
+    model = tiny("llama")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        change = edit(model, one, method, config)
+    assert change.details["facts"][0]["took"]
+    assert change.details["facts"][0]["says"] == one[0].new
+    with pytest.warns(UserWarning, match=rf"did not take on 1 of 1 facts \('{one[0].id}'\)"):
+        weak = edit(model, one, method, config.model_copy(update={"steps": 1, "lr": 1e-6}))
+    assert not weak.details["facts"][0]["took"]
+
+
+def test_a_fact_list_is_checked_as_a_fact_set(tiny, one, method, config):
+    fact = one[0]
+    with pytest.raises(ValueError, match=fact.id):
+        edit(tiny("llama"), [fact, fact.model_copy(update={"new": "something else"})], method, config)
+
+
+def test_the_configuration_alone_says_the_method(tiny, one, method, config, logits_of):
+    model = tiny("llama")
+    with edit(model, one, config=config).applied(model):
+        by_config = logits_of(model)
+    with edit(model, one, method, config).applied(model):
+        assert torch.equal(logits_of(model), by_config)
+    other = next(name for name in METHODS if name != method)
+    with pytest.raises(ChangeError, match=f"{other} takes a"):
+        edit(model, one, other, config)
+
+
+def test_configurations_are_told_apart_by_their_method(method, config):
+    adapter = TypeAdapter(EditConfig)
+    assert METHODS[method].config is type(config)
+    assert adapter.validate_python(config.model_dump(mode="json")) == config
+    assert adapter.validate_json(adapter.dump_json(config)) == config
+
+    class Study(BaseModel):
+        edits: tuple[EditConfig, ...]
+
+    assert Study(edits=(config,)) == Study.model_validate({"edits": [config.model_dump()]})
+    assert Study(edits=()).edits == ()
+
+
+def test_presets_are_valid_and_say_where_they_come_from(tiny, method):
+    for preset in presets(method).values():
+        assert METHODS[method].config.model_validate(preset.config).method == method
+        assert preset.source
+    with pytest.raises(ChangeError, match=r"No .* setting is known for a llama of 3 layers and width 32"):
+        preset_for(tiny("llama"), method)
+
+
+def test_a_method_that_is_not_known_names_those_that_are(tiny, one):
+    with pytest.raises(ChangeError, match=r"no edit method 'ft-l'\. Did you mean 'ft_l'"):
+        edit(tiny("llama"), one, "ft-l")
+
+
+def test_facts_come_in_any_form(tiny, one, config, method, tmp_path):
+    one.to_jsonl(tmp_path / "facts.jsonl")
+    model = tiny("llama")
+    wanted = edit(model, one, method, config).details
+    for form in (list(one), one.to_dataframe(), str(tmp_path / "facts.jsonl"), FactSet(one)):
+        assert edit(model, form, method, config).details == wanted
