@@ -54,13 +54,13 @@ def frozen(norm: nn.Module, inputs: Float[Tensor, "node width"]) -> FrozenNorm:
         ModelError: if the norm is neither a LayerNorm nor an RMSNorm.
     """
     inputs = inputs.float()
-    own = copy.deepcopy(norm).float()
-    centres = isinstance(own, nn.LayerNorm)
-    normed = own(inputs)
+    exact = copy.deepcopy(norm).float()
+    centres = isinstance(exact, nn.LayerNorm)
+    normed = exact(inputs)
     if centres:
-        weight, bias = _or(own.weight, torch.ones_like(inputs[0])), _or(own.bias, torch.zeros_like(inputs[0]))
+        weight, bias = _or(exact.weight, torch.ones_like(inputs[0])), _or(exact.bias, torch.zeros_like(inputs[0]))
     else:
-        weight, bias = own(torch.full_like(inputs[:1], _PROBE))[0], torch.zeros_like(inputs[0])
+        weight, bias = exact(torch.full_like(inputs[:1], _PROBE))[0], torch.zeros_like(inputs[0])
     unscaled = (inputs - inputs.mean(-1, keepdim=True) if centres else inputs) * weight
     scale = ((normed - bias) * unscaled).sum(-1) / unscaled.square().sum(-1)
     error = (scale[:, None] * unscaled + bias - normed).abs().max()

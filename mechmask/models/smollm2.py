@@ -75,9 +75,9 @@ def _downloaded_gguf(scratch: Path) -> Path:
 
 
 def _expect(path: Path, sha256: str) -> None:
-    found = sha256_of(path)
-    if found != sha256:
+    actual = sha256_of(path)
+    if actual != sha256:
         raise ModelError(
-            f"{path.name} has SHA-256 {found[:16]}..., not {sha256[:16]}...: it is not the file that mechmask was "
+            f"{path.name} has SHA-256 {actual[:16]}..., not {sha256[:16]}...: it is not the file that mechmask was "
             "tested with. Remove it from pip's cache and try again."
         )
