@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from mechmask.measure.reading import load_reading as load_reading
     from mechmask.measure.reading import save_reading as save_reading
     from mechmask.measure.statistics import over_facts as over_facts
+    from mechmask.measure.summary import conclusion as conclusion
+    from mechmask.measure.summary import overview as overview
     from mechmask.measure.summary import summary as summary
     from mechmask.measure.tables import latex_table as latex_table
     from mechmask.measure.tables import markdown_table as markdown_table
@@ -79,10 +81,18 @@ if TYPE_CHECKING:
     from mechmask.write.graft import graft as graft
     from mechmask.write.graft import scaled as scaled
     from mechmask.write.load import load_change as load_change
+    from mechmask.write.low_rank import LowRankChange as LowRankChange
+    from mechmask.write.low_rank import low_rank_change as low_rank_change
     from mechmask.write.methods.ft import FTConfig as FTConfig
     from mechmask.write.methods.ft_l import FTLConfig as FTLConfig
+    from mechmask.write.weights import WeightChange as WeightChange
 
 _HOMES = {
+    "conclusion": "measure.summary",
+    "overview": "measure.summary",
+    "WeightChange": "write.weights",
+    "low_rank_change": "write.low_rank",
+    "LowRankChange": "write.low_rank",
     "MechmaskError": "errors",
     "Example": "facts.fact",
     "Fact": "facts.fact",

@@ -80,9 +80,6 @@ def progress_bar(name: str, total: int, done: int = 0, *, shown: bool = True) ->
         bar.close()
 
 
-patient_bar = progress_bar
-
-
 class PhaseBar:
     """The bar of a training: its steps, with loss and recall beside them."""
 

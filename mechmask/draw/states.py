@@ -6,15 +6,12 @@ import xarray as xr
 
 from mechmask.draw.style import plain
 from mechmask.errors import ReadingError
-from mechmask.measure.summary import STATE_NAMES
-
-_METHODS = {"ft": "FT", "rome": "ROME", "memit": "MEMIT", "alphaedit": "AlphaEdit"}  # as their papers write them
-_NAMES = {**_METHODS, **STATE_NAMES}
+from mechmask.measure.names import state_name as name_in_print
 
 
 def state_name(state: object) -> str:
     """What a reader calls a state: ``ft_l`` is FT-L, and one that has no other name is called what it is."""
-    return _NAMES.get(str(state), plain(state))
+    return plain(name_in_print(state))
 
 
 def by_state(reading: xr.Dataset, otherwise: str) -> dict[str, xr.Dataset]:

@@ -15,7 +15,7 @@ from mechmask.facts.fact_set import FactSet
 from mechmask.facts.load import as_fact_set
 from mechmask.models.model import Model
 from mechmask.models.states import Variant, active
-from mechmask.progress import Tick, patient_bar
+from mechmask.progress import Tick, progress_bar
 from mechmask.write.change import Change
 from mechmask.write.methods.ft import FTConfig, ft
 from mechmask.write.methods.ft_l import FTLConfig, ft_l
@@ -77,7 +77,7 @@ def edit(
     chosen = as_fact_set(facts)
     with active(model) as whole:
         settings = config if config is not None else preset_for(whole, name)
-        with patient_bar(name, getattr(settings, "steps", len(chosen)), shown=progress) as tick:
+        with progress_bar(name, getattr(settings, "steps", len(chosen)), shown=progress) as tick:
             change = METHODS[name].make(whole, tuple(chosen), settings, tick)
         with change.applied(whole) as changed:
             change.details["facts"] = outcomes(changed, chosen)

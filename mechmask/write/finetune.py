@@ -28,7 +28,7 @@ from mechmask.models.lock import exclusive
 from mechmask.models.model import Model
 from mechmask.models.routes import encode_examples
 from mechmask.models.states import Variant, active, unchanged
-from mechmask.progress import patient_bar
+from mechmask.progress import progress_bar
 from mechmask.write.adapter import AdapterChange, fill, injected, require_no_adapter
 from mechmask.write.objective import Targets, target_nll, targets
 
@@ -266,7 +266,7 @@ def finetune(
     config = config or FinetuneConfig()
     with (
         Finetuning(model, as_examples(examples), config, start) as run,
-        patient_bar("fine-tuning", config.steps, shown=progress) as tick,
+        progress_bar("fine-tuning", config.steps, shown=progress) as tick,
     ):
         run.advance(config.steps, lambda loss: tick(f"loss {loss:.3f}"))
         return run.change()

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from mechmask.study.protocols.mask import MaskStudy
-    from mechmask.study.results import StudyResults
-
     from mechmask.facts.fact_set import FactSet
     from mechmask.models.model import Model
     from mechmask.study.config import StudyConfig
+    from mechmask.study.protocols.mask import MaskStudy
+    from mechmask.study.results import StudyResults
 
 
 @pytest.fixture(scope="session")

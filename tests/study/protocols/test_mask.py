@@ -24,6 +24,7 @@ from mechmask.errors import MechmaskError, StudyError
 from mechmask.write.edit import edit
 from mechmask.write.finetune import Finetuning
 
+ROOMS = ("results", "changes", "checkpoints", "readings", "training")
 EXACT = ("logprob", "margin", "standing", "rank", "ceiling", "entropy", "recalled")
 
 
@@ -215,7 +216,11 @@ def test_running_again_gives_the_same_datasets_and_files(done, again):
 
 def test_running_again_makes_no_reading_and_no_change(again):
     before, after = (
-        {k: v for k, v in times.items() if k.startswith(("results", "changes", "checkpoints", "readings", "training", "run", "facts"))}
+        {
+            k: v
+            for k, v in times.items()
+            if k.startswith(("results", "changes", "checkpoints", "readings", "training", "run", "facts"))
+        }
         for times in again[2]
     )
     assert len(before) > 20
