@@ -19,6 +19,7 @@ from mechmask.facts.fact_set import FactSet
 from mechmask.facts.load import load_facts
 from mechmask.measure.reading import load_reading
 from mechmask.measure.summary import conclusion, overview, summary
+from mechmask.measure.tables import latex_table, markdown_table
 from mechmask.study.run import read_card
 from mechmask.study.step import MANIFEST, Step, peek, require_whole
 
@@ -133,6 +134,14 @@ class StudyResults:
     def conclusion(self) -> str:
         """The outcome in two sentences."""
         return conclusion(self.erase)
+
+    def to_markdown(self, digits: int = 2) -> str:
+        """The summary as a Markdown table, rounded; intervals stand in one cell with their estimate."""
+        return markdown_table(self.summary(), digits)
+
+    def to_latex(self, digits: int = 2) -> str:
+        """The summary as a LaTeX table (booktabs), rounded; intervals stand in one cell with their estimate."""
+        return latex_table(self.summary(), digits)
 
     def reading(self, name: str) -> xr.Dataset:
         """A reading or result by its name in the study's directory, such as ``readings/read_logits/before``.
