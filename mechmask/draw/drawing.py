@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import textwrap
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,12 +114,14 @@ class Drawing(Figure):
         self._fit_legend(set())
         if self._words or self._ends:
             self._lay_out()
+            before = [words.text.get_text() for words in self._words]
             for words in self._words:
                 if words.text.get_text() == words.shown:  # else the user has written another
                     words.shown = _broken(words, self._agg())
                     words.text.set_text(words.shown)
             self._fit_legend(name_ends(self._ends, self._agg()))
-            self._lay_out()
+            if before != [words.text.get_text() for words in self._words]:
+                self._lay_out()  # of words that take more lines than before one layout alone does not settle
         self._starts = {axes: axes.get_position(original=True) for axes in self.axes}
 
     def settle(self) -> None:
@@ -154,7 +157,9 @@ class Drawing(Figure):
     def _lay_out(self) -> None:
         engine = self.get_layout_engine()
         if engine is not None:
-            engine.execute(self)
+            with warnings.catch_warnings():  # of panels without room: the figure grows, or its drawing warns
+                warnings.simplefilter("ignore", UserWarning)
+                engine.execute(self)
 
     def _fit_legend(self, named: set[str]) -> None:
         """As many columns as fit; one that does not fit is broken into lines, and made smaller if it were too high."""
