@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.legend import Legend
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
@@ -78,8 +79,9 @@ class Drawing(Figure):
         """Draw under the settings of the figure's making: ticks are made only now and would take those of now."""
         with rc_context(self._settings):  # pyright: ignore[reportArgumentType]
             self.fit()
-            for axes, start in self._starts.items():  # a layout begins where the last one ended: the bytes would differ
-                axes._set_position(start, which="both")  # pyright: ignore[reportAttributeAccessIssue]
+            if isinstance(self.get_layout_engine(), ConstrainedLayoutEngine):  # savefig draws once more without one
+                for axes, start in self._starts.items():  # a layout that began where the last one ended would drift
+                    axes._set_position(start, which="both")  # pyright: ignore[reportAttributeAccessIssue]
             super().draw(renderer)
 
     def savefig(self, *args: Any, **kwargs: Any) -> None:
@@ -114,14 +116,11 @@ class Drawing(Figure):
         self._fit_legend(set())
         if self._words or self._ends:
             self._lay_out()
-            before = [words.text.get_text() for words in self._words]
             for words in self._words:
                 if words.text.get_text() == words.shown:  # else the user has written another
                     words.shown = _broken(words, self._agg())
                     words.text.set_text(words.shown)
             self._fit_legend(name_ends(self._ends, self._agg()))
-            if before != [words.text.get_text() for words in self._words]:
-                self._lay_out()  # of words that take more lines than before one layout alone does not settle
         self._starts = {axes: axes.get_position(original=True) for axes in self.axes}
 
     def settle(self) -> None:

@@ -54,3 +54,14 @@ def test_a_legend_that_the_user_took_away_stays_away(trajectory_reading):
     figure.set_size_inches(4, 4)
     figure.draw_without_rendering()
     assert not figure.legends
+
+
+@pytest.mark.parametrize("dpi", [70, 300])
+def test_a_saved_figure_has_room_for_its_names(trajectory_reading, dpi, tmp_path):
+    figure = draw.trajectory(trajectory_reading)
+    figure.savefig(tmp_path / "figure.png", dpi=dpi)
+    ends = [text for axes in figure.axes for text in axes.texts if str(text.get_gid()).startswith("end of")]
+    assert len(ends) == 8
+    assert all(text.get_window_extent().x1 <= figure.bbox.x1 + 6 for text in ends)  # hinting differs by resolution
+    left, right = figure.axes
+    assert all(text.get_window_extent().x1 < right.get_tightbbox().x0 for text in ends if text.axes is left)
