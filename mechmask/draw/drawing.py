@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import textwrap
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.legend import Legend
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
@@ -77,8 +79,9 @@ class Drawing(Figure):
         """Draw under the settings of the figure's making: ticks are made only now and would take those of now."""
         with rc_context(self._settings):  # pyright: ignore[reportArgumentType]
             self.fit()
-            for axes, start in self._starts.items():  # a layout begins where the last one ended: the bytes would differ
-                axes._set_position(start, which="both")  # pyright: ignore[reportAttributeAccessIssue]
+            if isinstance(self.get_layout_engine(), ConstrainedLayoutEngine):  # savefig draws once more without one
+                for axes, start in self._starts.items():  # a layout that began where the last one ended would drift
+                    axes._set_position(start, which="both")  # pyright: ignore[reportAttributeAccessIssue]
             super().draw(renderer)
 
     def savefig(self, *args: Any, **kwargs: Any) -> None:
@@ -118,7 +121,6 @@ class Drawing(Figure):
                     words.shown = _broken(words, self._agg())
                     words.text.set_text(words.shown)
             self._fit_legend(name_ends(self._ends, self._agg()))
-            self._lay_out()
         self._starts = {axes: axes.get_position(original=True) for axes in self.axes}
 
     def settle(self) -> None:
@@ -154,7 +156,9 @@ class Drawing(Figure):
     def _lay_out(self) -> None:
         engine = self.get_layout_engine()
         if engine is not None:
-            engine.execute(self)
+            with warnings.catch_warnings():  # of panels without room: the figure grows, or its drawing warns
+                warnings.simplefilter("ignore", UserWarning)
+                engine.execute(self)
 
     def _fit_legend(self, named: set[str]) -> None:
         """As many columns as fit; one that does not fit is broken into lines, and made smaller if it were too high."""

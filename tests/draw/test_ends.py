@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from matplotlib.image import imread
 from scipy.optimize import minimize
 
 from mechmask import draw
@@ -54,3 +55,15 @@ def test_a_legend_that_the_user_took_away_stays_away(trajectory_reading):
     figure.set_size_inches(4, 4)
     figure.draw_without_rendering()
     assert not figure.legends
+
+
+@pytest.mark.parametrize("dpi", [70, 300])
+def test_a_saved_figure_has_room_for_its_names(trajectory_reading, dpi, tmp_path):
+    figure = draw.trajectory(trajectory_reading)
+    assert len(names(figure)) == 8
+    figure.savefig(tmp_path / "figure.png", dpi=dpi)
+    ink = imread(tmp_path / "figure.png")[..., :3].min(2) < 0.95
+    assert not ink[:, -2:].any() and not ink[:, :2].any()
+    axes = figure.axes[1].get_position()
+    beside = ink[:, int(axes.x1 * ink.shape[1]) + 2 :]
+    assert beside.any(0).sum() > 0.4 * dpi  # the names: "contradicted" alone is half an inch
