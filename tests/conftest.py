@@ -5,16 +5,19 @@ Nothing heavy is imported before a fixture asks for it: tests of the ground room
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 import sys
 import types
 from collections.abc import Callable
+from importlib.machinery import PathFinder, SourceFileLoader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from beartype import beartype
-from jaxtyping import install_import_hook
+from beartype import BeartypeConf, beartype
+from jaxtyping import jaxtyped
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -26,21 +29,51 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # two processes share the cores: thread
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
+_typechecker = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float
+
+
+class _ShapeChecking(SourceFileLoader):
+    """Imports a module of mechmask with its annotations of arrays held against what comes and goes.
+
+    A tensor of another shape or type than a signature says fails the test. Functions without arrays stay as they are:
+    other types are pyright's, and what interrupts and traces see is the code itself.
+    """
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        super().exec_module(module)
+        for name, thing in list(vars(module).items()):
+            if getattr(thing, "__module__", None) != module.__name__:
+                continue
+            if inspect.isfunction(thing):
+                setattr(module, name, _shapes_checked(thing))
+            elif inspect.isclass(thing):
+                for member, function in list(vars(thing).items()):
+                    if inspect.isfunction(function) and not getattr(thing, "_is_protocol", False):
+                        setattr(thing, member, _shapes_checked(function))
+
+
 def _shapes_checked(function: Any) -> Any:
-    """The function with its annotations of arrays held against what comes and goes; other types are pyright's."""
-    annotated = getattr(function, "__annotations__", {})
-    arrays = {name: kind for name, kind in annotated.items() if "jaxtyping" in repr(kind) or "[Tensor" in repr(kind)}
-    if isinstance(function, type) or not arrays:
+    """The function, its array annotations checked at run time; itself where it has none."""
+    annotated = dict(function.__annotations__)
+    arrays = {name: kind for name, kind in annotated.items() if re.search(r"\b(Float|Int|Bool|Shaped)\[", str(kind))}
+    if not arrays or hasattr(function, "__wrapped__"):
         return function
     function.__annotations__ = arrays
-    return beartype(function)
+    return jaxtyped(typechecker=_typechecker)(function)
 
 
-# the whole package is imported with it: a tensor of another shape or type than a signature says fails the test
-_checker = types.ModuleType("mechmask_shapes")
-_checker.__dict__["checked"] = _shapes_checked
-sys.modules[_checker.__name__] = _checker
-install_import_hook("mechmask", f"{_checker.__name__}.checked")
+class _Finder(PathFinder):
+    """Loads mechmask, and nothing else, through ``_ShapeChecking``."""
+
+    @classmethod
+    def find_spec(cls, fullname: str, path: Any = None, target: Any = None) -> Any:
+        found = super().find_spec(fullname, path, target) if fullname.split(".")[0] == "mechmask" else None
+        if found is not None and isinstance(found.loader, SourceFileLoader):
+            found.loader = _ShapeChecking(found.loader.name, found.loader.path)
+        return found
+
+
+sys.meta_path.insert(0, _Finder)
 
 VOCABULARY = 512
 _SIZES = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}

@@ -356,7 +356,11 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_old_file(reading, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["r.nc"]
 
 
-@pytest.mark.parametrize("thing", [{"a": object()}, {"a": {"b": 1}}, {"a": True}, {"a": None}], ids=["an object", "a mapping", "a truth value", "none"])
+@pytest.mark.parametrize(
+    "thing",
+    [{"a": object()}, {"a": {"b": 1}}, {"a": True}, {"a": None}],
+    ids=["an object", "a mapping", "a truth value", "none"],
+)
 def test_attributes_that_netcdf_has_not_are_one_sentence(thing, reading, tmp_path):
     with pytest.raises(ReadingError, match=r"^This reading cannot be stored in .* as netCDF-4 \("):
         save_reading(reading.assign_attrs(thing), tmp_path / "r.nc")
