@@ -63,9 +63,10 @@ def interrupt_waits() -> bool:
 
 
 class _AtomicContext(AbstractContextManager[Value], Generic[Value]):
+    _is_open = False
+
     def __init__(self, generator: AbstractContextManager[Value]) -> None:
         self._generator = generator
-        self._is_open = False
 
     def __enter__(self) -> Value:
         self._stands = _sentry.stand()

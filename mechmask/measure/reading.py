@@ -18,7 +18,7 @@ import numpy as np
 import xarray as xr
 from xarray.backends import H5NetCDFStore
 
-from mechmask.errors import ReadingError
+from mechmask.errors import MechmaskError, ReadingError
 from mechmask.files import replaced_file
 from mechmask.measure.seal import has_seal, sealed
 from mechmask.measure.texts import escaped, restored
@@ -42,8 +42,9 @@ def save_reading(reading: xr.Dataset, path: str | Path) -> None:
         path: where to write; missing directories are made, a file that is there is replaced.
 
     Raises:
-        ReadingError: if the path cannot be written (a directory, a name that is too long, a full disk), or the reading
-            holds something that netCDF cannot store. What was at ``path`` is left as it was.
+        ReadingError: if the path is a directory, or the reading holds something that netCDF cannot store.
+        FileError: if the path cannot be written: no permission, a name that is too long, a full disk. What was at
+            ``path`` is left as it was.
     """
     path = Path(path)
     if not isinstance(reading, xr.Dataset):
@@ -57,14 +58,8 @@ def save_reading(reading: xr.Dataset, path: str | Path) -> None:
         content = sealed(_netcdf(stamped))
         with replaced_file(path) as temporary:
             temporary.write_bytes(content)
-    except ReadingError:
+    except MechmaskError:
         raise
-    except OSError as error:
-        blocked = isinstance(error, FileExistsError | NotADirectoryError)
-        cause = "a part of it is a file, not a directory" if blocked else error.strerror or _first_line(error)
-        raise ReadingError(
-            f"{_shown(path)} cannot be written ({cause}). Give a short, writable path on a disk with space left."
-        ) from error
     except Exception as error:  # xarray, h5netcdf and h5py each refuse what they cannot store in their own way
         raise ReadingError(
             f"This reading cannot be stored in {_shown(path)} as netCDF-4 ({_first_line(error)}). Hold numbers, "

@@ -323,15 +323,15 @@ def test_a_reading_without_odd_texts_is_stored_as_it_is(reading, tmp_path):
     ("path", "cause"),
     [
         (".", "is a directory. Name a file"),
-        ("file/r.nc", "cannot be written (a part of it is a file, not a directory)"),
-        (f"{'n' * 256}.nc", "cannot be written (File name too long)"),
-        ("a\0b.nc", "null byte"),
-        ("\ud800.nc", "cannot be"),
+        ("file/r.nc", "every parent is a directory"),
+        (f"{'n' * 256}.nc", "Choose a shorter name"),
+        ("a\0b.nc", "no file can have this name"),
+        ("\ud800.nc", "no file can have this name"),
     ],
 )
 def test_a_path_that_cannot_be_written_is_one_sentence(path, cause, reading, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ReadingError) as caught:
+    with pytest.raises(MechmaskError) as caught:
         save_reading(reading, tmp_path / path)
     message = str(caught.value)
     assert cause in message and "\n" not in message and len(message) < 700
@@ -347,7 +347,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_old_file(reading, tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
     try:
-        with pytest.raises(ReadingError, match=r"cannot be (written|stored)"):
+        with pytest.raises(MechmaskError, match=r"annot (be )?(write|written|stored)"):
             save_reading(reading, tmp_path / "r.nc")
         gc.collect()
     finally:
