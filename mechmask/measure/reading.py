@@ -19,6 +19,7 @@ import xarray as xr
 from xarray.backends import H5NetCDFStore
 
 from mechmask.errors import MechmaskError, ReadingError
+from mechmask.file_errors import file_errors
 from mechmask.files import replaced_file
 from mechmask.measure.seal import has_seal, sealed
 from mechmask.measure.texts import escaped, restored
@@ -52,7 +53,9 @@ def save_reading(reading: xr.Dataset, path: str | Path) -> None:
             f"save_reading takes an xarray.Dataset, not a {type(reading).__name__}. Make one of it first."
         )
     try:
-        if path.is_dir():
+        with file_errors(path):
+            there = path.is_dir()
+        if there:
             raise ReadingError(f"{path} is a directory. Name a file for the reading.")
         stamped = escaped(reading).assign_attrs({"schema_version": SCHEMA_VERSION, _SEALED: 1})
         content = sealed(_netcdf(stamped))

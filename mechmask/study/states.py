@@ -94,10 +94,12 @@ def edit_settings(model: Model, edits: Sequence[str | EditConfig]) -> dict[str, 
 
     Raises:
         ChangeError: if a method is not known, or has no preset for this model.
+        ModelError: if the model lacks the block that is to be edited.
     """
     settings: dict[str, EditConfig] = {}
     for entry in edits:
         config = preset_for(model, entry) if isinstance(entry, str) else entry
+        model.anatomy.mlp_output(config.layer)  # refuses a block that the model lacks before any work
         n = sum(there.method == config.method for there in settings.values())
         settings[f"{config.method}_{n + 1}" if n else config.method] = config
     return settings

@@ -28,7 +28,8 @@ class Reader:
 
 
 def factors(root, name="install"):
-    return load_file(root / "changes" / name / "change" / "adapter_model.safetensors")
+    loaded = load_file(root / "changes" / name / "change" / "adapter_model.safetensors")
+    return {key: tensor.clone() for key, tensor in loaded.items()}  # not a view of the file, which tests damage
 
 
 def same(left, right):

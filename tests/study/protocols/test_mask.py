@@ -103,7 +103,8 @@ def test_the_trajectory_equals_a_fine_tuning_run_by_hand(done, tiny, small_facts
     for step in (0, 2, 4, 6, 8):
         output, layers = readings[step]
         _same(study.trajectory.sel(step=step), output, EXACT)
-        _same(study.depth_trajectory.sel(step=step), layers, ("logprob", "margin"))
+        for name in ("logprob", "margin"):  # read in the pass of the output: the same up to rounding
+            np.testing.assert_allclose(study.depth_trajectory.sel(step=step)[name], layers[name], rtol=1e-5, atol=1e-5)
 
 
 def test_a_notebook_shows_the_outcome(done, tiny, small_facts, small_config):
