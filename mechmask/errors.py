@@ -64,6 +64,10 @@ def known_names(name: str, known: Iterable[str]) -> str:
     Args:
         name: the name that is not known.
         known: the names that are, in the order in which they should be read.
+
+    Examples:
+        >>> known_names("logits", ["logit", "tuned"])
+        "Did you mean 'logit'? Known are logit, tuned."
     """
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1)

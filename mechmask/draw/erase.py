@@ -264,8 +264,8 @@ def _texts(state: xr.Dataset, variable: str) -> np.ndarray:
     """``[fact]`` as words for a reader: ``not_known_before`` is not known before; empty where the result has none."""
     if variable not in state:
         return np.full(state.sizes["fact"], "", dtype=object)
-    values = ["" if value is None or value != value else str(value) for value in state[variable].values]
-    return np.array([plain(value.replace("_", " ").strip()) for value in values], dtype=object)
+    values = state[variable].fillna("").values
+    return np.array([plain(str(value).replace("_", " ").strip()) for value in values], dtype=object)
 
 
 def _remedies(states: dict[str, xr.Dataset]) -> list[str]:

@@ -35,9 +35,9 @@ def lens_quality(
     """Held-out divergence of each lens from the model's output, by layer, on a logarithmic axis.
 
     Args:
-        report: ``kl[lens, layer]``, the mean KL divergence in nats from the model's output to the lens's; drawn where
-            there: ``kl_low`` and ``kl_high`` of the same shape, and the attributes ``level``, ``n_tokens`` and
-            ``n_sequences``.
+        report: ``kl[lens, layer]``, the mean KL divergence in nats from the model's output to the lens's. Drawn too
+            if the report has them: ``kl_low`` and ``kl_high`` of the same shape, and the attributes ``level``,
+            ``n_tokens`` and ``n_sequences``.
         axes: a panel to draw into; without it a new figure is made.
         width: of a new figure: ``"single"`` or ``"double"`` column, or inches.
         title: in place of the panel's.

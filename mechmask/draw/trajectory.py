@@ -58,8 +58,8 @@ def trajectory(
     """Log-probabilities (panel a) and standing of old (panel b) along the optimizer's steps.
 
     Args:
-        reading: ``logprob[step, fact, route]`` and ``standing[step, fact]`` in nats, ``role`` on ``fact``; drawn where
-            there: ``ceiling[step, fact]`` in nats and the attribute ``onset_step``.
+        reading: ``logprob[step, fact, route]`` and ``standing[step, fact]`` in nats, ``role`` on ``fact``. Drawn
+            too if the reading has them: ``ceiling[step, fact]`` in nats and the attribute ``onset_step``.
         level: of all intervals.
         axes: two panels to draw into; without them a new figure is made.
         width: of a new figure: ``"single"`` or ``"double"`` column, or inches.

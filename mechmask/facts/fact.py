@@ -18,7 +18,13 @@ Magnitude = Literal["", "mild", "strong", "format"]
 
 
 class Example(Record):
-    """A prompt and the value that training asks for after it."""
+    """A prompt and the value that training asks for after it.
+
+    Attributes:
+        prompt: ends just before the value, without a trailing space.
+        value: what is to follow, bare.
+        fact_id: the fact that it belongs to, for messages.
+    """
 
     prompt: str
     value: str
@@ -30,7 +36,12 @@ class Example(Record):
 
 
 class Neighbor(Record):
-    """A prompt about another subject that a change must leave alone, and the correct value there."""
+    """A prompt about another subject that a change must leave alone, and the correct value there.
+
+    Attributes:
+        prompt: ends just before the value, without a trailing space.
+        value: the correct value, bare.
+    """
 
     prompt: str
     value: str
@@ -51,6 +62,14 @@ class Fact(Record):
         relation: the property or relation, such as ``mass`` or ``capital``.
         magnitude: how far the new value is from the old one, where that is graded.
         id: the fact's label in every result; ``subject/relation`` where none is given.
+
+    Examples:
+        >>> fact = Fact(subject="France", prompt="The capital of France is", old="Paris", new="Rome",
+        ...             distractors=("Berlin", "Madrid"), relation="capital")
+        >>> fact.id
+        'France/capital'
+        >>> fact.values
+        {'old': 'Paris', 'new': 'Rome', 'distractor_0': 'Berlin', 'distractor_1': 'Madrid'}
     """
 
     subject: str

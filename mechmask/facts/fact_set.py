@@ -124,6 +124,9 @@ class FactSet(Sequence[Fact]):
     def in_role(self, role: Role) -> FactSet:
         """The facts of one role, in order; an empty selection if there are none.
 
+        Args:
+            role: ``contradicted``, ``control`` or ``never``.
+
         Raises:
             FactError: if the role is not known.
         """
@@ -133,6 +136,9 @@ class FactSet(Sequence[Fact]):
 
     def select(self, ids: Iterable[str]) -> FactSet:
         """The facts with these labels, in the order of ``ids``.
+
+        Args:
+            ids: labels of the facts.
 
         Raises:
             FactError: if there is no such fact, a label comes twice, or no label is given.
@@ -177,6 +183,9 @@ class FactSet(Sequence[Fact]):
     def to_jsonl(self, path: str | Path) -> None:
         """Write one JSON object a line, UTF-8, atomically.
 
+        Args:
+            path: the file; one that is there is replaced.
+
         Raises:
             FileError: if the file cannot be written.
         """
@@ -184,6 +193,9 @@ class FactSet(Sequence[Fact]):
 
     def to_csv(self, path: str | Path) -> None:
         """Write a CSV with a header; distractors, paraphrases and neighbors as JSON in their cells.
+
+        Args:
+            path: the file; one that is there is replaced.
 
         Raises:
             FileError: if the file cannot be written.

@@ -36,6 +36,13 @@ def load_facts(path: str | Path, format: str = "auto") -> FactSet:
 
     Raises:
         FactError: if the format is not known, or listing every problem of the file in one message.
+
+    Examples:
+        >>> import mechmask as mm
+        >>> facts = mm.synthetic_facts(4, n_never=2)
+        >>> facts.to_jsonl("facts.jsonl")
+        >>> mm.load_facts("facts.jsonl") == facts
+        True
     """
     path = Path(path)
     facts, problems = examined(_reader(path, format)(path))

@@ -29,6 +29,11 @@ def assign_roles(facts: FactSet, *, n_contradicted: int, n_control: int, n_never
 
     Raises:
         FactError: if a count is negative, no fact is drawn, or there are fewer facts than are to be drawn.
+
+    Examples:
+        >>> import mechmask as mm
+        >>> mm.assign_roles(mm.world_facts(relations=["capital"]), n_contradicted=3, n_control=2, n_never=4)
+        FactSet(9 facts: 3 contradicted, 2 control, 4 never)
     """
     if min(n_contradicted, n_control, n_never) < 0 or not 1 <= n_contradicted + n_control <= len(facts):
         raise FactError(

@@ -38,6 +38,12 @@ def world_facts(
 
     Raises:
         FactError: if a relation is not in the table, or a number is negative.
+
+    Examples:
+        >>> import mechmask as mm
+        >>> fact = mm.world_facts(relations=["capital"])["France/capital"]
+        >>> fact.prompt, fact.old
+        ('The capital of France is', 'Paris')
     """
     table = {relation.name: relation for relation in _table()}
     unknown = [name for name in relations or () if name not in table]

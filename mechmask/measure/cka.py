@@ -27,6 +27,12 @@ def linear_cka(first: np.ndarray, second: np.ndarray) -> float:
 
     Raises:
         ReadingError: if the numbers of samples differ, or are below four.
+
+    Examples:
+        >>> import numpy as np
+        >>> features = np.random.default_rng(0).normal(size=(50, 3))
+        >>> round(linear_cka(features, 2 * features[:, ::-1]), 6)  # other axes, another scale
+        1.0
     """
     if len(first) != len(second) or len(first) < 4:
         raise ReadingError(

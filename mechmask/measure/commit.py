@@ -24,6 +24,14 @@ def commit_layer(depth: xr.Dataset, route: str = "new") -> xr.DataArray:
 
     Raises:
         ReadingError: if ``route`` is not among the reading's routes, or the reading lacks one of the layers 0..L.
+
+    Examples:
+        >>> import xarray as xr
+        >>> logprob = [[[-1.0, -2.0, -3.0], [-2.0, -1.0, -0.5]]]  # old, then new, at layers 0 to 2
+        >>> coordinates = {"fact": ["mass"], "route": ["old", "new"], "layer": [0, 1, 2]}
+        >>> depth = xr.Dataset({"logprob": (("fact", "route", "layer"), logprob)}, coordinates)
+        >>> commit_layer(depth).values
+        array([1.])
     """
     require(depth, "The commit layer", variables=("logprob",), dims=("fact", "route", "layer"))
     if route not in depth.route.values:

@@ -53,6 +53,10 @@ def commit_interval(
 
     Raises:
         ReadingError: if the statistic is another one.
+
+    Examples:
+        >>> print(commit_interval([20, 21, 22, 21, float("nan")]))
+        21.0 [19.7, 22.3] (n=4, 1 never commit)
     """
     every = np.asarray(layers, dtype=float).ravel()
     sample = every[~np.isnan(every)]

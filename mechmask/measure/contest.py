@@ -19,6 +19,12 @@ def margin(logprob: xr.DataArray) -> xr.DataArray:
 
     Returns:
         ``[fact]`` in nats.
+
+    Examples:
+        >>> import xarray as xr
+        >>> logprob = xr.DataArray([[-4.0, -0.5]], dims=("fact", "route"), coords={"route": ["old", "new"]})
+        >>> margin(logprob).values
+        array([3.5])
     """
     return (logprob.sel(route="new", drop=True) - logprob.sel(route="old", drop=True)).rename("margin")
 

@@ -39,13 +39,20 @@ def save_reading(reading: xr.Dataset, path: str | Path) -> None:
     restores them.
 
     Args:
-        reading: any dataset of numbers, booleans and texts.
+        reading: any dataset of numbers, booleans and texts, such as ``logprob[fact, route]`` in nats.
         path: where to write; missing directories are made, a file that is there is replaced.
 
     Raises:
         ReadingError: if the path is a directory, or the reading holds something that netCDF cannot store.
         FileError: if the path cannot be written: no permission, a name that is too long, a full disk. What was at
             ``path`` is left as it was.
+
+    Examples:
+        >>> import xarray as xr
+        >>> reading = xr.Dataset({"margin": ("fact", [0.5, -1.0])}, {"fact": ["mass", "age"]})
+        >>> save_reading(reading, "reading.nc")
+        >>> load_reading("reading.nc").margin.sel(fact="age").item()
+        -1.0
     """
     path = Path(path)
     if not isinstance(reading, xr.Dataset):
@@ -78,6 +85,9 @@ def load_reading(path: str | Path) -> xr.Dataset:
 
     Args:
         path: a file that ``save_reading`` wrote.
+
+    Returns:
+        What was saved, such as ``logprob[fact, route]`` in nats.
 
     Raises:
         ReadingError: if the file is missing, was altered or cut, is no reading, or is of a schema that this version

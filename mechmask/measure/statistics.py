@@ -33,6 +33,10 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
 
     Returns:
         The interval in the unit of ``values``, NaN with fewer than two of them.
+
+    Examples:
+        >>> print(mean_interval([1.0, 2.0, 3.0]))
+        2.00 [-0.48, 4.48] (n=3)
     """
     return _t_interval(values, level, new_observation=False)
 
@@ -51,9 +55,21 @@ def over_facts(
         interval: what turns the observations at one place into an interval.
 
     Returns:
-        ``estimate``, ``low``, ``high`` and ``n`` over the other dimensions; ``attrs["unit"]`` is ``facts`` or
-        ``draws``.
+        ``estimate``, ``low`` and ``high`` over the other dimensions, in the unit of ``values`` (nats, layers), and the
+        count ``n``; ``attrs["unit"]`` is ``facts`` or ``draws``.
+
+    Raises:
+        ReadingError: if there is no dimension ``fact``.
+
+    Examples:
+        >>> import xarray as xr
+        >>> margin = xr.DataArray([[1.0, 2.0], [3.0, 4.0]], dims=("fact", "layer"))
+        >>> mean = over_facts(margin)
+        >>> mean.estimate.values, mean.n.values
+        (array([2., 3.]), array([2, 2]))
     """
+    if "fact" not in values.dims:
+        raise ReadingError(f"A mean over facts needs the dimension fact; there are {', '.join(map(str, values.dims))}.")
     several = "seed" in values.coords and values["seed"].dims == ("fact",) and values.sizes["fact"] > 0
     drawn = several and interval is mean_interval
     unit = "seed" if drawn else "fact"

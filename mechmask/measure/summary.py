@@ -49,8 +49,8 @@ def overview(result: xr.Dataset, level: float = 0.95) -> pd.DataFrame:
     """One row a state: what became of its facts as a group.
 
     Args:
-        result: what ``erase_index`` returned, or a study's ``erase``, over ``fact`` and, where there are several,
-            ``state``.
+        result: what ``erase_index`` returned, or a study's ``erase``: ``index[fact]`` in nats, ``verdict[fact]`` and
+            so on, with the dimension ``state`` where there are several.
         level: of all intervals.
 
     Returns:
@@ -74,7 +74,7 @@ def conclusion(result: xr.Dataset) -> str:
     """The outcome in words.
 
     Args:
-        result: as for ``overview``, with ``paper_verdict[fact]``.
+        result: as for ``overview``, with ``index[fact]`` in nats and ``paper_verdict[fact]``.
 
     Returns:
         Two sentences: what the raw index says, and what the standing says. Where facts are undecided, two more: why,

@@ -39,7 +39,12 @@ def markdown_table(table: pd.DataFrame, digits: int = 2) -> str:
         The lines of the table, with a line break at the end. States go by their names, columns of tokens are left out.
 
     Raises:
-        ReadingError: if ``table`` is no ``DataFrame``, or ``digits`` is negative.
+        ReadingError: if ``table`` is not a ``DataFrame``, or ``digits`` is negative.
+
+    Examples:
+        >>> import pandas as pd
+        >>> table = pd.DataFrame({"index": [2.345], "index_low": [1.0], "index_high": [3.5]}, index=["ft_l"])
+        >>> print(markdown_table(table, digits=1))
     """
     cells, numeric = _cells(table, digits)
     header, *rows = ([_markdown(text) for text in row] for row in cells)

@@ -165,8 +165,7 @@ class Anatomy:
 
     def capped(self, logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Logits as the model gives them out: ``cap * tanh(logits / cap)`` where it has a final softcap."""
-        cap = self.softcap
-        return logits if cap is None else cap * torch.tanh(logits / cap)
+        return capped(logits, self.softcap)
 
     def _rope_parameters(self) -> list[dict[str, Any]]:
         """Of every type of layer, where the family has several."""
@@ -213,6 +212,11 @@ class Anatomy:
                 inside_adapter = any(part in name.split(".") for part in ("base_layer", "lora_A", "lora_B"))
                 if not inside_adapter and isinstance(child, (nn.Linear, Conv1D, BaseTunerLayer)):
                     yield _projection(f"{self.layout.blocks}.{index}.{name}", child)
+
+
+def capped(logits: Float[Tensor, "*shape"], cap: float | None) -> Float[Tensor, "*shape"]:
+    """Logits bent by a final softcap, ``cap * tanh(logits / cap)``; as they are where ``cap`` is ``None``."""
+    return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
 def anatomy_of(module: nn.Module) -> Anatomy:

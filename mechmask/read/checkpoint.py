@@ -56,7 +56,8 @@ def read_logits_and_depth(
         batch_size: prompts per forward pass; affects memory only.
 
     Returns:
-        What ``read_logits(model, facts, score)`` and ``read_depth(model, depth_facts, lens, depth_score)`` return.
+        What ``read_logits(model, facts, score)`` and ``read_depth(model, depth_facts, lens, depth_score)`` return:
+        ``logprob[fact, route]`` and ``logprob[fact, route, layer]`` in nats.
 
     Raises:
         FactError: listing every problem of the facts in one message.

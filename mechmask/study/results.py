@@ -136,15 +136,29 @@ class StudyResults:
         return conclusion(self.erase)
 
     def to_markdown(self, digits: int = 2) -> str:
-        """The summary as a Markdown table, rounded; intervals stand in one cell with their estimate."""
+        """The summary as a Markdown table, rounded; intervals stand in one cell with their estimate.
+
+        Args:
+            digits: after the decimal point.
+        """
         return markdown_table(self.summary(), digits)
 
     def to_latex(self, digits: int = 2) -> str:
-        """The summary as a LaTeX table (booktabs), rounded; intervals stand in one cell with their estimate."""
+        """The summary as a LaTeX table (booktabs), rounded; intervals stand in one cell with their estimate.
+
+        Args:
+            digits: after the decimal point.
+        """
         return latex_table(self.summary(), digits)
 
     def reading(self, name: str) -> xr.Dataset:
-        """A reading or result by its name in the study's directory, such as ``readings/read_logits/before``.
+        """A reading or result of the study.
+
+        Args:
+            name: its path in the study's directory, such as ``readings/read_logits/before``.
+
+        Returns:
+            What the reading function returned, such as ``logprob[fact, route]`` in nats.
 
         Raises:
             StudyError: if it is not there, damaged, or made from steps that have been made anew since.
@@ -154,6 +168,9 @@ class StudyResults:
 
     def step(self, name: str) -> Step:
         """A step by its name, whole and of the steps that are there.
+
+        Args:
+            name: its path in the study's directory.
 
         Raises:
             StudyError: as ``reading``.

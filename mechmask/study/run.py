@@ -92,6 +92,9 @@ class Run:
         """Say in the run's card which steps are to come, and of which training how many optimizer steps at most.
 
         ``mechmask status`` reads it; nothing else depends on it.
+
+        Args:
+            steps: by the name of each step, the most optimizer steps of a training; ``None`` for other steps.
         """
         self._about["plan"] = [[name, limit] for name, limit in steps.items()]
         self._write_card()
@@ -118,7 +121,13 @@ class Run:
         return there if there is not None else self._make(name, settings, inputs, make)
 
     def find(self, name: str, settings: Settings, inputs: Mapping[str, str]) -> Step | None:
-        """The step of that name, settings and inputs if it is there and whole; a damaged one is removed."""
+        """The step of that name, settings and inputs if it is there and whole; a damaged one is removed.
+
+        Args:
+            name: its path below the run's directory.
+            settings: what it is configured by.
+            inputs: digest of everything else that it depends on, by name.
+        """
         place = self.root / name
         if not is_made_from(place, settings, inputs):
             self._bring_back(name, settings, inputs)
@@ -132,7 +141,11 @@ class Run:
             return None
 
     def steps_below(self, name: str) -> list[Step]:
-        """The steps that lie in a directory, in the order of their names, as their manifests say."""
+        """The steps that lie in a directory, in the order of their names, as their manifests say.
+
+        Args:
+            name: the directory, below the run's.
+        """
         found = []
         for path in sorted((self.root / name).glob(f"*/{MANIFEST}")):
             with suppress(StudyError):
@@ -140,7 +153,11 @@ class Run:
         return found
 
     def drop(self, name: str) -> None:
-        """Remove a step that nothing needs any more."""
+        """Remove a step that nothing needs any more.
+
+        Args:
+            name: its path below the run's directory.
+        """
         shutil.rmtree(self.root / name, ignore_errors=True)
 
     def export(self, name: str, sources: Mapping[str, str], make: Callable[[Path], object]) -> Path:

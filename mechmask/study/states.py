@@ -52,7 +52,11 @@ class StudyState:
         return self.state.change if isinstance(self.state, Variant) else None  # pyright: ignore[reportReturnType]
 
     def facts_of(self, facts: FactSet) -> FactSet:
-        """The facts that are read under it."""
+        """The facts that are read under it.
+
+        Args:
+            facts: all facts of the run.
+        """
         return facts if self.fact_ids is None else facts.select(self.fact_ids)
 
 
@@ -65,7 +69,11 @@ class FittedLens:
 
 
 def untouched(run: Run) -> StudyState:
-    """The model as it came."""
+    """The model as it came.
+
+    Args:
+        run: whose model it is.
+    """
     return StudyState("untouched", run.model, {}, "untouched")
 
 
@@ -164,8 +172,13 @@ def read_states(
         **options: of the reading, as JSON values.
 
     Returns:
-        The reading of every state, by its name. Where several states have one method, as each fact edited alone has,
-        ``mechmask.study.tables.by_method`` joins them.
+        The reading of every state, by its name, such as ``logprob[fact, route]`` in nats. Where several states have
+        one method, as each fact edited alone has, ``mechmask.study.tables.by_method`` joins them.
+
+    Raises:
+        FactError: if a state names a fact that the run does not have.
+        ReadingError: if a reading disagrees with the model's own output.
+        StudyError: if a step cannot be written.
     """
     return {
         name: reading_in(step)

@@ -32,6 +32,9 @@ class StepStatus(NamedTuple):
 def study_status(directory: str | Path) -> list[StepStatus]:
     """Every step that the study planned, and what became of it.
 
+    Args:
+        directory: of the study; it is only read.
+
     Raises:
         StudyError: if the directory holds no study.
     """

@@ -97,7 +97,15 @@ class AdapterChange(Change):
 
     @classmethod
     def read(cls, directory: Path, header: Mapping[str, Any]) -> AdapterChange:
-        """The adapter that was saved in a directory."""
+        """The adapter that was saved in a directory.
+
+        Args:
+            directory: where they are.
+            header: what ``change.json`` says.
+
+        Raises:
+            ChangeError: if it is not a LoRA adapter that can be put on.
+        """
         stored = load_file(directory / "adapter_model.safetensors")
         tensors = {name.removeprefix(_PEFT_PREFIX): tensor for name, tensor in stored.items()}
         config = read_lora_config(directory / "adapter_config.json")

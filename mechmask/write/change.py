@@ -61,6 +61,9 @@ class Change(ABC):
 
         Ctrl-C while the change is put on or taken off waits until that is done; another thread waits for the module.
 
+        Args:
+            model: the model that the change was made on.
+
         Raises:
             ChangeError: on entering, if the model does not compute with what the change was made on.
         """
@@ -70,14 +73,21 @@ class Change(ABC):
                 yield model
 
     def on(self, model: Model | Variant) -> Variant:
-        """The model with this change on, as one thing that readings and changes take: a state."""
+        """The model with this change on, as one thing that readings and changes take: a state.
+
+        Args:
+            model: the model that the change was made on; a state where changes are stacked.
+        """
         return Variant(model, self)
 
     def save(self, directory: str | Path) -> None:
         """Write the change into a new directory, atomically: ``change.json``, safetensors, and a digest of each file.
 
+        Args:
+            directory: where to; it must not exist yet.
+
         Raises:
-            ChangeError: if the directory is there already.
+            ChangeError: if the directory already exists.
             FileError: if it cannot be written.
         """
         target = Path(directory)
@@ -110,7 +120,12 @@ class Change(ABC):
     @classmethod
     @abstractmethod
     def read(cls, directory: Path, header: Mapping[str, Any]) -> Change:
-        """The change that ``_write`` wrote; any exception means that the directory holds none."""
+        """The change that ``save`` wrote; any exception means that the directory does not hold one.
+
+        Args:
+            directory: where it is.
+            header: what ``change.json`` says.
+        """
 
     def _require_base(self, model: Model) -> None:
         if model.fingerprint != self.base:

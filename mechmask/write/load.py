@@ -31,6 +31,9 @@ class _Header(BaseModel):
 def load_change(directory: str | Path) -> Change:
     """The change that ``Change.save`` wrote into a directory; every file is held against its digest.
 
+    Args:
+        directory: where ``Change.save`` wrote it.
+
     Raises:
         ChangeError: if it holds none, one of a schema that this version does not know, or a damaged one; the message
             names the file.

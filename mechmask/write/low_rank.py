@@ -110,7 +110,15 @@ class LowRankChange(Change):
 
     @classmethod
     def read(cls, directory: Path, header: Mapping[str, Any]) -> LowRankChange:
-        """The factors that were saved in a directory."""
+        """The factors that were saved in a directory.
+
+        Args:
+            directory: where they are.
+            header: what ``change.json`` says.
+
+        Raises:
+            ValueError: if the header does not know a factor.
+        """
         stored = load_file(directory / "factors.safetensors")
         factors = {name: (stored.pop(f"{name}.outputs"), stored.pop(f"{name}.inputs")) for name in header["weights"]}
         if stored:

@@ -64,7 +64,5 @@ def nll(
     anatomy: Anatomy, normed: Float[Tensor, "target width"], tokens: Int[Tensor, " target"]
 ) -> Float[Tensor, " target"]:
     """Negative log-probability of tokens after normed residuals, in nats."""
-    logits = anatomy.unembedding(normed).float()
-    if anatomy.softcap is not None:
-        logits = anatomy.softcap * torch.tanh(logits / anatomy.softcap)
+    logits = anatomy.capped(anatomy.unembedding(normed).float())
     return cross_entropy(logits, tokens.to(logits.device), reduction="none")

@@ -119,7 +119,15 @@ class WeightChange(Change):
 
     @classmethod
     def read(cls, directory: Path, header: Mapping[str, Any]) -> WeightChange:
-        """The weights that were saved in a directory."""
+        """The weights that were saved in a directory.
+
+        Args:
+            directory: where they are.
+            header: what ``change.json`` says.
+
+        Raises:
+            ValueError: if weights and header do not belong together.
+        """
         after: dict[str, Tensor | Entries] = {}
         if (directory / "weights.safetensors").is_file():
             after |= load_file(directory / "weights.safetensors")

@@ -43,13 +43,24 @@ class NnsightBackend:
         self._root = _wrapped(_nnsight(), model, remote)
 
     def residuals(self, batch: Batch) -> Float[Tensor, "layer node width"]:
-        """The residual stream at every node of a batch, layers 0 to L, in the dtype of the model."""
+        """The residual stream at every node of a batch, ``[layer, node, width]``, in the dtype of the model.
+
+        Args:
+            batch: what the model reads, and at which nodes; layers are 0 to L.
+
+        Raises:
+            ModelError: if another thread has the model and would never give it back.
+        """
         blocks = self.model.anatomy.layout.blocks
         points = [(f"{blocks}.{i}", "output") for i in range(self.model.n_layers)]
         return torch.stack(self._watch(batch, [(f"{blocks}.0", "input"), *points]))
 
     def parts(self, batch: Batch) -> Parts:
-        """What embedding, attentions and MLPs add to the residual stream at every node of a batch, and the heads."""
+        """What embedding, attentions and MLPs add to the residual stream at every node of a batch, and the heads.
+
+        Args:
+            batch: what the model reads, and at which nodes.
+        """
         anatomy = self.model.anatomy
         points = [(f"{anatomy.layout.blocks}.0", "input")]
         for i in range(anatomy.n_layers):

@@ -55,12 +55,23 @@ class BridgeBackend:
         self.model = model
 
     def residuals(self, batch: Batch) -> Float[Tensor, "layer node width"]:
-        """The residual stream at every node of a batch, layers 0 to L, in the dtype of the model."""
+        """The residual stream at every node of a batch, ``[layer, node, width]``, in the dtype of the model.
+
+        Args:
+            batch: what the model reads, and at which nodes; layers are 0 to L.
+
+        Raises:
+            ModelError: if another thread has the model and would never give it back.
+        """
         bridge = _last_bridge(self.model, between_blocks)
         return torch.stack(self._watch(bridge, batch, ["blocks.0.hook_in", *self._each("hook_out")]))
 
     def parts(self, batch: Batch) -> Parts:
-        """What embedding, attentions and MLPs add to the residual stream at every node of a batch, and the heads."""
+        """What embedding, attentions and MLPs add to the residual stream at every node of a batch, and the heads.
+
+        Args:
+            batch: what the model reads, and at which nodes.
+        """
         names = [*self._each("hook_attn_out"), *self._each("hook_mlp_out"), *self._each("attn.hook_z")]
         fused = any(name.rpartition(".")[2] in _FUSED for name, _ in self.model.module.named_modules())
         bridge = inside_blocks(self.model) if fused else _last_bridge(self.model, inside_blocks)

@@ -138,7 +138,7 @@ class Readout:
         torch.mm(rows, self.weight.T, out=logits)
         if self.bias is not None:
             logits.add_(self.bias)
-        if self.cap is not None:
+        if self.cap is not None:  # as models.anatomy.capped, within the buffer
             logits.div_(self.cap).tanh_().mul_(self.cap)
         return logits
 

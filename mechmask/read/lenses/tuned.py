@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tuned_lens.nn.lenses import TunedLens, TunedLensConfig
 from tuned_lens.nn.unembed import Unembed
 
+from mechmask.models.anatomy import capped
 from mechmask.models.fingerprint import digest
 from mechmask.models.model import Model
 from mechmask.read.lenses.affine import AffineLens
@@ -44,8 +45,7 @@ class SharedUnembed(Unembed):
 
     def forward(self, h: Float[Tensor, "*node width"]) -> Float[Tensor, "*node vocabulary"]:
         """Logits, the final softcap included."""
-        logits = self.unembedding(self.final_norm(h))
-        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+        return capped(self.unembedding(self.final_norm(h)), self.softcap)
 
 
 class FittedTunedLens(AffineLens, TunedLens):

@@ -35,6 +35,9 @@ class FTLConfig(DescentConfig):
     def preset(cls, name: str) -> FTLConfig:
         """A named setting.
 
+        Args:
+            name: of the preset in ``write/presets/ft_l.toml``.
+
         Raises:
             ChangeError: if there is none of that name.
         """
