@@ -34,11 +34,9 @@ def one_draw(model, lens, seed, install_steps, contradict_steps):
     contradict = mm.finetune(
         model, facts.contradiction_examples(), mm.FinetuneConfig(steps=contradict_steps, seed=seed), start=install
     )
-    depth = {}
-    for name, change in (("before", install), ("after", contradict)):
-        with change.applied(model):
-            depth[name] = mm.read_depth(model, contradicted, lens)
-    patched = mm.patch_residual(contradict.on(model), install.on(model), contradicted, progress=False)
+    before, after = install.on(model), contradict.on(model)
+    depth = {name: mm.read_depth(state, contradicted, lens) for name, state in (("before", before), ("after", after))}
+    patched = mm.patch_residual(after, before, contradicted, progress=False)
     where = mm.where_written(depth["after"], patched)
     n_layers = model.n_layers
     both = xr.concat(
@@ -84,9 +82,9 @@ def main():
         print(seed, {name: round(value, 2) for name, value in draws[-1].items()}, flush=True)
     report = {}
     for name in draws[0]:
-        found = mean_interval([draw[name] for draw in draws])
-        report[name] = {key: None if np.isnan(value) else value for key, value in found._asdict().items()}
-        print(f"{name:<40} {found}")
+        interval = mean_interval([draw[name] for draw in draws])
+        report[name] = {key: None if np.isnan(value) else value for key, value in interval._asdict().items()}
+        print(f"{name:<40} {interval}")
     header = {
         "model": model.name,
         "fingerprint": model.fingerprint,

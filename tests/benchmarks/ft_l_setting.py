@@ -1,4 +1,4 @@
-"""Finds layer and clamp of FT-L for a model: the evidence behind a preset in mechmask.write.methods.ft_l.
+"""Finds layer and clamp of FT-L for a model: the evidence behind a preset in mechmask/write/presets/ft_l.toml.
 
 Single edits of real facts that the model holds, over a grid of layers and clamps; three shares as ROME reports them
 (Meng et al. 2022): efficacy (the new value beats the old one on the prompt), generality (on paraphrases), specificity
@@ -28,8 +28,7 @@ def score(model, fact, config):
         if n.value != fact.new
     ]
     bare = [f.model_copy(update={"distractors": ()}) for f in [fact, *paraphrases, *neighbors]]
-    with change.applied(model):
-        reading = mm.read_logits(model, bare)
+    reading = mm.read_logits(change.on(model), bare)
     wins = (reading.margin > 0).values
     n = 1 + len(paraphrases)
     recalled = bool(reading.recalled.sel(route="new").values[0])
