@@ -9,38 +9,14 @@ from __future__ import annotations
 import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
-from mechmask.errors import FactError, known_names, one_message
+from mechmask.configuration import Refusing
+from mechmask.errors import FactError, known_names
 
 _UNREADABLE = re.compile("[\0\ud800-\udfff]")
-
-
-class _Sentences(type(BaseModel)):
-    """Makes a record's constructor raise ``FactError``; type checkers go on seeing the fields as parameters."""
-
-    if not TYPE_CHECKING:
-
-        def __call__(cls, *args: Any, **fields: Any) -> Any:
-            try:
-                return super().__call__(*args, **fields)
-            except ValidationError as error:
-                problems = field_problems(cls.__name__, cls, error)
-                raise FactError(one_message(f"this {cls.__name__}", problems)) from None
-
-
-class Record(BaseModel, metaclass=_Sentences):
-    """A frozen record that takes no unknown field."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    def __dir__(self) -> list[str]:
-        """The fields and methods of the record, and of pydantic's only those that make copies."""
-        inherited = set(dir(BaseModel))
-        defined = {name for name in dir(type(self)) if name not in inherited and not name.startswith("_")}
-        return sorted({*defined, *type(self).model_fields, "model_copy", "model_dump", "model_dump_json"})
 
 
 def field_problems(where: str, record: type[BaseModel], error: ValidationError) -> list[str]:
@@ -52,6 +28,13 @@ def field_problems(where: str, record: type[BaseModel], error: ValidationError) 
         error: what pydantic raised.
     """
     return [f"{where}: {_field_problem(record, item)}" for item in error.errors(include_url=False)]
+
+
+class Record(Refusing):
+    """A frozen record that takes no unknown field."""
+
+    refusal = FactError
+    in_words = staticmethod(field_problems)
 
 
 def unreadable_texts(what: str, texts: Iterable[tuple[str, str]]) -> list[str]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator
 
-from mechmask.errors import StudyError, known_names, one_message
+from mechmask.configuration import Configuration
+from mechmask.errors import StudyError, known_names
 from mechmask.measure.erase import PAPER_CUTOFF_NATS
 from mechmask.read.backends import BackendName
 from mechmask.read.lenses.lens import LensName
@@ -21,7 +22,19 @@ else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 
-class StudyConfig(BaseModel):
+def _known_method(name: str) -> str:
+    if name not in METHODS:
+        raise ValueError(f"there is no edit method {name!r}. {known_names(name, METHODS)}")
+    return name
+
+
+Editor = Annotated[
+    Annotated[str, AfterValidator(_known_method), Tag("name")] | Annotated[EditConfig, Tag("settings")],
+    Discriminator(lambda given: "name" if isinstance(given, str) else "settings"),
+]
+
+
+class StudyConfig(Configuration):
     """Install, contradict, edit, read.
 
     Attributes:
@@ -42,14 +55,19 @@ class StudyConfig(BaseModel):
         batch_size: prompts per forward pass when reading; affects memory only.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    former = {
+        "edit": (
+            'It is now edits, a list: edits = ["ft_l"] takes the preset, a table [[study.edits]] with method = "ft_l" '
+            "holds an editor's own settings, and edits = [] stands for none."
+        )
+    }
 
     install: FinetuneConfig | None = FinetuneConfig(steps=60)
     install_recall: float = Field(default=1.0, gt=0, le=1)
     contradict: FinetuneConfig = FinetuneConfig(steps=30)
     taught_phrasings: int = Field(default=1, ge=1)
     checkpoint_every: int = Field(default=10, ge=1)
-    edits: tuple[str | EditConfig, ...] = ("ft_l",)
+    edits: tuple[Editor, ...] = ("ft_l",)
     score: Literal["sequence", "mean"] = "sequence"
     lens: LensName = "logit"
     backend: BackendName = "transformer_lens"
@@ -62,27 +80,6 @@ class StudyConfig(BaseModel):
     def _none_by_name(cls, value: object) -> object:
         """TOML has no null."""
         return None if value == "none" else value
-
-    @field_validator("edits", mode="after")
-    @classmethod
-    def _known_methods(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
-        for method in value:
-            if isinstance(method, str) and method not in METHODS:
-                raise ValueError(f"There is no edit method {method!r}. {known_names(method, METHODS)}")
-        return value
-
-
-def checked(model: type[BaseModel], data: object, where: str) -> BaseModel:
-    """``data`` as a configuration.
-
-    Raises:
-        StudyError: listing every field that is not usable, in one message.
-    """
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        problems = [f"{where}: {_problem(model, dict(item))}" for item in error.errors(include_url=False)]
-        raise StudyError(one_message(where, problems)) from error
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -99,31 +96,3 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise StudyError(f"{path.name} is nested too deeply to be a configuration. Fix it.") from error
     except ValueError as error:  # not UTF-8, not TOML, a number of thousands of digits
         raise StudyError(f"{path.name} is not TOML ({error}). Fix it.") from error
-
-
-def _problem(model: type[BaseModel], item: dict[str, Any]) -> str:
-    place = [str(part) for part in item["loc"]]
-    name = ".".join(place) or "the file"
-    if item["type"] == "extra_forbidden":
-        return f"the key {name!r} is not known. {known_names(place[-1], _fields_at(model, item['loc'][:-1]))}"
-    if item["type"] == "missing":
-        return f"{name} is missing. Give it."
-    return f"{name}: {item['msg'].removeprefix('Value error, ').rstrip('.')}. Fix it."
-
-
-def _fields_at(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
-    """The keys of the table at a place of a configuration."""
-    here: Any = model
-    for part in place:
-        fields = getattr(here, "model_fields", {})
-        if part in fields:
-            here = _table_in(fields[part].annotation) or here
-        elif isinstance(part, str) and part in METHODS:
-            here = METHODS[part].config
-    return list(getattr(here, "model_fields", {}))
-
-
-def _table_in(annotation: Any) -> type[BaseModel] | None:
-    """The configuration that an annotation holds, alone or beside ``None``."""
-    candidates = [annotation, *getattr(annotation, "__args__", ())]
-    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)

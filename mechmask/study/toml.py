@@ -18,8 +18,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
+from mechmask.configuration import Configuration, validated
 from mechmask.errors import StudyError
 from mechmask.facts.fact_set import FactSet
 from mechmask.facts.load import load_facts
@@ -29,11 +28,11 @@ from mechmask.facts.world import world_facts
 from mechmask.models.load import load_model
 from mechmask.models.model import Model
 from mechmask.read.known import known_facts
-from mechmask.study.config import StudyConfig, checked, read_toml
+from mechmask.study.config import StudyConfig, read_toml
 from mechmask.study.protocols.mask import MaskStudy
 
 
-class ModelTable(BaseModel):
+class ModelTable(Configuration):
     """Which model.
 
     Attributes:
@@ -44,8 +43,6 @@ class ModelTable(BaseModel):
         device_map: for models over several devices, as in transformers, such as auto.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     source: str = "smollm2-135m"
     revision: str | None = None
     dtype: str = "auto"
@@ -53,7 +50,7 @@ class ModelTable(BaseModel):
     device_map: str | None = None
 
 
-class SyntheticTable(BaseModel):
+class SyntheticTable(Configuration):
     """Facts about entities that do not exist.
 
     Attributes:
@@ -65,8 +62,6 @@ class SyntheticTable(BaseModel):
         distractors: values for each fact that no training shows.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     n: int = 24
     seed: int = 0
     n_contradicted: int | None = None
@@ -75,7 +70,7 @@ class SyntheticTable(BaseModel):
     distractors: int = 8
 
 
-class WorldTable(BaseModel):
+class WorldTable(Configuration):
     """Well-known facts that the model holds.
 
     Attributes:
@@ -87,8 +82,6 @@ class WorldTable(BaseModel):
         min_margin: nats by which every token of the old value has to lead for a fact to count as held.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     n_contradicted: int = 12
     n_control: int = 8
     n_never: int = 12
@@ -97,17 +90,13 @@ class WorldTable(BaseModel):
     min_margin: float = 0.1
 
 
-class _FactsTable(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _FactsTable(Configuration):
     path: Path | None = None
     synthetic: SyntheticTable | None = None
     world: WorldTable | None = None
 
 
-class _StudyFile(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _StudyFile(Configuration):
     model: ModelTable = ModelTable()
     facts: _FactsTable
     study: StudyConfig = StudyConfig()
@@ -119,9 +108,7 @@ def study_from_file(path: Path) -> MaskStudy:
     Raises:
         StudyError: listing every field that is not usable.
     """
-    described = checked(_StudyFile, read_toml(path), path.name)
-    if not isinstance(described, _StudyFile):
-        raise StudyError(f"{path.name} describes no study.")
+    described = validated(_StudyFile, read_toml(path), path.name)
     _one_source(described.facts, path)
     beside = path.parent / described.model.source
     source = str(beside) if beside.exists() else described.model.source

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 import torch
 from peft import LoraConfig
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
+from mechmask.configuration import Configuration
 from mechmask.errors import ChangeError
 from mechmask.facts.fact import Example, Fact
 from mechmask.facts.fact_set import FactSet
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 Taught: TypeAlias = "Sequence[Example | Fact | Mapping[str, Any]] | FactSet | pd.DataFrame | str | Path"
 
 
-class FinetuneConfig(BaseModel):
+class FinetuneConfig(Configuration):
     """How a model is fine-tuned.
 
     Attributes:
@@ -55,7 +56,7 @@ class FinetuneConfig(BaseModel):
         seed: of the adapter's initial factors, the order of examples, and dropout.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    refusal = ChangeError
 
     rank: int = Field(default=16, ge=1)
     alpha: float = Field(default=32.0, gt=0)

@@ -14,9 +14,10 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
+from mechmask.configuration import Configuration
 from mechmask.errors import ChangeError
 from mechmask.facts.fact import Example, Fact
 from mechmask.interrupts import atomic_context
@@ -33,7 +34,7 @@ Weights = Mapping[str, nn.Parameter]
 Constraint = Callable[[Weights, Mapping[str, Tensor]], None]
 
 
-class DescentConfig(BaseModel):
+class DescentConfig(Configuration):
     """How one projection is trained.
 
     Attributes:
@@ -45,7 +46,7 @@ class DescentConfig(BaseModel):
             prompt position).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    refusal = ChangeError
 
     layer: int = Field(ge=0)
     lr: float = Field(default=5e-4, gt=0, allow_inf_nan=False)
