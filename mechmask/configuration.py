@@ -113,7 +113,9 @@ class _refused:  # noqa: N801  a context, as those of contextlib; a generator's 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if isinstance(error, ValidationError):
             kind = self._kind
-            raise kind.refusal(one_message(f"this {kind.__name__}", kind.in_words(kind.__name__, kind, error))) from None
+            raise kind.refusal(
+                one_message(f"this {kind.__name__}", kind.in_words(kind.__name__, kind, error))
+            ) from None
 
 
 def _problem(kind: type[BaseModel], details: Mapping[str, Any]) -> str:
@@ -147,9 +149,7 @@ def _problem(kind: type[BaseModel], details: Mapping[str, Any]) -> str:
     return f"{given}: it {wanted.rstrip('.')}." if wanted.startswith("should") else f"{given}: {wanted.rstrip('.')}."
 
 
-def _place(
-    kind: type[BaseModel], location: Sequence[str | int], *, extra: bool
-) -> tuple[str, list[type[BaseModel]]]:
+def _place(kind: type[BaseModel], location: Sequence[str | int], *, extra: bool) -> tuple[str, list[type[BaseModel]]]:
     """A place as it is written in TOML, and the classes whose table is there.
 
     pydantic's locations also hold the tags of unions, which nobody wrote; they choose among the classes.

@@ -142,7 +142,7 @@ def _examples() -> list[Any]:
     """The docstrings with examples, of every module whose text has some; others are not imported for it."""
     examples = []
     for info in pkgutil.walk_packages(mechmask.__path__, "mechmask."):
-        path = getattr(info.module_finder, "path") + f"/{info.name.rpartition('.')[2]}.py"
+        path = info.module_finder.path + f"/{info.name.rpartition('.')[2]}.py"
         if not info.ispkg and os.path.exists(path) and ">>> " in open(path, encoding="utf-8").read():
             module = import_module(info.name)
             examples += [test for test in doctest.DocTestFinder(exclude_empty=True).find(module) if test.examples]

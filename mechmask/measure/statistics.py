@@ -11,6 +11,8 @@ import xarray as xr
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from mechmask.errors import ReadingError
+
 
 class Interval(NamedTuple):
     """An estimate, its interval, and the number of observations behind it."""
