@@ -197,7 +197,11 @@ distractors = 3
 checkpoint_every = 1
 install = {{ steps = 1, lr = 1e-2, rank = 2 }}
 contradict = {{ steps = 1, lr = 1e-2, rank = 2 }}
-edit = {{ layer = 1, clamp = 0.05, steps = 2 }}
+[[study.edits]]
+method = "ft_l"
+layer = 1
+clamp = 0.05
+steps = 2
 """
 
 
@@ -297,7 +301,7 @@ ERRORS = {
     "unknown field in the study": lambda c: _toml(c, HEAD + "[facts.synthetic]\nn = 4\n[study]\nepochs = 3\n"),
     "no source of facts": lambda c: _toml(c, HEAD + "[facts]\n"),
     "facts of the study missing": lambda c: _toml(
-        c, HEAD + '[facts]\npath = "none.jsonl"\n[study]\nedit = { layer = 1, clamp = 0.1 }\n'
+        c, HEAD + '[facts]\npath = "none.jsonl"\n[study]\nedits = []\n'
     ),
     "unknown dtype": lambda c: _toml(c, HEAD + 'dtype = "float3"\n[facts.synthetic]\nn = 4\n'),
     "unknown device": lambda c: _toml(c, HEAD + 'device = "warp"\n[facts.synthetic]\nn = 4\n'),
