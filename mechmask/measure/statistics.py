@@ -11,6 +11,8 @@ import xarray as xr
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from mechmask.errors import ReadingError
+
 
 class Interval(NamedTuple):
     """An estimate, its interval, and the number of observations behind it."""
@@ -69,7 +71,10 @@ def over_facts(
         (array([2., 3.]), array([2, 2]))
     """
     if "fact" not in values.dims:
-        raise ReadingError(f"A mean over facts needs the dimension fact; there are {', '.join(map(str, values.dims))}.")
+        raise ReadingError(
+            f"A mean over facts needs the dimension fact; this array has {', '.join(map(str, values.dims)) or 'none'}. "
+            "Give it one value for each fact."
+        )
     several = "seed" in values.coords and values["seed"].dims == ("fact",) and values.sizes["fact"] > 0
     drawn = several and interval is mean_interval
     unit = "seed" if drawn else "fact"
