@@ -6,13 +6,12 @@ import dataclasses
 import doctest
 import enum
 import inspect
-import os
-import pkgutil
 import re
 import sys
 import typing
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pydantic
@@ -22,10 +21,8 @@ import mechmask
 
 _ARRAYS = re.compile(r"\b(Tensor|ndarray|DataArray|Dataset|DataTree|ArrayLike)\b")
 _SHAPE = re.compile(r"\[\s*(?:\.\.\.|[a-z_]+)(?:,\s*(?:\.\.\.|\*?[a-z_]+))*\]")
-_UNITS = re.compile(
-    r"\b(nats?|logits?|layers?|steps?|tokens?|ratios?|shares?|counts?|norm|cosine|probabilit(?:y|ies)|depths?|boolean|"
-    r"inches|as text|numbers, booleans and texts|without unit)\b|0 \(\w.* to 1\b|\b0 for\b.*\b1 for\b",
-    re.DOTALL,
+_UNITS = re.compile(  # a similarity has none: its docstring says what 0 and 1 are
+    r"\b(nats|logits|layers|steps|tokens|ratios?|shares?|counts?|norm|without unit)\b|\b0 for .*, 1 for ", re.DOTALL
 )
 _PUBLIC = [name for name in mechmask.__all__ if name not in ("__version__", "draw")]
 _FIGURES = ["draw." + name for name in import_module("mechmask.draw").__all__ if name != "interactive"]
@@ -64,8 +61,8 @@ _CLASSES = [name for name in _PUBLIC if inspect.isclass(_public(name))]
 
 def _section(text: str, title: str) -> str:
     """What stands below ``title:`` in a Google docstring; empty where it has no such section."""
-    found = re.search(rf"^{title}:\n((?:(?: .*)?\n)*)", text + "\n", re.MULTILINE)
-    return found[1] if found else ""
+    section = re.search(rf"^{title}:\n((?:(?: .*)?\n)*)", text + "\n", re.MULTILINE)
+    return section[1] if section else ""
 
 
 def _entries(section: str) -> set[str]:
@@ -73,7 +70,7 @@ def _entries(section: str) -> set[str]:
     return {
         name.strip("* ")
         for line in section.splitlines()
-        if (match := re.match(r" {4}([\w*, ]+?)(?: \(.*?\))?:", line))
+        if (match := re.match(r" {4}([\w*]+(?:, [\w*]+)*):", line))
         for name in match[1].split(",")
     }
 
@@ -140,12 +137,12 @@ def test_what_raises_says_so(name):
 
 def _examples() -> list[Any]:
     """The docstrings with examples, of every module whose text has some; others are not imported for it."""
+    root = Path(mechmask.__file__).parents[1]
     examples = []
-    for info in pkgutil.walk_packages(mechmask.__path__, "mechmask."):
-        path = info.module_finder.path + f"/{info.name.rpartition('.')[2]}.py"
-        if not info.ispkg and os.path.exists(path) and ">>> " in open(path, encoding="utf-8").read():
-            module = import_module(info.name)
-            examples += [test for test in doctest.DocTestFinder(exclude_empty=True).find(module) if test.examples]
+    for path in sorted(Path(mechmask.__file__).parent.rglob("*.py")):
+        if ">>> " in path.read_text(encoding="utf-8"):
+            module = import_module(".".join(path.relative_to(root).with_suffix("").parts))
+            examples += [test for test in doctest.DocTestFinder().find(module) if test.examples]
     return examples
 
 

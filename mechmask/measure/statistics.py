@@ -71,7 +71,10 @@ def over_facts(
         (array([2., 3.]), array([2, 2]))
     """
     if "fact" not in values.dims:
-        raise ReadingError(f"A mean over facts needs the dimension fact; there are {', '.join(map(str, values.dims))}.")
+        raise ReadingError(
+            f"A mean over facts needs the dimension fact; this array has {', '.join(map(str, values.dims)) or 'none'}. "
+            "Give it one value for each fact."
+        )
     several = "seed" in values.coords and values["seed"].dims == ("fact",) and values.sizes["fact"] > 0
     drawn = several and interval is mean_interval
     unit = "seed" if drawn else "fact"

@@ -43,8 +43,11 @@ def markdown_table(table: pd.DataFrame, digits: int = 2) -> str:
 
     Examples:
         >>> import pandas as pd
-        >>> table = pd.DataFrame({"index": [2.345], "index_low": [1.0], "index_high": [3.5]}, index=["ft_l"])
-        >>> print(markdown_table(table, digits=1))
+        >>> table = pd.DataFrame({"fact": ["mass"], "index": [2.34], "index_low": [1.0], "index_high": [3.5]})
+        >>> print(markdown_table(table.set_index("fact"), digits=1), end="")
+        | fact | index |
+        | :--- | ---: |
+        | mass | 2.3 [1.0, 3.5] |
     """
     cells, numeric = _cells(table, digits)
     header, *rows = ([_markdown(text) for text in row] for row in cells)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from mechmask.errors import ReadingError
 from mechmask.measure.statistics import (
     Interval,
     mean_interval,
@@ -138,3 +139,8 @@ def test_over_facts_of_several_draws_is_over_draws():
     assert found.n == 3 and found.attrs["unit"] == "draws"
     one_more = over_facts(array, interval=prediction_interval)
     assert one_more.n == 6 and one_more.attrs["unit"] == "facts"
+
+
+def test_a_mean_over_facts_needs_facts():
+    with pytest.raises(ReadingError, match="needs the dimension fact; this array has layer"):
+        over_facts(xr.DataArray([1.0, 2.0], dims=("layer",)))
