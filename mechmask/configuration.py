@@ -54,6 +54,7 @@ class InSentences(type(BaseModel)):
     if not TYPE_CHECKING:
 
         def __call__(cls, *args: Any, **fields: Any) -> Any:
+            """As the class's constructor, with errors in sentences."""
             with _refused(cls):
                 return super().__call__(*args, **fields)
 

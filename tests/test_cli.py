@@ -300,9 +300,7 @@ ERRORS = {
     "study file is no TOML": lambda c: _toml(c, "[model\n"),
     "unknown field in the study": lambda c: _toml(c, HEAD + "[facts.synthetic]\nn = 4\n[study]\nepochs = 3\n"),
     "no source of facts": lambda c: _toml(c, HEAD + "[facts]\n"),
-    "facts of the study missing": lambda c: _toml(
-        c, HEAD + '[facts]\npath = "none.jsonl"\n[study]\nedits = []\n'
-    ),
+    "facts of the study missing": lambda c: _toml(c, HEAD + '[facts]\npath = "none.jsonl"\n[study]\nedits = []\n'),
     "unknown dtype": lambda c: _toml(c, HEAD + 'dtype = "float3"\n[facts.synthetic]\nn = 4\n'),
     "unknown device": lambda c: _toml(c, HEAD + 'device = "warp"\n[facts.synthetic]\nn = 4\n'),
     "no FT-L setting": lambda c: _toml(c, HEAD + "[facts.synthetic]\nn = 4\n"),
