@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -142,5 +142,10 @@ def unlike(first: Model, second: Model) -> str:
     ours, theirs = config_settings(first.module.config), config_settings(second.module.config)
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
-            return f"{name} is {ours.get(name)} in one and {theirs.get(name)} in the other"
+            return f"{name} is {_shown(ours.get(name))} in one and {_shown(theirs.get(name))} in the other"
     return ""
+
+
+def _shown(value: Any) -> Any:
+    """Settings are compared as floats; a whole number is shown as a person writes it."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
