@@ -28,7 +28,8 @@ class Reader:
 
 
 def factors(root, name="install"):
-    return load_file(root / "changes" / name / "change" / "adapter_model.safetensors")
+    factors = load_file(root / "changes" / name / "change" / "adapter_model.safetensors")
+    return {name: tensor.clone() for name, tensor in factors.items()}  # of the file, not of a map of it
 
 
 def same(left, right):
