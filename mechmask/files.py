@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -90,6 +91,15 @@ def write_text(path: Path, text: str) -> None:
     """
     with replaced_file(path) as temporary:
         temporary.write_bytes(text.encode("utf-8"))
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a file has a name that ``replaced_file`` gives while it writes: what a killed process leaves behind.
+
+    Only of files with a suffix: without one, the names of other programs' hidden files look the same.
+    """
+    name = re.fullmatch(r"\.(.+)\.[a-z0-9_]{8}(\.[^.]+)", path.name)
+    return name is not None and (len(name[1]) == 32 or name[1].endswith(name[2]))
 
 
 def content_digest(path: str | Path) -> str:

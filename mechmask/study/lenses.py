@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+from mechmask.errors import StudyError
 from mechmask.read.lenses.config import LensConfig
-from mechmask.read.lenses.lens import LensName, lens_of
+from mechmask.read.lenses.lens import Lens, LensName, lens_of
 from mechmask.read.lenses.load import cached_lens, load_lens
 from mechmask.study.run import Run
-from mechmask.study.states import FittedLens
 from mechmask.study.step import Settings
+
+
+@dataclass(frozen=True, eq=False)
+class FittedLens:
+    """A lens of a run, and digests of the steps that hold it, by name; none for the logit lens, which is not fitted.
+
+    Raises:
+        StudyError: if another lens comes without a digest: what it reads could not be told from another lens's.
+    """
+
+    lens: Lens
+    inputs: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        if self.lens.name != "logit" and not self.inputs:
+            raise StudyError(
+                f"The lens {self.lens.name} names nothing that tells it from another lens of that name. Take "
+                "fitted_lens(run, name), or give a digest of it among the inputs."
+            )
 
 
 def fitted_lens(run: Run, kind: LensName, config: LensConfig | None = None) -> FittedLens:

@@ -14,13 +14,13 @@ from typing import Any
 import pandas as pd
 import xarray as xr
 
-from mechmask.errors import StudyError
+from mechmask.errors import MechmaskError, StudyError
 from mechmask.facts.fact_set import FactSet
 from mechmask.facts.load import load_facts
 from mechmask.measure.reading import load_reading
 from mechmask.measure.summary import conclusion, overview, summary
 from mechmask.measure.tables import latex_table, markdown_table
-from mechmask.study.run import read_card
+from mechmask.study.run import FACTS, read_card
 from mechmask.study.step import MANIFEST, Step, peek, require_whole
 
 READING = "reading.nc"
@@ -69,11 +69,14 @@ class StudyResults:
     @cached_property
     def facts(self) -> FactSet:
         """The facts that were contested."""
-        facts = load_facts(self.directory / "facts.jsonl")
+        path = self.directory / FACTS
+        try:
+            facts = load_facts(path)
+        except MechmaskError as error:
+            raise StudyError(f"{path} is damaged or missing. Run the study again, which writes it anew.") from error
         if facts.fingerprint() != self._card["inputs"]["facts"]:
             raise StudyError(
-                f"{self.directory / 'facts.jsonl'} is damaged: these are not the facts of the study. Run the study "
-                "again, which writes it anew."
+                f"{path} is damaged: these are not the facts of the study. Run the study again, which writes it anew."
             )
         return facts
 
@@ -179,6 +182,10 @@ class StudyResults:
             raise StudyError(
                 f"{self.directory} has no {name}: the study has not been run to its end. Run it again with the same "
                 "directory; it goes on where it stopped."
+            )
+        if inner := next((self.directory / name).glob(f"*/{MANIFEST}"), None):
+            raise StudyError(
+                f"{name} in {self.directory} holds several steps. Name one, such as {name}/{inner.parent.name}."
             )
         step = require_whole(self.directory / name)
         stale = stale_input(self.directory, step)

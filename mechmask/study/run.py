@@ -6,12 +6,15 @@ settings or inputs is not thrown away but moved to ``superseded/``, and comes ba
 is damaged is made anew. What depends on a step names its digest among its inputs, so that a change of one setting makes
 anew what follows from it and nothing else.
 
+What lies in ``superseded/`` may be deleted at any time: it saves work and nothing else.
+
 No torch here: the model of a run is only handed on.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -24,7 +27,7 @@ from filelock import FileLock, Timeout
 from mechmask.errors import DamageError, FileError, StudyError
 from mechmask.facts.fact_set import FactSet
 from mechmask.file_errors import file_errors
-from mechmask.files import content_digest, new_directory, replaced_file, write_text
+from mechmask.files import content_digest, is_temporary, new_directory, replaced_file, write_text
 from mechmask.progress import note
 from mechmask.study.step import (
     MANIFEST,
@@ -35,6 +38,8 @@ from mechmask.study.step import (
     peek,
     require_whole,
     seal_step,
+    sealed_text,
+    unsealed,
 )
 
 if TYPE_CHECKING:
@@ -43,7 +48,10 @@ if TYPE_CHECKING:
 CARD = "run.json"
 ROOMS = ("changes", "checkpoints", "training", "readings", "results", "lenses", "superseded")  # of a run's directory
 EXPORTS = "exports.json"
+FACTS = "facts.jsonl"
+LOCK = ".lock"
 _UNFINISHED = ".unfinished-"
+_LONGEST_PART = 200  # bytes: file systems take 255, and temporary names are longer than what they replace
 
 Make = Callable[[Path], Mapping[str, Any] | None]
 
@@ -77,8 +85,8 @@ class Run:
         if self.root.is_file():
             raise StudyError(f"{self.root} is a file. Give a directory.")
         refuse_strangers(self.root, self.facts)
-        self._hold()
         try:
+            self._hold()
             self._claim()
         except BaseException:
             self._release()
@@ -115,8 +123,10 @@ class Run:
             make: writes its files into an empty directory; what it returns is kept as the step's ``details``.
 
         Raises:
-            StudyError: if the step cannot be written.
+            StudyError: if the name is none that a step can have, a step that it is made from has been replaced since,
+                or it cannot be written.
         """
+        self._require_present(name, inputs)
         there = self.find(name, settings, inputs)
         return there if there is not None else self._make(name, settings, inputs, make)
 
@@ -127,15 +137,22 @@ class Run:
             name: its path below the run's directory.
             settings: what it is configured by.
             inputs: digest of everything else that it depends on, by name.
+
+        Raises:
+            StudyError: if the name is none that a step can have, or the step is damaged and the directory may only be
+                read.
         """
+        self._require_name(name)
         place = self.root / name
-        if not is_made_from(place, settings, inputs):
+        if self._lock is not None and not is_made_from(place, settings, inputs):
             self._bring_back(name, settings, inputs)
         if not is_made_from(place, settings, inputs):
             return None
         try:
             return require_whole(place)
         except StudyError as error:
+            if self._lock is None:
+                raise
             note(f"{error.args[0].partition('. ')[0]}. It is made again.")
             shutil.rmtree(place)
             return None
@@ -146,11 +163,11 @@ class Run:
         Args:
             name: the directory, below the run's.
         """
-        found = []
+        steps = []
         for path in sorted((self.root / name).glob(f"*/{MANIFEST}")):
             with suppress(StudyError):
-                found.append(peek(path.parent))
-        return found
+                steps.append(peek(path.parent))
+        return steps
 
     def drop(self, name: str) -> None:
         """Remove a step that nothing needs any more.
@@ -172,10 +189,11 @@ class Run:
         entry = listed.get(name, {})
         whole = path.is_file() and entry.get("sources") == dict(sources) and _is(path, entry.get("digest"))
         if not whole:
+            self._refuse_read_only(name)
             with replaced_file(path) as temporary:
                 make(temporary)
             listed[name] = {"sources": dict(sources), "digest": content_digest(path)}
-            self._write(self.root / EXPORTS, listed)
+            self._write(self.root / EXPORTS, {"files": listed})
         return path
 
     def _make(self, name: str, settings: Settings, inputs: Mapping[str, str], make: Make) -> Step:
@@ -192,6 +210,33 @@ class Run:
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
         return require_whole(place)
+
+    def _require_name(self, name: str) -> None:
+        """Refuse a name that leads elsewhere, or into or around another step."""
+        parts = name.split("/")
+        if parts[0] in ("superseded", CARD, EXPORTS, FACTS) or not all(map(_can_be_named, parts)):
+            raise StudyError(
+                f"{name!r} cannot be the name of a step. Give words divided by /, none of which begins with a dot or "
+                "is longer than 200 bytes, without backslashes and control characters."
+            )
+        place = self.root / name
+        around = next((p for p in place.parents if p.is_relative_to(self.root) and (p / MANIFEST).is_file()), None)
+        within = None if (place / MANIFEST).is_file() else next(place.rglob(f"*/{MANIFEST}"), None)
+        other = around or (within and within.parent)
+        if other:
+            raise StudyError(
+                f"The step {name} would lie in one directory with the step {other.relative_to(self.root).as_posix()}. "
+                "Give one of them another name."
+            )
+
+    def _require_present(self, name: str, inputs: Mapping[str, str]) -> None:
+        """Refuse inputs that are steps and have been replaced: what is made from them would never be up to date."""
+        for source, digest in inputs.items():
+            if (self.root / source / MANIFEST).is_file() and peek(self.root / source).digest != digest:
+                raise StudyError(
+                    f"The step {name} is to be made from {source}, but a step of that name and other settings or "
+                    "inputs has taken its place. Give the two names of their own."
+                )
 
     def _supersede(self, name: str) -> None:
         """Move a step of other settings or inputs out of the way; a damaged one is removed."""
@@ -224,18 +269,29 @@ class Run:
                 self.root.mkdir(parents=True, exist_ok=True)
         except FileError as error:
             raise StudyError(f"{self.root} cannot be a study's directory: {error}") from error
-        lock = FileLock(self.root / ".lock")
+        self._lock = FileLock(self.root / LOCK)  # named before it is taken, so that an interrupt finds it to release
         try:
-            lock.acquire(timeout=0)
+            self._lock.acquire(timeout=0)
         except Timeout as error:
+            self._lock = None
             raise StudyError(
                 f"Another process is at work in {self.root}. Wait for it, or give another directory."
             ) from error
         except OSError:  # a directory that may only be read: what is finished is taken up, nothing can be made
+            self._lock = None
             return
-        self._lock = lock
-        for killed in self.root.rglob(f"*{_UNFINISHED}*"):  # what a process left that was killed while it wrote
-            shutil.rmtree(killed, ignore_errors=True)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what a process left that was killed while it wrote; hidden files of other programs stay."""
+        for place, directories, files in os.walk(self.root):
+            for directory in [name for name in directories if name.startswith((_UNFINISHED, f".{_UNFINISHED}"))]:
+                directories.remove(directory)
+                shutil.rmtree(Path(place, directory), ignore_errors=True)
+            for path in (Path(place, file) for file in files):
+                if is_temporary(path):
+                    with suppress(OSError):
+                        path.unlink()
 
     def _release(self) -> None:
         if self._lock is not None:
@@ -261,9 +317,9 @@ class Run:
                     )
             self._about = {**{k: v for k, v in there["about"].items() if k == "plan"}, **self._about}
         facts = self.facts.to_jsonl_text()
-        path = self.root / "facts.jsonl"
+        path = self.root / FACTS
         if not path.is_file() or path.read_bytes() != facts.encode():
-            self._refuse_read_only("facts.jsonl")
+            self._refuse_read_only(FACTS)
             write_text(path, facts)
         self._write_card()
 
@@ -277,8 +333,8 @@ class Run:
         self._write(self.root / CARD, card)
 
     def _write(self, path: Path, content: Mapping[str, Any]) -> None:
-        """Write JSON where it is not there already, word for word."""
-        text = json.dumps(content, indent=2, sort_keys=True)
+        """Write JSON with its digest where it is not there already, word for word."""
+        text = sealed_text(content)
         if path.is_file() and path.read_bytes() == text.encode():
             return
         self._refuse_read_only(path.name)
@@ -286,10 +342,9 @@ class Run:
 
     def _exports(self) -> dict[str, Any]:
         try:
-            listed = json.loads((self.root / EXPORTS).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
+            return unsealed((self.root / EXPORTS).read_bytes().decode("utf-8"))["files"]
+        except (OSError, ValueError, KeyError):
             return {}
-        return listed if isinstance(listed, dict) else {}
 
 
 def read_card(root: Path) -> dict[str, Any]:
@@ -301,13 +356,16 @@ def read_card(root: Path) -> dict[str, Any]:
     path = root / CARD
     if not path.is_file():
         raise StudyError(f"{root} holds no study. {_earlier(root) or 'Give the directory of one.'}")
+    version = SCHEMA_VERSION
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-        version, _ = card["schema_version"], (card["inputs"].items(), card["about"].items(), card["model"].items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        text = path.read_bytes()
+        with suppress(ValueError, TypeError, KeyError, RecursionError):
+            version = json.loads(text)["schema_version"]
+        card = unsealed(text.decode("utf-8")) if version == SCHEMA_VERSION else {}
+    except (OSError, ValueError) as error:
         raise StudyError(
-            f"{path} is damaged ({type(error).__name__}). Delete it and run the study again: it is written anew and "
-            "the steps are kept."
+            f"{path} is damaged ({error}). Delete it and run the study again: it is written anew and the steps are "
+            "kept."
         ) from error
     if version != SCHEMA_VERSION:
         raise StudyError(
@@ -325,10 +383,12 @@ def refuse_strangers(root: Path, facts: FactSet) -> None:
     """
     if not root.is_dir() or (root / CARD).is_file():
         return
+    has_steps = any(next((root / room).rglob(MANIFEST), None) for room in ROOMS)  # then only the card was lost
     for path in sorted(root.iterdir()):
-        ours = path.name in (EXPORTS, *ROOMS) and any(path.rglob(MANIFEST)) if path.is_dir() else False
-        ours |= path.name == "facts.jsonl" and path.is_file() and path.read_bytes() == facts.to_jsonl_text().encode()
-        ours |= path.name == EXPORTS or path.name.startswith((".lock", ".facts.jsonl.", f".{CARD}."))
+        if path.name == FACTS:
+            ours = path.is_file() and path.read_bytes() == facts.to_jsonl_text().encode()
+        else:
+            ours = has_steps or path.name in (EXPORTS, LOCK) or path.name.startswith((f".{FACTS}.", f".{CARD}."))
         if not ours:
             raise StudyError(
                 f"{root} is not empty and holds no study (there is {path.name}). "
@@ -341,6 +401,16 @@ def _earlier(root: Path) -> str:
     if not (root / "study.json").is_file():
         return ""
     return "Its study.json is of mechmask 0.1.0, which kept studies in another way. Run the study in a new directory."
+
+
+def _can_be_named(part: str) -> bool:
+    return (
+        bool(part)
+        and not part.startswith(".")
+        and part.isprintable()
+        and "\\" not in part
+        and len(part.encode()) <= _LONGEST_PART
+    )
 
 
 def _is(path: Path, digest: object) -> bool:

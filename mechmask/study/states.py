@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import xarray as xr
 
+from mechmask.errors import StudyError
 from mechmask.facts.fact import Role
 from mechmask.facts.fact_set import FactSet
+from mechmask.files import content_digest
 from mechmask.measure.reading import load_reading, save_reading
 from mechmask.models.model import Model
-from mechmask.models.states import Variant
+from mechmask.models.states import Variant, unchanged
 from mechmask.progress import progress_bar
+from mechmask.read.lenses.lens import LensName
+from mechmask.study.lenses import FittedLens, fitted_lens
 from mechmask.study.run import Run
-from mechmask.study.step import Settings, Step
+from mechmask.study.step import NO_SETTINGS, Settings, Step, code_digest, digest_of, file_in
 from mechmask.write.change import Change
 from mechmask.write.edit import EditConfig, edit, preset_for
 from mechmask.write.load import load_change
-
-if TYPE_CHECKING:
-    from mechmask.read.lenses.lens import Lens
 
 # Options of a reading that change its cost and nothing that it says.
 _COST_ONLY = frozenset({"batch_size", "progress"})
@@ -38,6 +42,9 @@ class StudyState:
         inputs: what makes it that state: digests of the changes that are on, by the names of their steps.
         method: by which tables and figures show it.
         fact_ids: the facts that are read under it; ``None`` for all.
+
+    Raises:
+        StudyError: if more changes are on than inputs are named: what is read would count as read from another state.
     """
 
     name: str
@@ -45,6 +52,15 @@ class StudyState:
     inputs: Mapping[str, str]
     method: str
     fact_ids: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        n_changes = len(self.state.changes) if isinstance(self.state, Variant) else 0
+        if n_changes > len(self.inputs):
+            raise StudyError(
+                f"The state {self.name!r} has {n_changes} changes on and names {len(self.inputs)} of them among its "
+                "inputs, so that what is read could not be told from another state's. Make it with train, each_edit or "
+                "state_of_change."
+            )
 
     @property
     def change(self) -> Change | None:
@@ -58,14 +74,6 @@ class StudyState:
             facts: all facts of the run.
         """
         return facts if self.fact_ids is None else facts.select(self.fact_ids)
-
-
-@dataclass(frozen=True, eq=False)
-class FittedLens:
-    """A lens of a run, and digests of the steps that hold it, by name; none for a lens that is not fitted."""
-
-    lens: Lens
-    inputs: Mapping[str, str]
 
 
 def untouched(run: Run) -> StudyState:
@@ -88,6 +96,31 @@ def state_of_step(
     change = load_change(step.directory / "change")
     ids = None if facts is None else tuple(facts)
     return StudyState(name, change.on(base.state), {**base.inputs, step.name: step.digest}, method, ids)
+
+
+def state_of_change(run: Run, name: str, change: Change, base: StudyState | None = None) -> StudyState:
+    """The state that a change makes which was made outside of the run, such as one that was loaded.
+
+    Args:
+        run: where the change is stored.
+        name: of the state.
+        change: what is put on.
+        base: what it is put on; the model as it came by default.
+
+    Raises:
+        StudyError: if it cannot be stored.
+    """
+    base = base or untouched(run)
+    with tempfile.TemporaryDirectory() as scratch:
+        saved = Path(scratch) / "change"
+        change.save(saved)
+        digest = digest_of({path.name: content_digest(path) for path in sorted(saved.iterdir())})
+
+        def make(directory: Path) -> None:
+            shutil.copytree(saved, directory / "change")
+
+        step = run.step(f"changes/{name}", NO_SETTINGS, {**run.inputs, **base.inputs, "change": digest}, make)
+    return state_of_step(step, base, name, change.method)
 
 
 def edit_settings(model: Model, edits: Sequence[str | EditConfig]) -> dict[str, EditConfig]:
@@ -128,6 +161,7 @@ def each_edit(
         A state for each editor and fact, named ``editor/number``; under it the edited fact is read, and every fact that
         is not edited.
     """
+    _require_of_run(run, start)
     others = [fact.id for fact in run.facts if fact.id not in set(facts)]
     states: dict[str, StudyState] = {}
     for method, config in edits.items():
@@ -141,7 +175,8 @@ def each_edit(
 
 
 def _edited(run: Run, start: StudyState, fact_id: str, name: str, config: EditConfig) -> Step:
-    def make(directory: Any) -> dict[str, Any]:
+    def make(directory: Path) -> dict[str, Any]:
+        _require_as_it_came(run, start)
         with warnings.catch_warnings():  # that an edit did not take stands in every table, as ``took``
             warnings.simplefilter("ignore", UserWarning)
             change = edit(start.state, run.facts.select([fact_id]), config=config, progress=False)
@@ -158,7 +193,7 @@ def read_states(
     reading: Callable[..., xr.Dataset],
     *,
     roles: Sequence[Role] | None = None,
-    lens: FittedLens | None = None,
+    lens: FittedLens | LensName | None = None,
     **options: Any,
 ) -> dict[str, xr.Dataset]:
     """One reading of every state, each a step of the run: taken up where it is there, made where it is not.
@@ -166,9 +201,10 @@ def read_states(
     Args:
         run: where the readings are kept, below ``readings/`` and the name of the reading.
         states: what is read, by name.
-        reading: a function of a state and facts, such as ``read_logits``.
+        reading: a function of a state and facts, such as ``read_logits``; one of your own has a name, and all that it
+            depends on is an option.
         roles: of the facts that are read; all by default.
-        lens: handed to the reading.
+        lens: handed to the reading; a name stands for the lens that ``fitted_lens`` fits.
         **options: of the reading, as JSON values.
 
     Returns:
@@ -176,9 +212,11 @@ def read_states(
         one method, as each fact edited alone has, ``mechmask.study.tables.by_method`` joins them.
 
     Raises:
-        FactError: if a state names a fact that the run does not have.
+        FactError: if a state names a fact that the run lacks.
         ReadingError: if a reading disagrees with the model's own output.
-        StudyError: if a step cannot be written.
+        StudyError: if an option cannot be written as JSON, a state is of another model, or the model was changed while
+            the run was open; if the reading is a lambda, or takes variables from around it; if a step cannot be
+            written.
     """
     return {
         name: reading_in(step)
@@ -192,23 +230,28 @@ def readings_of(
     reading: Callable[..., xr.Dataset],
     *,
     roles: Sequence[Role] | None = None,
-    lens: FittedLens | None = None,
+    lens: FittedLens | LensName | None = None,
     **options: Any,
 ) -> dict[str, Step]:
     """As ``read_states``, the steps themselves: what tables name among their inputs."""
+    _require_named(reading)
+    lens = fitted_lens(run, lens) if isinstance(lens, str) else lens
     settings = Settings.of_call(reading, options, leave_out=_COST_ONLY | {"lens"})
     chosen = Settings({"roles": list(roles)}, {"roles": list(roles)}) if roles is not None else Settings({}, {})
     arguments = options if lens is None else {**options, "lens": lens.lens}
     lens_input = {} if lens is None else {"lens": lens.lens.name, **lens.inputs}
+    read_by = {**lens_input, **code_digest(reading)}
     steps: dict[str, Step] = {}
     with progress_bar(reading.__name__, len(states)) as bar:
         for name, state in states.items():
+            _require_of_run(run, state)
             facts = state.facts_of(run.facts)
             if roles is not None:
                 facts = facts.select(fact.id for fact in facts if fact.role in roles)
-            inputs = {**run.inputs, **state.inputs, "read": facts.fingerprint(), **lens_input}
+            inputs = {**run.inputs, **state.inputs, "read": facts.fingerprint(), **read_by}
 
-            def make(directory: Any, state: StudyState = state, facts: FactSet = facts) -> None:
+            def make(directory: Path, state: StudyState = state, facts: FactSet = facts) -> None:
+                _require_as_it_came(run, state)
                 save_reading(reading(state.state, facts, **arguments), directory / "reading.nc")
 
             steps[name] = run.step(f"readings/{reading.__name__}/{name}", settings | chosen, inputs, make)
@@ -217,5 +260,38 @@ def readings_of(
 
 
 def reading_in(step: Step) -> xr.Dataset:
-    """The reading that a step holds."""
-    return load_reading(step.directory / "reading.nc")
+    """The reading that a step holds.
+
+    Raises:
+        StudyError: if another step of its name has taken its place since.
+    """
+    return load_reading(file_in(step, "reading.nc"))
+
+
+def _require_named(reading: Callable[..., xr.Dataset]) -> None:
+    """Refuse a function that its name, its text and its options do not describe."""
+    name, closure = getattr(reading, "__name__", ""), getattr(reading, "__closure__", None)
+    if not name.isidentifier() or (closure and code_digest(reading)):
+        cause = "takes variables from around it" if name.isidentifier() else "has no name"
+        raise StudyError(
+            f"The reading {name or reading!r} {cause}, so that a study could not tell it from another one. Define it "
+            "with def at the top of a file or cell, and hand what it depends on as options."
+        )
+
+
+def _require_of_run(run: Run, state: StudyState) -> None:
+    base = unchanged(state.state)
+    if base.module is not run.model.module and base.fingerprint != run.inputs["model"]:
+        raise StudyError(
+            f"The state {state.name!r} is one of {base.name}, and the run is of {run.model.name} with other weights. "
+            "Open a run of its own for each model."
+        )
+
+
+def _require_as_it_came(run: Run, state: StudyState) -> None:
+    """Refuse to read as untouched what was changed while the run was open; a change refuses that by itself."""
+    if isinstance(state.state, Model) and state.state.fingerprint != run.inputs["model"]:
+        raise StudyError(
+            f"{state.name!r} is to be read as the model came, but the model was changed since the run was opened. "
+            "Take the change off, or read it as a state: state_of_change(run, name, change)."
+        )

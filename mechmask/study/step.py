@@ -9,6 +9,7 @@ No torch here: results are opened by the same code without a model.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from typing import Any
 import xxhash
 from pydantic import BaseModel
 
-from mechmask.errors import StudyError
+from mechmask.errors import FileError, StudyError
 from mechmask.files import content_digest, write_text
 
 MANIFEST = "step.json"
@@ -51,14 +52,19 @@ class Settings:
     def of_call(
         cls, function: Callable[..., Any], options: Mapping[str, Any], *, leave_out: frozenset[str] = frozenset()
     ) -> Settings:
-        """The options with which a function is called; an option with its default is as good as none."""
+        """The options with which a function is called; an option with its default is as good as none.
+
+        Raises:
+            StudyError: if an option cannot be written as JSON.
+        """
         defaults = {
-            name: parameter.default
+            name: as_json(parameter.default, f"The default of {name}")
             for name, parameter in inspect.signature(function).parameters.items()
             if parameter.default is not parameter.empty and name not in leave_out
         }
-        given = {name: value for name, value in options.items() if name not in leave_out}
-        chosen = {name: value for name, value in given.items() if value != defaults.get(name)}
+        given = {name: as_json(value, f"The option {name}") for name, value in options.items() if name not in leave_out}
+        default_texts = {name: _text(value) for name, value in defaults.items()}
+        chosen = {name: value for name, value in given.items() if _text(value) != default_texts.get(name)}
         return cls(chosen, {**defaults, **given})
 
     def __or__(self, other: Settings) -> Settings:
@@ -92,6 +98,58 @@ def digest_of(content: object) -> str:
     return _hash(content)
 
 
+def as_json(value: object, what: str) -> Any:
+    """A setting as it stands in a manifest: tuples are lists there, configurations are dictionaries.
+
+    Raises:
+        StudyError: if it cannot be written as JSON; the sentence begins with ``what``.
+    """
+    try:
+        return json.loads(_text(value))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise StudyError(
+            f"{what} is of the type {type(value).__name__}, which a study cannot write down as a setting. Give "
+            "numbers, texts, or lists and dictionaries of them."
+        ) from error
+
+
+def sealed_text(content: Mapping[str, Any]) -> str:
+    """JSON values as text that ends with a digest of them."""
+    return _text({**content, "seal": _hash(content)})
+
+
+def unsealed(text: str) -> dict[str, Any]:
+    """The values in a text that ``sealed_text`` made.
+
+    Raises:
+        ValueError: if it is not, byte for byte, as it was written.
+    """
+    try:
+        content = json.loads(text)
+        seal = content.pop("seal")
+        whole = _text({**content, "seal": seal}) == text and _hash(content) == seal
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise ValueError(type(error).__name__) from error
+    if not whole:
+        raise ValueError("it is not as it was written")
+    return content
+
+
+def code_digest(function: Callable[..., Any]) -> dict[str, str]:
+    """Digest of a user's function, as an input of what it makes; none for mechmask's own, which settings describe.
+
+    Two functions of one name, or one that was rewritten since, make different steps.
+    """
+    if (getattr(function, "__module__", None) or "").partition(".")[0] == "mechmask":
+        return {}
+    try:
+        source = inspect.getsource(function)
+    except (OSError, TypeError):  # typed into a plain interpreter, or an object that is called
+        code = getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
+        source = repr((type(function).__qualname__, code and (code.co_code, code.co_names)))
+    return {"code": hashlib.blake2b(source.encode(), digest_size=16).hexdigest()}
+
+
 def key_of(settings: Settings, inputs: Mapping[str, str]) -> str:
     """The key of a step: a hash of its settings and of the digests of its inputs."""
     return _hash({"settings": settings.chosen, "inputs": dict(inputs)})
@@ -114,7 +172,7 @@ def seal_step(
             if path.is_file() and path.name != MANIFEST
         },
     }
-    write_text(directory / MANIFEST, _text({**content, "seal": _hash(content)}))
+    write_text(directory / MANIFEST, sealed_text(content))
 
 
 def is_made_from(directory: Path, settings: Settings, inputs: Mapping[str, str]) -> bool:
@@ -139,8 +197,8 @@ def require_whole(directory: Path) -> Step:
             raise StudyError(f"{path} is missing. {_remedy(directory)}")
         try:
             damaged = content_digest(path) != digest
-        except OSError as error:
-            raise StudyError(f"{path} cannot be read ({error.strerror}). {_remedy(directory)}") from error
+        except FileError as error:
+            raise StudyError(str(error)) from error
         if damaged:
             raise StudyError(f"{path} is damaged: its bytes are not those that were written. {_remedy(directory)}")
     return Step(content["name"], directory, _hash(content["files"]), content["details"], content["inputs"])
@@ -156,18 +214,28 @@ def peek(directory: Path) -> Step:
     return Step(content["name"], directory, _hash(content["files"]), content["details"], content["inputs"])
 
 
+def file_in(step: Step, name: str) -> Path:
+    """The path of a file of a step, as long as that step is the one that lies there.
+
+    Raises:
+        StudyError: if another step of the same name has taken its place since.
+    """
+    if peek(step.directory).digest != step.digest:
+        raise StudyError(
+            f"{step.name} is not there any more: a step of the same name and other settings or inputs has taken its "
+            "place. Give the two names of their own."
+        )
+    return step.directory / name
+
+
 def _manifest(directory: Path) -> dict[str, Any]:
     path = directory / MANIFEST
     try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text)
-        seal = content.pop("seal")
-        whole = _text({**content, "seal": seal}) == text and _hash(content) == seal
+        content = unsealed(path.read_bytes().decode("utf-8"))
         version = content["schema_version"]
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise StudyError(f"{path} is missing or damaged ({type(error).__name__}). {_remedy(directory)}") from error
-    if not whole:
-        raise StudyError(f"{path} is damaged: it is not as it was written. {_remedy(directory)}")
+    except (OSError, ValueError, KeyError) as error:
+        cause = "missing" if isinstance(error, FileNotFoundError) else f"damaged ({error})"
+        raise StudyError(f"{path} is {cause}. {_remedy(directory)}") from error
     if version != SCHEMA_VERSION:
         raise StudyError(
             f"{path} has schema version {version}; this mechmask reads version {SCHEMA_VERSION}. Run the study again "

@@ -23,7 +23,7 @@ from mechmask.models.model import Model
 from mechmask.progress import PhaseBar, phase_bar
 from mechmask.study.run import Run
 from mechmask.study.states import StudyState, state_of_step, untouched
-from mechmask.study.step import NO_SETTINGS, Settings, Step, digest_of
+from mechmask.study.step import NO_SETTINGS, Settings, Step, code_digest, digest_of, file_in
 from mechmask.write.adapter import AdapterChange
 from mechmask.write.finetune import FinetuneConfig, Finetuning
 
@@ -37,7 +37,7 @@ class Watch:
 
     Attributes:
         read: takes the model as it is and gives readings by name; ``output`` has ``recalled[fact, route]``.
-        settings: what ``read`` is configured by.
+        settings: what ``read`` is configured by, variables from around it included; its own text counts by itself.
         every: optimizer steps between two checkpoints.
         inputs: digests of what ``read`` depends on beside the model and the facts of the run.
     """
@@ -59,8 +59,12 @@ class Trained(StudyState):
     checkpoints: Mapping[int, Step] = field(default_factory=dict)
 
     def readings(self, name: str) -> dict[int, xr.Dataset]:
-        """The readings of one name, by the number of optimizer steps."""
-        return {number: load_reading(step.directory / f"{name}.nc") for number, step in self.checkpoints.items()}
+        """The readings of one name, by the number of optimizer steps.
+
+        Raises:
+            StudyError: if another training of this name has taken the place of this one.
+        """
+        return {number: load_reading(file_in(step, f"{name}.nc")) for number, step in self.checkpoints.items()}
 
 
 def train(
@@ -133,14 +137,15 @@ class _Training:
     def finished(self) -> Step | None:
         """The change that it ends with, if that and every checkpoint on the way are there."""
         last = self._config.steps
-        for number in self._numbers if self._watch else []:
-            there = self._find_checkpoint(number)
-            if there is None:
-                return None
-            self.checkpoints[number] = there
-            if self._has_recalled(there):
-                last = number
-                break
+        if self._watch:
+            for number in self._numbers:
+                there = self._run.find(*self._checkpoint_key(self._watch, number))
+                if there is None:
+                    return None
+                self.checkpoints[number] = there
+                if self._has_recalled(there):
+                    last = number
+                    break
         return self._run.find(f"changes/{self._name}", self._at(last), self._inputs)
 
     def carried_out(self) -> Step:
@@ -169,16 +174,14 @@ class _Training:
     def _at(self, number: int) -> Settings:
         return self._course | Settings({"step": number}, {"step": number})
 
-    def _find_checkpoint(self, number: int) -> Step | None:
-        return self._run.find(*self._checkpoint_arguments(number))
-
-    def _checkpoint_arguments(self, number: int) -> tuple[str, Settings, dict[str, str]]:
-        watch = self._watch or Watch(lambda _: {})
+    def _checkpoint_key(self, watch: Watch, number: int) -> tuple[str, Settings, dict[str, str]]:
+        """Name, settings and inputs of what is read at an optimizer step."""
         settings = Settings(
             {"course": self._course.chosen, "watch": watch.settings.chosen, "step": number},
             {"course": self._course.whole, "watch": watch.settings.whole, "step": number},
         )
-        return f"checkpoints/{self._name}/{number:06d}", settings, {**self._inputs, **watch.inputs}
+        inputs = {**self._inputs, **watch.inputs, **code_digest(watch.read)}
+        return f"checkpoints/{self._name}/{number:06d}", settings, inputs
 
     def _checkpoint(self, number: int, bar: PhaseBar) -> bool:
         """Read, if it has not been; whether enough is recalled for the training to end."""
@@ -190,7 +193,7 @@ class _Training:
             for name, reading in read(self._run.model).items():
                 save_reading(reading, directory / f"{name}.nc")
 
-        step = self._run.step(*self._checkpoint_arguments(number), make)
+        step = self._run.step(*self._checkpoint_key(self._watch, number), make)
         self.checkpoints[number] = step
         bar.recall(self._recall(step))
         return self._has_recalled(step)
@@ -210,7 +213,8 @@ class _Training:
         ]
         return float(np.mean(recalled)) if recalled else 0.0
 
-    def _state_arguments(self, number: int) -> tuple[str, Settings, dict[str, str]]:
+    def _state_key(self, number: int) -> tuple[str, Settings, dict[str, str]]:
+        """Name, settings and inputs of the training state at an optimizer step."""
         return f"{self._states_below}/{number:06d}", self._at(number), self._inputs
 
     @property
@@ -219,15 +223,14 @@ class _Training:
 
     def _restore(self, tuning: Finetuning) -> None:
         """Go on from the latest state at or before the first checkpoint that is still to be read."""
-        unread = [number for number in self._numbers if number not in self.checkpoints]
-        latest = min([*unread, self._config.steps]) if self._watch else self._config.steps
-        if self.checkpoints and self._until is not None:
-            ends = [number for number, step in self.checkpoints.items() if self._has_recalled(step)]
-            latest = min([*ends, latest])
-        for there in reversed(self._run.steps_below(self._states_below)):
-            number = int(there.directory.name)
-            state = self._run.find(*self._state_arguments(number)) if number <= latest else None
-            if state is not None:
+        latest = self._config.steps
+        if self._watch:
+            unread = (number for number in self._numbers if number not in self.checkpoints)
+            ends = (number for number, step in self.checkpoints.items() if self._has_recalled(step))
+            latest = min([latest, *unread, *ends])
+        stored = (int(step.directory.name) for step in self._run.steps_below(self._states_below))
+        for number in sorted(stored, reverse=True):
+            if number <= latest and (state := self._run.find(*self._state_key(number))):
                 tuning.restore(load_file(state.directory / "state.safetensors"))
                 return
 
@@ -241,7 +244,7 @@ class _Training:
         def make(directory: Path) -> None:
             save_file(tuning.state(), directory / "state.safetensors")
 
-        self._run.step(*self._state_arguments(number), make)
+        self._run.step(*self._state_key(number), make)
         for earlier in there:
             self._run.drop(f"{self._states_below}/{earlier:06d}")
 

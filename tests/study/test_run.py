@@ -161,6 +161,85 @@ def test_what_a_killed_process_left_is_swept_away(tmp_path, small_facts):
         assert not list(tmp_path.rglob("*unfinished*"))
 
 
+def test_what_other_programs_and_the_holder_of_the_lock_write_stays(tmp_path, small_facts):
+    leftovers = [".run.json.ab12cd_9.json", "figures/.depth.pdf.k1ll3d00.pdf", "changes/..unfinished-12.ab/x.txt"]
+    strangers = [
+        ".DS_Store",
+        ".notes.settings",
+        ".summary.csv.swp",
+        ".ipynb_checkpoints/run-checkpoint.json",
+        "a.b.csv",
+    ]
+    root = tmp_path / "run"
+    with opened(root, small_facts):
+        for name in [*leftovers, *strangers]:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).touch()
+        with pytest.raises(StudyError, match="Another process"):
+            opened(root, small_facts).__enter__()
+        assert all((root / name).exists() for name in [*leftovers, *strangers])
+    with opened(root, small_facts):
+        assert [name for name in [*leftovers, *strangers] if (root / name).exists()] == strangers
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "../out",
+            "/tmp/out",
+            "changes/../../out",
+            "",
+            "changes/",
+            ".lock",
+            "a/.b",
+            "a\\b",
+            "a\0b",
+            "a\nb",
+            "a\ud800",
+        ),
+        "superseded/a",
+        "run.json",
+        "facts.jsonl",
+        "a/" + "b" * 201,
+    ],
+)
+def test_names_that_lead_elsewhere_are_refused(tmp_path, small_facts, name):
+    make = Maker()
+    with opened(tmp_path / "run", small_facts) as run, pytest.raises(StudyError, match="cannot be the name of a step"):
+        run.step(name, NO_SETTINGS, {}, make)
+    assert make.n == 0 and [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("names", [("changes/ft_l", "changes/ft_l/0000"), ("changes/ft_l/0000", "changes/ft_l")])
+def test_no_step_lies_within_another(tmp_path, small_facts, names):
+    make = Maker()
+    with opened(tmp_path / "run", small_facts) as run:
+        first = run.step(names[0], NO_SETTINGS, {}, make)
+        with pytest.raises(StudyError, match="in one directory with"):
+            run.step(names[1], NO_SETTINGS, {}, make)
+        assert run.step(names[0], NO_SETTINGS, {}, make).digest == first.digest
+    assert make.n == 1
+
+
+def test_a_step_is_not_made_from_one_that_was_replaced(tmp_path, small_facts):
+    with opened(tmp_path / "run", small_facts) as run:
+        first = run.step("changes/one", Settings.of(Older()), {}, Maker("first"))
+        second = run.step("changes/one", Settings.of(Older(lr=1.0)), {}, Maker("second"))
+        with pytest.raises(StudyError, match="taken its place"):
+            run.step("readings/one", NO_SETTINGS, {"changes/one": first.digest}, Maker())
+        run.step("readings/one", NO_SETTINGS, {"changes/one": second.digest}, Maker())
+
+
+def test_options_are_compared_as_they_are_written(tmp_path):
+    def reading(model, layers=(1, 2), weights=None): ...
+
+    assert Settings.of_call(reading, {"layers": [1, 2]}).chosen == {}
+    assert Settings.of_call(reading, {"layers": (1, 3)}).chosen == {"layers": [1, 3]}
+    with pytest.raises(StudyError, match="The option weights is of the type object"):
+        Settings.of_call(reading, {"weights": object()})
+
+
 def test_an_export_is_written_anew_where_it_or_its_source_changed(tmp_path, small_facts):
     written = []
 
@@ -222,8 +301,12 @@ def test_without_its_card_a_run_goes_on(tmp_path, small_facts):
     for _ in range(2):
         with opened(tmp_path / "run", small_facts) as run:
             run.step("changes/one", NO_SETTINGS, {}, make)
+            run.export("table.csv", {"changes/one": "1"}, lambda path: path.write_text("table"))
         (tmp_path / "run" / "run.json").unlink()
     assert make.n == 1
+    (tmp_path / "run" / "facts.jsonl").write_text("other facts, perhaps the only copy\n")
+    with pytest.raises(StudyError, match=r"facts\.jsonl"):
+        opened(tmp_path / "run", small_facts).__enter__()
 
 
 @pytest.mark.parametrize("leftover", [".facts.jsonl.k1ll3d.jsonl", ".run.json.k1ll3d.json", "facts.jsonl"])

@@ -28,8 +28,8 @@ class Reader:
 
 
 def factors(root, name="install"):
-    loaded = load_file(root / "changes" / name / "change" / "adapter_model.safetensors")
-    return {key: tensor.clone() for key, tensor in loaded.items()}  # not a view of the file, which tests damage
+    factors = load_file(root / "changes" / name / "change" / "adapter_model.safetensors")
+    return {name: tensor.clone() for name, tensor in factors.items()}  # of the file, not of a map of it
 
 
 def same(left, right):
@@ -123,6 +123,35 @@ def test_a_damaged_change_or_state_is_made_again(tiny, small_facts, tmp_path, lo
     trained(tiny("llama"), small_facts, root, reader=reader)
     assert same(factors(root), wanted)
     assert reader.n == 3
+
+
+@pytest.mark.parametrize("how", ["cut", "emptied", "flipped"])
+@pytest.mark.parametrize("name", ["state.safetensors", "step.json"])
+def test_a_longer_training_does_not_go_on_from_a_damaged_state(tiny, small_facts, tmp_path, name, how):
+    model, root, short = tiny("llama"), tmp_path / "run", CONFIG.model_copy(update={"steps": 1})
+    trained(model, small_facts, root, short)
+    path = next((root / "training").rglob(name))
+    content = path.read_bytes()
+    flipped = content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
+    path.write_bytes({"cut": content[:-9], "emptied": b"", "flipped": flipped}[how])
+    with mm.Run(root, model, small_facts) as run:
+        longer = short.model_copy(update={"steps": 2})
+        state = mm.train(run, "install", small_facts.install_examples(), longer)
+    by_hand = mm.finetune(model, small_facts.install_examples(), longer)
+    assert same(state.change.tensors, by_hand.tensors)
+
+
+def test_another_function_of_the_same_settings_is_another_watch(tiny, small_facts, tmp_path):
+    model = tiny("llama")
+
+    def trained_with(read):
+        with mm.Run(tmp_path / "run", model, small_facts) as run:
+            examples = small_facts.install_examples()
+            return mm.train(run, "install", examples, CONFIG, watch=mm.Watch(read, every=4)).readings("output")[4]
+
+    one = trained_with(lambda state: {"output": mm.read_logits(state, small_facts)})
+    other = trained_with(lambda state: {"output": mm.read_logits(state, small_facts, "mean")})
+    assert (one.attrs["score"], other.attrs["score"]) == ("sequence", "mean")
 
 
 def test_an_end_that_nothing_reads_is_refused(tiny, small_facts, tmp_path):

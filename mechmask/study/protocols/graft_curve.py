@@ -7,8 +7,7 @@ it those of the other, and the contest is read at the output of each such model.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
-from typing import cast
+from typing import TypeAlias, cast
 
 import numpy as np
 import xarray as xr
@@ -17,18 +16,22 @@ from mechmask.errors import StudyError
 from mechmask.facts.fact import Fact
 from mechmask.facts.fact_set import FactSet
 from mechmask.models.model import Model
+from mechmask.models.states import State, Variant
 from mechmask.progress import progress_bar
 from mechmask.read.logits import read_logits
 from mechmask.write.adapter import AdapterChange
 from mechmask.write.change import Change
 from mechmask.write.graft import graft
+from mechmask.write.low_rank import LowRankChange
 from mechmask.write.weights import WeightChange
+
+Grafted: TypeAlias = "AdapterChange | WeightChange | LowRankChange"
 
 
 def graft_curve(
-    model: Model,
-    before: AdapterChange | None,
-    after: AdapterChange | WeightChange | Model | None,
+    model: Model | Variant,
+    before: AdapterChange | Variant | None,
+    after: AdapterChange | WeightChange | LowRankChange | Model | Variant | None,
     facts: FactSet | Sequence[Fact],
     *,
     batch_size: int = 32,
@@ -36,10 +39,12 @@ def graft_curve(
     """The contest when the blocks above a layer come from ``after`` and those below it from ``before``.
 
     Args:
-        model: the base of both; it is left as it was.
-        before: an adapter, or ``None`` for the base itself.
-        after: another adapter of the same shape, or ``None`` for the base itself; where ``before`` is the base, also an
-            edit of it, or another model of its architecture, of which the blocks are taken and nothing else.
+        model: the base of both, a model or a state of it; it is left as it was. To graft an edit of a fine-tuned model,
+            give ``install.on(model)`` here.
+        before: an adapter, or the state that has it on; ``None`` for the base itself.
+        after: another adapter of the same shape, or the state that has it on; ``None`` for the base itself. Where
+            ``before`` is the base, also an edit of it, or another model of its architecture, of which the blocks are
+            taken and nothing else.
         facts: the facts.
         batch_size: prompts a forward pass. It bounds memory and changes nothing else.
 
@@ -50,24 +55,28 @@ def graft_curve(
         beside ``layer``.
 
     Raises:
-        StudyError: if both are the base, or an adapter stands before an edit or another model.
+        StudyError: if both are the base, a state is not of ``model``, or an adapter stands before an edit or another
+            model.
         ChangeError: if the two are not of one shape, or not of this model.
     """
-    if before is None and (after is None or after is model):
+    lower, upper = _change_on(model, before), _change_on(model, after)
+    if lower is None and upper is None:
         raise StudyError("Before and after are both the base, so nothing is grafted. Give at least one that differs.")
-    if before is not None and isinstance(after, WeightChange | Model):
+    if lower is not None and not isinstance(lower, AdapterChange):
+        raise StudyError("Before is the base or an adapter of it. Pass the edited model as after, and before=None.")
+    if lower is not None and isinstance(upper, WeightChange | LowRankChange | Model):
         raise StudyError(
             "An edit or another model is grafted upon the base. Pass before=None; to graft an edit upon an adapter, "
-            "apply the adapter around this call."
+            "pass the adapter's state as the model: graft_curve(adapter.on(model), None, edit, facts)."
         )
-    whole = cast("WeightChange", graft(model, after, range(model.n_layers))) if isinstance(after, Model) else after
+    whole = cast("WeightChange", graft(model, upper, range(model.n_layers))) if isinstance(upper, Model) else upper
     layers = np.arange(model.n_layers + 1)
     readings = []
     with progress_bar("graft", len(layers)) as bar:
         for layer in layers.tolist():
-            change = _from_above(before, whole, layer, model.n_layers)
-            with nullcontext() if change is None else change.applied(model):
-                reading = read_logits(model, facts, "divergence", batch_size=batch_size)
+            change = _from_above(lower, whole, layer, model.n_layers)
+            state = model if change is None else change.on(model)
+            reading = read_logits(state, facts, "divergence", batch_size=batch_size)
             readings.append(reading[["logprob", "margin"]])
             bar()
     joined = xr.concat(readings, xr.DataArray(layers, dims="layer", name="layer"), combine_attrs="drop_conflicts")
@@ -75,13 +84,31 @@ def graft_curve(
     return (
         joined.assign_coords(depth=("layer", layers / model.n_layers))
         .transpose("fact", "route", "layer")
-        .assign_attrs({name: reading.attrs["fingerprint"] for name, reading in ends.items()})
+        .assign_attrs({name: reading.attrs["fingerprint"] for name, reading in ends.items()}, model=model.name)
     )
 
 
-def _from_above(
-    before: AdapterChange | None, after: AdapterChange | WeightChange | None, layer: int, n_layers: int
-) -> Change | None:
+def _change_on(model: State, given: Change | State | None) -> Grafted | Model | None:
+    """What makes ``given`` of ``model``: a change, another model; ``None`` where it is ``model`` itself."""
+    if given is None or given is model:
+        return None
+    if not isinstance(given, Variant):
+        return cast("Grafted | Model", given)
+    if given.model is model or _same(given.model, model):
+        return cast("Grafted", given.change)
+    raise StudyError(
+        f"{given.name} is not {model.name} with one change on. Give the state under its last change as the model."
+    )
+
+
+def _same(one: State, other: State) -> bool:
+    """Whether two states are one module with the same changes on."""
+    if isinstance(one, Variant) and isinstance(other, Variant):
+        return one.change is other.change and _same(one.model, other.model)
+    return isinstance(one, Model) and isinstance(other, Model) and one.module is other.module
+
+
+def _from_above(before: AdapterChange | None, after: Grafted | None, layer: int, n_layers: int) -> Change | None:
     """The change with the blocks from ``layer`` on of ``after``; ``None`` where that is the base itself."""
     if layer == 0:
         return after
@@ -95,7 +122,7 @@ def _from_above(
     return graft(before, after, [block for block in after.blocks if block >= layer])
 
 
-def _part(change: AdapterChange | WeightChange | None, layers: range) -> Change | None:
+def _part(change: Grafted | None, layers: range) -> Change | None:
     """A change in those of its blocks that lie in ``layers``."""
     blocks = [] if change is None else [block for block in change.blocks if block in layers]
     return graft(None, change, blocks) if change is not None and blocks else None

@@ -27,11 +27,10 @@ from mechmask.read.logits import read_logits
 from mechmask.read.scoring.labels import provenance
 from mechmask.study.config import StudyConfig
 from mechmask.study.exports import export_study
-from mechmask.study.lenses import fitted_lens
+from mechmask.study.lenses import FittedLens, fitted_lens
 from mechmask.study.results import READING, StudyResults
 from mechmask.study.run import Run
 from mechmask.study.states import (
-    FittedLens,
     StudyState,
     each_edit,
     edit_settings,

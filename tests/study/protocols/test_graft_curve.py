@@ -118,6 +118,26 @@ def test_it_stands_beside_lens_and_patching(trained, facts):
     assert where.patched.notnull().any()
 
 
+def test_states_stand_for_their_changes(trained, facts):
+    model, old, new = trained
+    wanted = graft_curve(model, old, new, facts)
+    given = graft_curve(model, old.on(model), new.on(model), facts)
+    np.testing.assert_array_equal(given.margin, wanted.margin)
+    assert given.attrs == wanted.attrs
+
+
+def test_an_edit_of_a_fine_tuned_model_is_grafted_on_its_state(trained, facts):
+    """Above the edited block the fine-tuned model itself, below it the edited one."""
+    model, old, _ = trained
+    state = old.on(model)
+    change = mm.edit(state, list(facts)[:1], "ft_l", FTLConfig(layer=1, clamp=0.1))
+    curve = graft_curve(state, None, change.on(state), facts).margin
+    for layers, end in (((0, 1), change.on(state)), ((2, 3), state)):
+        for layer in layers:
+            np.testing.assert_array_equal(curve.sel(layer=layer), mm.read_logits(end, facts, "divergence").margin)
+    np.testing.assert_array_equal(graft_curve(state, state, change, facts).margin, curve)
+
+
 def test_refusals(trained, facts, tiny):
     model, old, new = trained
     with pytest.raises(StudyError, match="both the base"):
@@ -130,5 +150,9 @@ def test_refusals(trained, facts, tiny):
     for after in (tiny("llama", seed=1), edited):
         with pytest.raises(StudyError, match="grafted upon the base"):
             graft_curve(model, old, after, facts)
+    with pytest.raises(StudyError, match="with one change on"):
+        graft_curve(model, None, edited.on(old.on(model)), facts)
+    with pytest.raises(StudyError, match="Before is the base or an adapter"):
+        graft_curve(model, edited.on(model), new, facts)
     with pytest.raises(ChangeError, match="do not fit"):
         graft_curve(model, None, tiny("gpt2"), facts)
