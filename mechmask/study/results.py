@@ -73,7 +73,7 @@ class StudyResults:
         if facts.fingerprint() != self._card["inputs"]["facts"]:
             raise StudyError(
                 f"{self.directory / 'facts.jsonl'} is damaged: these are not the facts of the study. Run the study "
-                "again, which writes it anew."
+                "again, which rewrites it."
             )
         return facts
 
