@@ -224,7 +224,7 @@ def fit(
 ) -> None:
     """Fit a lens, save it, and print its held-out KL divergence from the model's output at every layer."""
     if out.exists():
-        raise ReadingError(f"{out} is there already. Name a new directory for the lens.")
+        raise ReadingError(f"{out} already exists. Name a new directory for the lens.")
     with _loading():
         from mechmask.models.load import load_model
         from mechmask.read.lenses.fit import fit_lens
@@ -316,7 +316,7 @@ def _require_new(out: Path | None, suffixes: tuple[str, ...]) -> None:
     if out is None:
         return
     if out.exists():
-        raise ReadingError(f"{out} is there already. Name a new file, or remove that one.")
+        raise ReadingError(f"{out} already exists. Name a new file, or remove that one.")
     if out.suffix.lower() not in suffixes:
         raise ReadingError(
             f"A reading cannot be written to {out.name!r}. Give a name that ends in {' or '.join(suffixes)}."

@@ -59,7 +59,7 @@ def one_message(what: str, problems: Sequence[str]) -> str:
 
 
 def known_names(name: str, known: Iterable[str]) -> str:
-    """The sentence after an unknown name: the nearest known one, if one is near, and all of them.
+    """The sentence after an unknown name: the nearest known one, if there is one, and all of them.
 
     Args:
         name: the name that is not known.

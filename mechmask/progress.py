@@ -88,7 +88,7 @@ class PhaseBar:
         self._loss = self._recall = math.nan
 
     def step(self, loss: float) -> None:
-        """One optimizer step further, at this loss in nats a token."""
+        """One optimizer step further, at this loss in nats per token."""
         self._loss = loss
         self._bar(self._status())
 

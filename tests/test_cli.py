@@ -345,7 +345,7 @@ def test_a_lens_is_fitted_saved_and_read_through(mechmask, saved, fact_file, tmp
 def test_a_lens_is_never_written_over(mechmask, saved, tmp_path):
     refused = mechmask("lens", "fit", saved, "--out", tmp_path)
     assert (refused.code, refused.err.count("\n")) == (2, 1)
-    assert "there already" in refused.err
+    assert "already exists" in refused.err
 
 
 def test_a_backend_that_is_not_there_is_refused(mechmask, saved, fact_file):

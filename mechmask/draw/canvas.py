@@ -54,7 +54,7 @@ class Canvas:
         font_size: of the labels, in points; all other type follows it.
 
     Raises:
-        ReadingError: on making it, if a width or size is none, or a width is asked of the user's own axes.
+        ReadingError: on making it, if a width or size is not one, or a width is asked of the user's own axes.
     """
 
     axes: AxesLike | None = None
@@ -73,7 +73,7 @@ class Canvas:
                 )
         size = self.font_size
         if size is not None and not (_is_number(size) and isfinite(size) and size >= _SMALLEST_POINTS):
-            raise ReadingError(f"font_size={size!r} is no size of type. Give points, such as 8.")
+            raise ReadingError(f"font_size={size!r} is not a font size. Give points, such as 8.")
 
     @contextmanager
     def page(
@@ -128,7 +128,7 @@ class Canvas:
             return _WIDTHS[width]
         if isinstance(width, str) or not _is_number(width) or not isfinite(width) or width < _FEWEST_INCHES:
             raise ReadingError(
-                f"width={width!r} is no width. Give 'single', 'double', or inches ({_FEWEST_INCHES:g} or more)."
+                f"width={width!r} is not a width. Give 'single', 'double', or inches ({_FEWEST_INCHES:g} or more)."
             )
         return float(width)
 

@@ -12,13 +12,13 @@ from mechmask.measure.reading import require
 
 
 def require_level(level: float) -> None:
-    """Refuse a confidence level that is none.
+    """Refuse what is not a confidence level.
 
     Raises:
         ReadingError: if it is not between 0 and 1.
     """
     if not 0 < level < 1:
-        raise ReadingError(f"level={level} is no confidence level. Give a number between 0 and 1, such as 0.95.")
+        raise ReadingError(f"level={level} is not a confidence level. Give a number between 0 and 1, such as 0.95.")
 
 
 def require_shape(reading: xr.Dataset, what: str, variable: str, dims: tuple[str, ...]) -> None:
@@ -36,9 +36,7 @@ def require_shape(reading: xr.Dataset, what: str, variable: str, dims: tuple[str
         )
     empty = [dim for dim in dims if not reading.sizes[dim]]
     if empty:
-        raise ReadingError(
-            f"{what} has nothing to draw: the reading has no {' and no '.join(empty)}. Give at least one."
-        )
+        raise ReadingError(f"{what} has nothing to draw: the reading lacks {' and '.join(empty)}. Give at least one.")
 
 
 def require_routes(reading: xr.Dataset, what: str) -> None:

@@ -80,7 +80,7 @@ def erase(
         they are and what would decide them. The facts of panel b are named beside it, in the order of EI*.
 
     Raises:
-        ReadingError: if the result lacks a variable, has other dimensions, or a verdict that is none, or if an option
+        ReadingError: if the result lacks a variable, has other dimensions, or an unknown verdict, or if an option
             does not fit.
     """
     require_level(level)

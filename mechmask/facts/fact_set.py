@@ -30,7 +30,7 @@ class FactSet(Sequence[Fact]):
     Only a selection, such as ``facts.never`` or a slice, can be empty; it is falsy then.
 
     Args:
-        facts: facts, mappings with a fact's fields, or a pandas table with one row a fact, as ``to_dataframe`` gives
+        facts: facts, mappings with a fact's fields, or a pandas table with one row per fact, as ``to_dataframe`` gives
             it: its ``id`` as index or column, missing cells left out.
 
     Raises:
@@ -174,14 +174,14 @@ class FactSet(Sequence[Fact]):
         return hashlib.sha256(self.to_jsonl_text().encode()).hexdigest()
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row a fact, indexed by its label; ``FactSet`` takes it back."""
+        """One row per fact, indexed by its label; ``FactSet`` takes it back."""
         import pandas as pd
 
         rows = [fact.model_dump(mode="json") for fact in self]
         return pd.DataFrame(rows, columns=list(Fact.model_fields)).set_index("id")
 
     def to_jsonl(self, path: str | Path) -> None:
-        """Write one JSON object a line, UTF-8, atomically.
+        """Write one JSON object per line, UTF-8, atomically.
 
         Args:
             path: the file; one that is there is replaced.
@@ -209,7 +209,7 @@ class FactSet(Sequence[Fact]):
         write_text(Path(path), buffer.getvalue())
 
     def to_jsonl_text(self) -> str:
-        """One JSON object a line, its keys in order."""
+        """One JSON object per line, its keys in order."""
         rows = (json.dumps(f.model_dump(mode="json"), ensure_ascii=False, sort_keys=True) for f in self)
         return "\n".join(rows) + "\n"
 

@@ -28,7 +28,7 @@ def assign_roles(facts: FactSet, *, n_contradicted: int, n_control: int, n_never
         The facts in the order contradicted, control, never.
 
     Raises:
-        FactError: if a count is negative, no fact is drawn, or there are fewer facts than are to be drawn.
+        FactError: if a count is negative, no fact is drawn, or there are fewer facts than that.
 
     Examples:
         >>> import mechmask as mm

@@ -19,8 +19,8 @@ def commit_layer(depth: xr.Dataset, route: str = "new") -> xr.DataArray:
         route: the route whose commitment is located.
 
     Returns:
-        ``[fact]``, a layer in 0..L, NaN where the route does not lead at L; a tie is no lead. Further dimensions, such
-        as ``step``, stay.
+        ``[fact]``, a layer in 0..L, NaN where the route does not lead at L; a tie is not a lead. Further dimensions,
+        such as ``step``, stay.
 
     Raises:
         ReadingError: if ``route`` is not among the reading's routes, or the reading lacks one of the layers 0..L.
@@ -35,9 +35,7 @@ def commit_layer(depth: xr.Dataset, route: str = "new") -> xr.DataArray:
     """
     require(depth, "The commit layer", variables=("logprob",), dims=("fact", "route", "layer"))
     if route not in depth.route.values:
-        raise ReadingError(
-            f"There is no route {route!r} in this reading. It has {', '.join(map(str, depth.route.values))}."
-        )
+        raise ReadingError(f"This reading has no route {route!r}. It has {', '.join(map(str, depth.route.values))}.")
     require_every_layer(depth, "The commit layer")
     return leads_from(lead(depth.logprob, route)).rename("commit_layer")
 

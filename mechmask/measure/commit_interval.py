@@ -67,5 +67,5 @@ def commit_interval(
         estimate = float(np.median(sample)) if n else np.nan
         low, high = stats.quantile_test(sample, q=0, p=0.5).confidence_interval(level) if n else (np.nan, np.nan)
     else:
-        raise ReadingError(f"{statistic!r} is no statistic of commit layers. Give 'mean' or 'median'.")
+        raise ReadingError(f"{statistic!r} is not a statistic of commit layers. Give 'mean' or 'median'.")
     return CommitInterval(estimate, float(low), float(high), n, n_none)

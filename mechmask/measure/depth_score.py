@@ -39,7 +39,7 @@ def depth_score(reference_patch: xr.Dataset, change_patch: xr.Dataset, tau: floa
             is negative.
     """
     if not tau >= 0:
-        raise ReadingError(f"tau={tau} is no threshold. Give 0 nats or more.")
+        raise ReadingError(f"tau={tau} is not a threshold. Give 0 nats or more.")
     _comparable(reference_patch, change_patch)
     reference, change = _drop(reference_patch), _drop(change_patch)
     encoding = reference > tau
@@ -75,7 +75,7 @@ def _comparable(reference: xr.Dataset, change: xr.Dataset) -> None:
         what = f"The depth score ({name})"
         require(patch, what, variables=("logprob", "logprob_target"), dims=("fact", "route", "layer"))
         if "old" not in patch.route.values:
-            raise ReadingError(f"{what} needs the route old, which this reading has not. Patch with it.")
+            raise ReadingError(f"{what} needs the route old, which this reading lacks. Patch with it.")
         require_every_layer(patch, what)
     require_same(
         patches,

@@ -90,7 +90,7 @@ def load_reading(path: str | Path) -> xr.Dataset:
         What was saved, such as ``logprob[fact, route]`` in nats.
 
     Raises:
-        ReadingError: if the file is missing, was altered or cut, is no reading, or is of a schema that this version
+        ReadingError: if the file is missing, was altered or cut, is not a reading, or is of a schema that this version
             does not know.
     """
     path = Path(path)
@@ -127,7 +127,7 @@ def require(reading: xr.Dataset, what: str, *, variables: tuple[str, ...] = (), 
         dims: names of dimensions.
 
     Raises:
-        ReadingError: naming all that is missing, or the type of what is no dataset.
+        ReadingError: naming all that is missing, or the type of what is not a dataset.
     """
     if not isinstance(reading, xr.Dataset):
         raise ReadingError(
@@ -137,7 +137,7 @@ def require(reading: xr.Dataset, what: str, *, variables: tuple[str, ...] = (), 
     missing = [name for name in (*variables, *dims) if name not in reading.variables and name not in reading.dims]
     if missing:
         raise ReadingError(
-            f"{what} needs {', '.join(missing)}, which this reading has not. It holds "
+            f"{what} needs {', '.join(missing)}, which this reading lacks. It holds "
             f"{', '.join(map(str, reading.variables))}."
         )
 
@@ -182,7 +182,7 @@ def require_same(
         for dim in dims:
             if (dim in first.dims) != (dim in second.dims):
                 there, lacking = (one, other) if dim in first.dims else (other, one)
-                raise ReadingError(f"{what}: {there} has the dimension {dim} and {lacking} has not. Read both alike.")
+                raise ReadingError(f"{what}: {there} has the dimension {dim} and {lacking} does not. Read both alike.")
             if dim in first.dims and first[dim].values.tolist() != second[dim].values.tolist():
                 raise ReadingError(f"{what}: {pair} are not of the same {dim}s. Read one fact set both times, alike.")
         for name in attributes:

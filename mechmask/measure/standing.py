@@ -7,7 +7,7 @@ freedom joins them.
 The mean of a few exponentials is skewed: as a rule it misses the largest, and the interval lies too high. Measured on
 20,000 draws of eight normal distractors, a 95% interval covers the standing over all possible distractors in 94% where
 their log-probabilities spread by 0.4 nats, 83% at 1.5 nats, 57% at 3, 32% at 5 and 24% at 6; with 32 distractors in
-94%, 86%, 59%, 29% and 20%, so more of them do not mend it. What the verdict compares is safer than that: never-known
+94%, 86%, 59%, 29% and 20%, so more of them do not help. What the verdict compares is safer than that: never-known
 facts are read with as few distractors and are too high by as much.
 """
 

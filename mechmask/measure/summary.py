@@ -24,7 +24,7 @@ _COLUMNS = (
 
 
 def summary(result: xr.Dataset) -> pd.DataFrame:
-    """One row a fact (and state, where there are several).
+    """One row per fact (and per state, where there are several).
 
     Args:
         result: what ``erase_index`` returned, or a study's ``erase``; columns that it lacks are left out.
@@ -36,7 +36,7 @@ def summary(result: xr.Dataset) -> pd.DataFrame:
         produces new, and what would decide an undecided fact.
 
     Raises:
-        ReadingError: if ``result`` is no dataset with ``index[fact]`` and ``verdict[fact]``.
+        ReadingError: if ``result`` is not a dataset with ``index[fact]`` and ``verdict[fact]``.
     """
     require(result, "The summary", variables=("index", "verdict"), dims=("fact",))
     columns = [name for name in _COLUMNS if name in result]
@@ -46,7 +46,7 @@ def summary(result: xr.Dataset) -> pd.DataFrame:
 
 
 def overview(result: xr.Dataset, level: float = 0.95) -> pd.DataFrame:
-    """One row a state: what became of its facts as a group.
+    """One row per state: what became of its facts as a group.
 
     Args:
         result: what ``erase_index`` returned, or a study's ``erase``: ``index[fact]`` in nats, ``verdict[fact]`` and

@@ -67,7 +67,7 @@ def latex_table(table: pd.DataFrame, digits: int = 2) -> str:
         names, columns of tokens are left out.
 
     Raises:
-        ReadingError: if ``table`` is no ``DataFrame``, or ``digits`` is negative.
+        ReadingError: if ``table`` is not a ``DataFrame``, or ``digits`` is negative.
     """
     cells, numeric = _cells(table, digits)
     columns = "".join("r" if is_number else "l" for is_number in numeric)

@@ -1,4 +1,4 @@
-r"""Texts that netCDF cannot hold: a NUL ends a string there, a lone surrogate is no UTF-8, and models generate both.
+r"""Texts that netCDF cannot hold: a NUL ends a string there, a lone surrogate is not UTF-8, and models generate both.
 
 A dataset that has one is stored with all its texts escaped (``\x00``, ``\ud800``, and two backslashes for one), and
 says so in an attribute; every other dataset is stored as it is.

@@ -59,7 +59,7 @@ def took(after: xr.Dataset) -> xr.DataArray:
             ``recalled[fact, route]``.
 
     Returns:
-        ``[fact]``, boolean. A tie is no lead.
+        ``[fact]``, boolean. A tie is not a lead.
     """
     leads = lead(after.logprob) > 0
     if "recalled" in after:

@@ -155,7 +155,7 @@ def layers_computed(depth: xr.Dataset, route: Literal["old", "new"] = "old") -> 
 
     Returns:
         ``[fact]``, of the L layers that a block makes (the embedding computes nothing); ``attrs["n_layers"]`` is L. A
-        tie is no lead. NaN where a layer was not read. Further dimensions, such as ``step``, stay.
+        tie is not a lead. NaN where a layer was not read. Further dimensions, such as ``step``, stay.
 
     Raises:
         ReadingError: if ``route`` is another one, or the reading lacks layers.
@@ -183,7 +183,7 @@ def _alone(reading: xr.Dataset, depth: xr.Dataset, name: str) -> xr.Dataset:
     require(reading, what, variables=("margin",), dims=("fact", "layer"))
     if extra := set(reading.margin.dims) - {"fact", "layer"}:
         raise ReadingError(
-            f"{what} takes one margin a fact and layer, not one a {', '.join(map(str, extra))}. Select one."
+            f"{what} takes one margin per fact and layer, not one per {', '.join(map(str, extra))}. Select one."
         )
     require_every_layer(reading, what)
     if reading.sizes["layer"] != depth.sizes["layer"]:

@@ -86,7 +86,7 @@ def safe_lora_config(raw: Mapping[str, Any]) -> LoraConfig:
 
 
 def require_lora(kind: object) -> None:
-    """Refuse an adapter of another kind, such as prompt tuning, which is no change of a layer.
+    """Refuse an adapter of another kind, such as prompt tuning, which does not change a layer.
 
     Raises:
         ModelError: naming the kind.
@@ -102,7 +102,7 @@ def require_lora(kind: object) -> None:
 def _unsupported(field: str, value: object) -> ModelError:
     return ModelError(
         f"The adapter's {field} is {_short(value)}, which is not supported: mechmask builds plain LoRA, DoRA and "
-        "rsLoRA adapters and leaves the base as it is. Convert the adapter with peft, or save it anew without that."
+        "rsLoRA adapters and leaves the base as it is. Convert the adapter with peft, or save it again without that."
     )
 
 

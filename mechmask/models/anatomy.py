@@ -232,7 +232,7 @@ def anatomy_of(module: nn.Module) -> Anatomy:
         )
     family = module.config.get_text_config().model_type
     if family not in LAYOUTS:
-        raise ModelError(f"The anatomy of {family!r} models is not known. {_parts_of(module)}")
+        raise ModelError(f"The {family!r} family of models is not known. {_parts_of(module)}")
     anatomy = Anatomy(module, LAYOUTS[family])
     try:
         for part in (anatomy.attention, anatomy.attention_output, anatomy.mlp, anatomy.mlp_output):

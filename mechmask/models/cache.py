@@ -34,7 +34,7 @@ def made_once(name: str) -> Iterator[Path | None]:
     sealed; a directory of which a file was cut, altered or lost is dropped and made again.
 
     Raises:
-        FileError: if the cache is no place that can be written to.
+        FileError: if the cache cannot be written to.
     """
     target = cache_root() / name
     if _is_whole(target):

@@ -62,7 +62,7 @@ def text_corpus(model: Model, corpus: str | Path | Sequence[str], n_tokens: int)
         n_tokens: the most that is used.
 
     Raises:
-        ReadingError: if the file cannot be read as UTF-8, or a text is no text.
+        ReadingError: if the file cannot be read as UTF-8, or a text cannot be written as UTF-8.
     """
     texts = [_read(corpus, n_tokens)] if isinstance(corpus, (str, Path)) else [_checked(text) for text in corpus]
     prefix = _prefix(model)
@@ -153,7 +153,7 @@ def _checked(text: object) -> str:
     if isinstance(text, str) and not _LONE_SURROGATE.search(text):
         return text
     raise ReadingError(
-        f"The corpus holds {reprlib.repr(text)}, which is no text that can be written as UTF-8. Give a list of texts, "
+        f"The corpus holds {reprlib.repr(text)}, which cannot be written as UTF-8 text. Give a list of texts, "
         "or the path of a text file."
     )
 

@@ -50,7 +50,7 @@ def convert(path: Path, directory: Path) -> None:
             dequantised = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
     except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError, struct.error) as error:
         raise ModelError(
-            f"{path.name} is no GGUF file that transformers can read ({_first_line(error)}). Convert it with "
+            f"{path.name} is not a GGUF file that transformers can read ({_first_line(error)}). Convert it with "
             "another tool."
         ) from error
     if hasattr(config, "quantization_config"):

@@ -108,7 +108,7 @@ def _directory(source: str) -> str:
         return str(converted(path))
     if path.is_dir() and not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise ModelError(
-            f"The directory {source} holds neither config.json nor adapter_config.json, so it is no model. Check "
+            f"The directory {source} holds neither config.json nor adapter_config.json, so it is not a model. Check "
             "the path."
         )
     return source
@@ -184,7 +184,7 @@ def _adapter_on_base(
         expected = set(get_peft_model_state_dict(wrapped, save_embedding_layers=False))
     except LOADING_ERRORS as error:
         raise ModelError(
-            f"The adapter in {directory} does not go on {base} ({_first_line(error)}). Give the base it was made for."
+            f"The adapter in {directory} does not fit on {base} ({_first_line(error)}). Give the base it was made for."
         ) from error
     if stored != expected:
         odd = sorted(stored ^ expected)
@@ -230,7 +230,7 @@ def _adapter_settings(directory: Path) -> tuple[str, LoraConfig]:
 
 
 def _require_readable(module: torch.nn.Module, name: str) -> None:
-    """Refuse a loaded module whose weights are not all there as numbers, or that carries what is no LoRA adapter."""
+    """Refuse a loaded module whose weights are not all there as numbers, or that carries an adapter other than LoRA."""
     if offloaded := offloaded_weight(module):
         raise ModelError(
             f"{offloaded} of {name} is offloaded or has no weights yet, so it cannot be read or changed in place. Load "
@@ -296,9 +296,9 @@ def _wrapped(
 
 def _dtype(dtype: str | torch.dtype) -> str | torch.dtype:
     if isinstance(dtype, str) and dtype not in _DTYPES:
-        raise ModelError(f"{dtype!r} is no dtype that mechmask reads. Give one of {', '.join(_DTYPES)}.")
+        raise ModelError(f"{dtype!r} is not a dtype that mechmask reads. Give one of {', '.join(_DTYPES)}.")
     if not isinstance(dtype, str) and dtype not in _DTYPES.values():
-        raise ModelError(f"{dtype} is no dtype that mechmask reads. Give one of {', '.join(_DTYPES)}.")
+        raise ModelError(f"{dtype} is not a dtype that mechmask reads. Give one of {', '.join(_DTYPES)}.")
     return _DTYPES[dtype] if isinstance(dtype, str) else dtype
 
 

@@ -139,7 +139,7 @@ def batches(
     Args:
         contests: what is read; a query names a contest by its index here. ``None`` is passed over.
         score: ``divergence`` asks for one token of each route, ``sequence`` and ``mean`` for all.
-        batch_size: contests a batch.
+        batch_size: contests per batch.
         pack: whether the routes of a contest share a row; else each route has its own.
         row_tokens: contests share a row up to about so many tokens; 0 gives each contest a row of its own.
         threshold: the most tokens of a route, prompt included, with which a model computes as with fewer.

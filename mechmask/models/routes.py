@@ -251,7 +251,7 @@ def _subject_position(fact: Fact, text: str, prompt: _Tokens) -> int | None:
     if start < 0:
         if text == fact.prompt:
             raise RouteError(
-                f"The subject {fact.subject!r} does not stand in the prompt {text!r}. Write the subject as the "
+                f"The subject {fact.subject!r} does not occur in the prompt {text!r}. Write the subject as the "
                 "prompt does."
             )
         return None

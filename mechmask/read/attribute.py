@@ -58,7 +58,7 @@ def attribute(
     """Direct contribution of every part of the model to the margin where old and new diverge.
 
     Args:
-        model: a model as it is now, or a state (``change.on(model)``).
+        model: a model or a state (``change.on(model)``).
         facts: a fact set, facts, mappings with their fields, a pandas table, or the path of a fact file.
         unit: ``layer`` (``layer l`` is what block l - 1 adds), ``component`` (attention and MLP of every block) or
             ``head`` (``head b.h``; the bias of an attention's output projection has a row of its own).
@@ -238,7 +238,7 @@ def _require_sums(
         raise ReadingError(
             f"The contributions to the margin of fact {contests[worst].fact_id!r} sum to "
             f"{attribution[worst].sum():.4f} nats and it is {margins[worst]:.4f}, where "
-            f"{2 * TOLERANCE_NATS[model.dtype]:g} is allowed, so no number of "
+            f"{2 * TOLERANCE_NATS[model.dtype]:g} is allowed, so none of "
             f"them can be trusted. {likely_cause(model)}"
         )
     return float(errors[worst])

@@ -46,7 +46,7 @@ def read_logits_and_depth(
     """The output reading of some facts and the depth reading of some of them, by one forward pass.
 
     Args:
-        model: a model as it is now, or a state (``change.on(model)``).
+        model: a model or a state (``change.on(model)``).
         facts: what is read at the output; facts in any form that a reading takes.
         depth_facts: which of them are read at every layer; all by default.
         lens: how a layer is read, as in ``read_depth``.

@@ -37,7 +37,7 @@ def read_depth(
     """Log-probability of every route of every fact at every layer.
 
     Args:
-        model: a model as it is now, or a state (``change.on(model)``).
+        model: a model or a state (``change.on(model)``).
         facts: a fact set, facts, mappings with their fields, a pandas table, or the path of a fact file.
         lens: how a layer is read; ``logit``, ``ridge``, ``tuned`` (fitted when first asked for, on the model under a
             state's changes and without an adapter), a ``TunedLens``, or an object with a name and

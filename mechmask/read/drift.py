@@ -34,7 +34,7 @@ def residual_drift(
     """How the residual stream of two models of one shape differs at the position where old and new diverge.
 
     Args:
-        before: a model as it is now, or a state (``change.on(model)``).
+        before: a model or a state (``change.on(model)``).
         after: the other; it may share the first one's weights.
         facts: where to read; facts in any form that a reading takes.
         backend: who watches the residual stream; by name where ``before`` and ``after`` are two modules.
@@ -88,7 +88,8 @@ def change_cosine(
         batch_size: prompts per forward pass; affects memory only.
 
     Returns:
-        ``cosine[fact, layer]`` between the two differences to ``base``; NaN where one of them moves nothing.
+        ``cosine[fact, layer]`` between the two differences to ``base``, layers 0..L; NaN where one of them moves
+        nothing.
 
     Raises:
         FactError: listing every problem of the facts in one message.

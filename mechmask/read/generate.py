@@ -27,7 +27,7 @@ def generate(
     """Greedy continuation of every fact's prompt.
 
     Args:
-        model: a model as it is now, or a state (``change.on(model)``).
+        model: a model or a state (``change.on(model)``).
         facts: a fact set, facts, mappings with their fields, a pandas table, or the path of a fact file.
         n_tokens: how many tokens; as many as the longer of a fact's old and new value by default.
         reading: of the same facts by the same model, by the score ``sequence`` or ``mean``: what it says of the

@@ -15,7 +15,7 @@ def known_facts(model: Model | Variant, facts: Facts, *, min_margin: float = 0.1
     """The facts whose old value greedy decoding would say, with room to spare.
 
     Args:
-        model: a model as it is now, or a state (``change.on(model)``).
+        model: a model or a state (``change.on(model)``).
         facts: facts whose ``old`` is the true value, in any form that a reading takes.
         min_margin: by how many nats every token of the old value has to lead every other token of the vocabulary,
             teacher-forced.

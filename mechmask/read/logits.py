@@ -37,7 +37,7 @@ def read_logits(
     """Log-probability of every route of every fact at the model's output.
 
     Args:
-        model: a model as it is now, or a state (``change.on(model)``).
+        model: a model or a state (``change.on(model)``).
         facts: a fact set, facts, mappings with their fields, a pandas table, or the path of a fact file.
         score: ``sequence`` (sum over the value's tokens, teacher-forced), ``mean`` (per token) or ``divergence`` (the
             token at which old and new differ; a distractor that has no token of its own there is NaN).

@@ -34,7 +34,7 @@ def read_margin(
     """Margin of new over old at every layer, where their tokens diverge: what ``read_depth`` has, and nothing else.
 
     Args:
-        model: a model as it is now, or a state (``change.on(model)``).
+        model: a model or a state (``change.on(model)``).
         facts: a fact set, facts, mappings with their fields, a pandas table, or the path of a fact file.
         lens: how a layer is read, as in ``read_depth``.
         backend: who watches the residual stream, as in ``read_depth``.

@@ -136,7 +136,7 @@ def _shared_contests(source: Model, target: Model, facts: FactSet) -> ContestSet
     difference = unlike(source, target)
     if difference:
         raise ReadingError(
-            f"The residual stream of {source.name} means nothing to {target.name}: {difference}. Patch between models "
+            f"The residual stream of {source.name} cannot be read by {target.name}: {difference}. Patch between models "
             "of one architecture."
         )
     contests = ContestSet.of(target, facts)

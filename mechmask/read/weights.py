@@ -25,7 +25,7 @@ def weight_change(before: Model | Variant, after: Model | Variant) -> xr.Dataset
     """Difference of every projection of attention and MLP in every block.
 
     Args:
-        before: a model as it is now, or a state (``change.on(model)``).
+        before: a model or a state (``change.on(model)``).
         after: the other; it may share the first one's weights.
 
     Returns:

@@ -67,7 +67,7 @@ def _examine_model(findings: dict[str, object], model: str | None, facts: Path |
     findings["packed routes"] = (
         "yes" if may_pack(loaded, contests) else "no: attention takes no mask, or a route is longer than its window"
     )
-    findings["self-check error"] = f"{read_logits(loaded, contested[:1]).attrs['check_error_nats']:.1e} nats a token"
+    findings["self-check error"] = f"{read_logits(loaded, contested[:1]).attrs['check_error_nats']:.1e} nats per token"
 
 
 def _version(name: str) -> str:

@@ -63,7 +63,7 @@ def _status(root: Path, name: str, n_steps: int | None) -> StepStatus:
     except StudyError as error:
         return StepStatus(name, "damaged", str(error))
     if stale:
-        return StepStatus(name, "out of date", f"{stale} has been made anew since")
+        return StepStatus(name, "out of date", f"{stale} has since been made again")
     steps = step.details.get("steps")
     return StepStatus(name, "done", "" if steps is None else f"{steps} steps")
 

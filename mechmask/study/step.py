@@ -245,7 +245,7 @@ def _manifest(directory: Path) -> dict[str, Any]:
 
 
 def _remedy(directory: Path) -> str:
-    return f"Delete {directory} and run the study again, which makes this step anew."
+    return f"Delete {directory} and run the study again, which makes this step again."
 
 
 def _agree(there: object, here: object) -> bool:
@@ -268,4 +268,4 @@ def _json(value: object) -> Any:
         return value.model_dump(mode="json")
     if isinstance(value, Path):
         return str(value)
-    raise TypeError(f"{value!r} is no setting that can be written as JSON.")
+    raise TypeError(f"{value!r} cannot be written as JSON, so it is not a setting.")

@@ -47,7 +47,7 @@ def write_template(path: Path) -> None:
         StudyError: if there is something of that name already.
     """
     if path.exists():
-        raise StudyError(f"{path} is there already. Name a new file for the configuration.")
+        raise StudyError(f"{path} already exists. Name a new file for the configuration.")
     write_text(path, template())
 
 

@@ -94,7 +94,7 @@ def train(
 
     Raises:
         StudyError: if ``until`` is given and nothing is watched.
-        ChangeError: if a loss is not a number, nothing changes, or what it starts from is no adapter.
+        ChangeError: if a loss is not a number, nothing changes, or what it starts from is not an adapter.
         ReadingError: if a reading disagrees with the model's output.
     """
     if until is not None and watch is None:

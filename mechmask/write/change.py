@@ -92,7 +92,7 @@ class Change(ABC):
         """
         target = Path(directory)
         if target.exists():
-            raise ChangeError(f"{target} is there already. Save the change under another name.")
+            raise ChangeError(f"{target} already exists. Save the change under another name.")
         with new_directory(target) as temporary:
             header = {
                 "schema_version": SCHEMA_VERSION,

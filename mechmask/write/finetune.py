@@ -50,7 +50,7 @@ class FinetuneConfig(Configuration):
         layers: which blocks do, 0..L-1; all by default.
         lr: learning rate of AdamW.
         steps: optimizer steps.
-        batch_size: examples a step; all of them by default.
+        batch_size: examples per step; all of them by default.
         weight_decay: of AdamW.
         max_grad_norm: L2 norm to which the gradient is clipped.
         seed: of the adapter's initial factors, the order of examples, and dropout.
@@ -84,10 +84,10 @@ class Finetuning(_AtomicContext["Finetuning"]):
 
     Attributes:
         step: optimizer steps taken.
-        losses: of every step, in nats a token.
+        losses: of every step, in nats per token.
 
     Raises:
-        ChangeError: if there is no example, a block does not exist, or ``start`` is no adapter on ``model``; on
+        ChangeError: if there is no example, a block does not exist, or ``start`` is not an adapter on ``model``; on
             entering, if ``start`` has another shape or base, or an adapter is on already.
         RouteError: if a value merges with its prompt.
     """
@@ -130,7 +130,7 @@ class Finetuning(_AtomicContext["Finetuning"]):
 
         Args:
             steps: how many.
-            after_step: called with each step's loss, in nats a token.
+            after_step: called with each step's loss, in nats per token.
 
         Raises:
             ChangeError: if a loss or a gradient is not a number; the message names step and fact.
@@ -277,7 +277,7 @@ def lora_config(model: Model, config: FinetuneConfig) -> LoraConfig:
     """The adapter that a configuration means on a model.
 
     Raises:
-        ChangeError: if it names no block, or one that the model has not.
+        ChangeError: if it names no block, or one that the model lacks.
     """
     anatomy = model.anatomy
     blocks = range(anatomy.n_layers) if config.layers is None else config.layers

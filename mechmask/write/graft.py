@@ -249,4 +249,4 @@ def _described(thing: object) -> str:
 
 def _require_finite(scale: float) -> None:
     if not math.isfinite(scale):
-        raise ChangeError(f"A scale of {scale} is no number. Give a finite one.")
+        raise ChangeError(f"A scale of {scale} is not a number. Give a finite one.")

@@ -63,14 +63,14 @@ def _header(path: Path) -> dict[str, Any]:
         header = json.loads((path / "change.json").read_bytes().decode("utf-8"))
         if isinstance(header, dict):
             return header
-        cause = "change.json is no object"
+        cause = "change.json is not an object"
     except FileNotFoundError as error:
         if _is_peft(path):
             raise ChangeError(
                 f"{path} is an adapter that peft saved, and does not say which weights it was trained on. Read it with "
                 "load_model, which puts it on the base that it names."
             ) from error
-        cause = "there is no change.json"
+        cause = "change.json is missing"
     except Exception as error:  # not text, not JSON, too deep, a number of 5,000 digits, a name with a NUL
         cause = f"change.json: {type(error).__name__}"
     raise ChangeError(f"{path} holds no change ({cause}). Give a directory that Change.save wrote.")

@@ -61,11 +61,11 @@ def read_lora_config(path: Path) -> LoraConfig:
 
     Raises:
         ChangeError: if it is not that of a LoRA, or names anything else that would change what is computed.
-        ValueError: if it is no JSON object of usable values.
+        ValueError: if it is not a JSON object of usable values.
     """
     given = json.loads(path.read_text(encoding="utf-8"))
     if given.get("peft_type") != "LORA":
-        raise ChangeError(f"The adapter in {path.parent} is no LoRA adapter. Give one that mechmask saved.")
+        raise ChangeError(f"The adapter in {path.parent} is not a LoRA adapter. Give one that mechmask saved.")
     return _rebuilt(given)
 
 

@@ -72,7 +72,7 @@ class LowRankChange(Change):
             for name, pair in factors.items()
         }
         if not any(map(_moves, self.factors.values())):
-            raise ChangeError(f"The {method} change changes nothing: every product of factors is zero. Make it anew.")
+            raise ChangeError(f"The {method} change changes nothing: every product of factors is zero. Make it again.")
 
     @property
     def blocks(self) -> tuple[int, ...]:
@@ -139,8 +139,8 @@ def low_rank_change(
         details: configuration and course, as JSON values.
 
     Raises:
-        ChangeError: if a name is no linear map's weight or is tied to another one, the factors do not fit, a number is
-            not finite, or no entry of any weight would change.
+        ChangeError: if a name is not a linear map's weight or is tied to another one, the factors do not fit, a number
+            is not finite, or no entry of any weight would change.
     """
     change = LowRankChange(factors, model.fingerprint, method, details)
     maps = _linear_maps(model.module)

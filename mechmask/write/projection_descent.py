@@ -41,7 +41,7 @@ class DescentConfig(Configuration):
         layer: the block whose MLP output projection is changed, 0..L-1.
         lr: learning rate of Adam.
         steps: at most so many.
-        loss_stop: stop when the loss is below this, in nats a token.
+        loss_stop: stop when the loss is below this, in nats per token.
         objective: ``target_new`` (teacher-forced) or ``prompt_last`` (as published: all target tokens at the last
             prompt position).
     """

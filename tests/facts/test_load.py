@@ -22,18 +22,18 @@ _BAD_FILES = {
     "no JSON": (
         "f.jsonl",
         f"{_LINE}\nhello\n".encode(),
-        "Line 2 of f.jsonl is not JSON (Expecting value). Write one JSON object a line.",
+        "Line 2 of f.jsonl is not JSON (Expecting value). Write one JSON object per line.",
     ),
     "half a JSON object": ("f.jsonl", b'{"subject": "Ux', "Line 1 of f.jsonl is not JSON ("),
     "a list": (
         "f.jsonl",
         f'{_LINE}\n\n["a", "b"]\n'.encode(),
-        "Line 3 of f.jsonl is not a JSON object. Write one object with a fact's fields a line.",
+        "Line 3 of f.jsonl is not a JSON object. Write one object with a fact's fields per line.",
     ),
     "a number": (
         "f.jsonl",
         b"3\n",
-        "Line 1 of f.jsonl is not a JSON object. Write one object with a fact's fields a line.",
+        "Line 1 of f.jsonl is not a JSON object. Write one object with a fact's fields per line.",
     ),
     "an empty JSONL": ("f.jsonl", b"", "The fact set is empty. Give at least one fact."),
     "an empty CSV": ("f.csv", b"", "The fact set is empty. Give at least one fact."),

@@ -357,20 +357,20 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_old_file(reading, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "thing",
+    "attributes",
     [{"a": object()}, {"a": {"b": 1}}, {"a": True}, {"a": None}],
     ids=["an object", "a mapping", "a truth value", "none"],
 )
-def test_attributes_that_netcdf_has_not_are_one_sentence(thing, reading, tmp_path):
+def test_attributes_that_netcdf_lacks_are_one_sentence(attributes, reading, tmp_path):
     with pytest.raises(ReadingError, match=r"^This reading cannot be stored in .* as netCDF-4 \("):
-        save_reading(reading.assign_attrs(thing), tmp_path / "r.nc")
+        save_reading(reading.assign_attrs(attributes), tmp_path / "r.nc")
 
 
 def test_require_names_all_that_is_missing(reading):
     require(reading, "This", variables=("logprob", "role"), dims=("fact", "route"))
     with pytest.raises(ReadingError) as caught:
         require(reading[["scalar"]], "This", variables=("logprob", "scalar"), dims=("layer", "head"))
-    assert str(caught.value).startswith("This needs logprob, layer, head, which this reading has not. It holds ")
+    assert str(caught.value).startswith("This needs logprob, layer, head, which this reading lacks. It holds ")
 
 
 @pytest.mark.parametrize("other", [None, 3, {"logprob": 1}, np.zeros(3)], ids=repr)

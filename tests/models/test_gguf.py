@@ -44,7 +44,7 @@ def test_an_installed_wheel_of_another_content_is_passed_over(tmp_path, monkeypa
 @pytest.mark.parametrize("content", [b"", b"GGUF", b"no such thing" * 100, b"GGUF" + b"\xff" * 400])
 def test_garbage(tmp_path, cache, content):
     (tmp_path / "model.gguf").write_bytes(content)
-    with pytest.raises(ModelError, match=r"model.gguf is no GGUF file that transformers can read"):
+    with pytest.raises(ModelError, match=r"model.gguf is not a GGUF file that transformers can read"):
         mm.load_model(tmp_path / "model.gguf")
     assert [path for path in cache.iterdir() if path.is_dir()] == []
 

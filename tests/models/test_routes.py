@@ -129,7 +129,7 @@ def test_a_paraphrase_may_leave_the_subject_out(tokenizer):
 
 
 def test_a_prompt_may_not(tokenizer):
-    with pytest.raises(RouteError, match="subject 'Banana' does not stand in the prompt 'Its mass is'"):
+    with pytest.raises(RouteError, match="subject 'Banana' does not occur in the prompt 'Its mass is'"):
         contest_of(tokenizer, prompt="Its mass is")
 
 

@@ -206,7 +206,7 @@ def test_special_tokens_before_and_behind(tiny_module, request, awkward, kind):
 
 # Logits here reach 8, where bfloat16 steps by 2**-5: a reading unembeds in float32, the model rounds each logit by
 # up to half a step, and residuals summed in another order differ by as much again. Measured on these three families:
-# at most 0.031 nats a token, 0.0034 on average.
+# at most 0.031 nats per token, 0.0034 on average.
 BFLOAT16_NATS = 0.1
 
 

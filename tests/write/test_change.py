@@ -200,7 +200,7 @@ def test_saving_never_overwrites(change, tmp_path, there, refused):
         target.mkdir()
         if there == "full directory":
             (target / "change.json").write_text("mine")
-    with refused("is there already"):
+    with refused("already exists"):
         change.save(target)
     kept = target if there == "file" else target / "change.json"
     assert there == "empty directory" or kept.read_text() == "mine"

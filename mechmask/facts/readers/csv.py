@@ -1,4 +1,4 @@
-"""CSV: a header of field names and one row a fact; lists as JSON in their cells, empty cells left out."""
+"""CSV: a header of field names and one row per fact; lists as JSON in their cells, empty cells left out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A pandas table as facts: one row a fact, one column a field, missing cells left out.
+"""A pandas table as facts: one row per fact, one column per field, missing cells left out.
 
 Takes what ``FactSet.to_dataframe`` gives and what pandas reads from a fact set's CSV or JSONL. pandas is never imported
 here: a caller who has a table has imported it.

@@ -8,7 +8,7 @@ from mechmask.facts.readers.text import Entries, file_text, json_value
 
 
 def read_jsonl(path: Path) -> Entries:
-    """The objects of a file with one JSON object a line; blank lines are skipped.
+    """The objects of a file with one JSON object per line; blank lines are skipped.
 
     Raises:
         FactError: if the file cannot be read as text.
@@ -20,12 +20,12 @@ def read_jsonl(path: Path) -> Entries:
         try:
             entry = json_value(line)
         except ValueError as error:
-            read.problems.append(f"Line {number} of {path.name} is not JSON ({error}). Write one JSON object a line.")
+            read.problems.append(f"Line {number} of {path.name} is not JSON ({error}). Write one JSON object per line.")
             continue
         if isinstance(entry, dict):
             read.entries.append(entry)
         else:
             read.problems.append(
-                f"Line {number} of {path.name} is not a JSON object. Write one object with a fact's fields a line."
+                f"Line {number} of {path.name} is not a JSON object. Write one object with a fact's fields per line."
             )
     return read

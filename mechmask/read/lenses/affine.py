@@ -196,7 +196,7 @@ def linear_of(translators: nn.ModuleList, layer: int) -> nn.Linear:
     """The correction at ``layer``.
 
     Raises:
-        TypeError: if it is no linear map.
+        TypeError: if it is not a linear map.
     """
     linear = translators[layer]
     if not isinstance(linear, nn.Linear):

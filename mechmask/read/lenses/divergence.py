@@ -154,7 +154,7 @@ def plain_unembedding(anatomy: Anatomy) -> nn.Linear:
     """The unembedding, without an adapter that is switched off.
 
     Raises:
-        ReadingError: if it is no linear map, or an adapter on it is applied.
+        ReadingError: if it is not a linear map, or an adapter on it is applied.
     """
     head = anatomy.unembedding
     if isinstance(head, (BaseTunerLayer, AuxiliaryTrainingWrapper)):

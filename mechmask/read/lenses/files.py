@@ -65,7 +65,7 @@ def save_lens(lens: StoredLens, target: Path, *, ckpt: str = "params.pt", config
     with file_errors(target):
         taken = target.exists() or target.is_symlink()
     if taken:
-        raise ReadingError(f"{target} is there already. Save the lens under another name.")
+        raise ReadingError(f"{target} already exists. Save the lens under another name.")
     with new_directory(target) as temporary:
         write_lens(lens, temporary, ckpt=ckpt, config=config)
 
@@ -107,7 +107,7 @@ def read_lens(directory: Path, *, from_elsewhere: bool = True) -> StoredLens:
 
     Raises:
         DamageError: if a file is not what was written.
-        ReadingError: if this is no lens, or none that mechmask can read.
+        ReadingError: if this is not a lens, or not one that mechmask can read.
         FileError: if a file cannot be read.
     """
     missing = "accept" if from_elsewhere else "refuse"
@@ -172,7 +172,7 @@ def _validated(fields: type[_Checked], path: Path) -> _Checked:
         json.dumps(content, ensure_ascii=False).encode()  # no lone surrogate, no depth that could not be saved again
     except (OSError, ValueError, RecursionError) as error:
         raise ReadingError(
-            f"{path} cannot be read as JSON ({type(error).__name__}), so this is no lens. Give a directory that "
+            f"{path} cannot be read as JSON ({type(error).__name__}), so this is not a lens. Give a directory that "
             "lens.save wrote."
         ) from error
     try:

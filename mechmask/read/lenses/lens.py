@@ -61,7 +61,7 @@ def lens_of(lens: LensName | str | Lens | TunedLens, model: Model | Variant) -> 
     is fitted when it is first asked for, then stays in the cache.
 
     Raises:
-        ReadingError: if no lens has that name, the object is no lens, or it was made for a model of another shape.
+        ReadingError: if no lens has that name, the object is not a lens, or it was made for a model of another shape.
     """
     if isinstance(lens, str):
         if lens not in LENSES:
@@ -75,7 +75,7 @@ def lens_of(lens: LensName | str | Lens | TunedLens, model: Model | Variant) -> 
         shape, needed = getattr(chosen, "shape", None), (changed.n_layers, changed.width)
     if not isinstance(chosen, Lens):
         raise ReadingError(
-            f"A {type(lens).__name__} is no lens. Give one of {', '.join(LENSES)}, a TunedLens, or an object with a "
+            f"A {type(lens).__name__} is not a lens. Give one of {', '.join(LENSES)}, a TunedLens, or an object with a "
             "name and transport(residual, layer)."
         )
     if shape is not None and shape != needed:

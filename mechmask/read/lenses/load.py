@@ -148,11 +148,11 @@ def _published(name: str) -> Path:
         there = all((root / file).is_file() for file in files)
     except Exception as error:  # of the hub, of its HTTP client, of the file system
         raise ReadingError(
-            f"{name!r} is no directory, and the published lenses in {_SPACE} cannot be reached "
+            f"{name!r} is not a directory, and the published lenses in {_SPACE} cannot be reached "
             f"({type(error).__name__}). Give a directory that lens.save wrote."
         ) from error
     if not there:
         raise ReadingError(
-            f"{name!r} is no directory, and {_SPACE} publishes no lens of that name. Fit one with fit_lens."
+            f"{name!r} is not a directory, and {_SPACE} does not publish a lens of that name. Fit one with fit_lens."
         )
     return root / "lens" / name

@@ -62,7 +62,7 @@ def require_identity(model: Model, *tables: RouteTable) -> list[float]:
         tables: readings of it; their probes share one plain pass.
 
     Returns:
-        The largest error of each, in nats a token.
+        The largest error of each, in nats per token.
 
     Raises:
         ReadingError: if the error passes the tolerance for the model's dtype, or any number read is NaN.
@@ -111,7 +111,7 @@ def require_margin(
 
 
 def _error(model: Model, probe: _Probe, rows: dict[tuple[int, ...], Tensor]) -> float:
-    """The error of a log-probability in nats a token."""
+    """The error of a log-probability in nats per token."""
     logprobs = rows[probe.row][-probe.n :].log_softmax(-1)
     tokens = torch.tensor(probe.tokens[-probe.n :], device=logprobs.device)
     plain = float(logprobs.gather(1, tokens[:, None]).sum())
@@ -126,7 +126,7 @@ def _disagreement(model: Model, what: str, which: str, value: float, plain: floa
     allowed = f"{by} where {TOLERANCE_NATS[model.dtype]:g} is allowed" if by else ""
     return ReadingError(
         f"{what} does not agree with the model's own output ({which}{value:.4f} against {plain:.4f} nats{allowed}), so "
-        f"no number of it can be trusted. {likely_cause(model)}"
+        f"none of its numbers can be trusted. {likely_cause(model)}"
     )
 
 

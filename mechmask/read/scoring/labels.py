@@ -84,7 +84,7 @@ def storable(text: str) -> str:
 
 
 def require_choice(what: str, choice: str, choices: Sequence[str]) -> None:
-    """Refuse a choice that there is not.
+    """Refuse an unknown choice.
 
     Args:
         what: the name of the option, such as ``score``.

@@ -46,7 +46,7 @@ def graft_curve(
             ``before`` is the base, also an edit of it, or another model of its architecture, of which the blocks are
             taken and nothing else.
         facts: the facts.
-        batch_size: prompts a forward pass. It bounds memory and changes nothing else.
+        batch_size: prompts per forward pass; affects memory only.
 
     Returns:
         ``margin[fact, layer]`` and ``logprob[fact, route, layer]`` in nats, by the divergence score: at layer l the

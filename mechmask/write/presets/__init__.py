@@ -1,4 +1,4 @@
-"""Published and measured settings of editors, a TOML file a method, each setting with its source.
+"""Published and measured settings of editors, one TOML file per method, each setting with its source.
 
 A setting belongs to one model: family, number of blocks and width tell which.
 """

@@ -25,7 +25,7 @@ def test_json_that_python_does_not_parse_is_refused_with_the_reason(value, reaso
     (tmp_path / "f.jsonl").write_text(f'{_LINE}\n{{"distractors": {value}}}\n')
     with pytest.raises(FactError) as caught:
         mm.load_facts(tmp_path / "f.jsonl")
-    assert str(caught.value) == f"Line 2 of f.jsonl is not JSON ({reason}). Write one JSON object a line."
+    assert str(caught.value) == f"Line 2 of f.jsonl is not JSON ({reason}). Write one JSON object per line."
 
     cell = value.replace('"', '""')
     (tmp_path / "f.csv").write_text(f'subject,prompt,old,new,distractors\nUxmon,Uxmon is,1,2,"{cell}"\n')

@@ -91,7 +91,7 @@ def test_a_lens_comes_back_as_it_was(fitted, small, tmp_path, kind):
     assert again.provenance == lens.provenance and again.details == lens.details
     assert again.provenance["lens_fingerprint"] == model.fingerprint
     xr.testing.assert_identical(again.report, lens.report)
-    with pytest.raises(ReadingError, match="is there already"):
+    with pytest.raises(ReadingError, match="already exists"):
         lens.save(tmp_path / "new" / kind)
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [kind]
 
@@ -200,7 +200,7 @@ def test_files_that_are_no_lens_are_refused(fitted, foreign, tmp_path):
     assert "lens_type is 'mlp_lens'" in str(caught.value) and "d_model is '32'" in str(caught.value)
     assert "http" not in str(caught.value)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ReadingError, match="this is no lens"):
+    with pytest.raises(ReadingError, match="this is not a lens"):
         load_lens(tmp_path / "empty", model)
 
 
@@ -272,7 +272,7 @@ def test_where_a_lens_cannot_be_saved(fitted, saved, tmp_path, monkeypatch):
             load_lens(place, fitted[0])
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for place in (saved, tmp_path / "file", tmp_path / "link"):
-        with pytest.raises(ReadingError, match="is there already"):
+        with pytest.raises(ReadingError, match="already exists"):
             lens.save(place)
     (tmp_path / "link").unlink()
     longest = tmp_path / ("é" * 127)

@@ -60,5 +60,5 @@ def test_what_is_no_lens_is_refused(tiny):
     model = tiny("llama")
     with pytest.raises(ReadingError, match="no lens 'jacobian'"):
         lens_of("jacobian", model)
-    with pytest.raises(ReadingError, match="A Linear is no lens"):
+    with pytest.raises(ReadingError, match="A Linear is not a lens"):
         lens_of(torch.nn.Linear(2, 2), model)

@@ -78,7 +78,7 @@ def test_a_published_lens_is_taken_from_the_hubs_cache(fitted, plain_lens, tmp_p
     (root / "refs").mkdir()
     (root / "refs" / "main").write_text("abc")
     assert load_lens("tiny/model", model).shape == (3, 32)
-    with pytest.raises(ReadingError, match="publishes no lens of that name"):
+    with pytest.raises(ReadingError, match="does not publish a lens of that name"):
         load_lens("gpt2", model)
 
 

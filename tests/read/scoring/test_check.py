@@ -16,7 +16,7 @@ REFUSED = "does not agree with the model's own output"
 
 
 def measured(monkeypatch, read):
-    """The error of a reading in nats a token, with the check's border out of the way."""
+    """The error of a reading in nats per token, with the check's border out of the way."""
     with monkeypatch.context() as patch:
         for dtype in TOLERANCE_NATS:
             patch.setitem(TOLERANCE_NATS, dtype, float("inf"))
@@ -67,7 +67,7 @@ def test_a_final_norm_applied_twice(tiny, family, awkward, monkeypatch):
 def test_a_mask_that_lets_routes_see_each_other(tiny, family, awkward, monkeypatch):
     model = tiny(family)
     monkeypatch.setattr("mechmask.models.packing.additive", lambda mask, dtype: torch.zeros(mask.shape, dtype=dtype))
-    refuses(monkeypatch, lambda: mm.read_logits(model, awkward), times=3)  # measured: 0.013 nats a token and more
+    refuses(monkeypatch, lambda: mm.read_logits(model, awkward), times=3)  # measured: 0.013 nats per token and more
     refuses(monkeypatch, lambda: mm.read_depth(model, awkward, score="sequence"), times=3)
 
 
@@ -81,7 +81,7 @@ def test_a_mask_that_is_causal_over_the_row_but_not_over_the_tree(tiny, family, 
         return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~below, torch.finfo(dtype).min)
 
     monkeypatch.setattr("mechmask.models.packing.additive", causal)
-    refuses(monkeypatch, lambda: mm.read_logits(model, awkward), times=2)  # measured: 0.0056 nats a token and more
+    refuses(monkeypatch, lambda: mm.read_logits(model, awkward), times=2)  # measured: 0.0056 nats per token and more
 
 
 def test_positions_counted_along_the_row(tiny, family, awkward, monkeypatch):
