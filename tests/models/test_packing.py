@@ -123,7 +123,8 @@ def test_the_longest_row_is_as_short_as_it_can_be(contests, row_tokens):
     for contest in sorted(contests, key=lambda contest: contest.prompt):
         alone = paths(contest, asked_by(contest, "sequence")).values()
         trees[contest.fact_id] = len({path[:n] for path in alone for n in range(1, len(path) + 1)})
-    sizes, n_rows = list(trees.values()), round(sum(trees.values()) / row_tokens)
+    sizes = list(trees.values())
+    n_rows = min(len(sizes), round(sum(sizes) / row_tokens))
     ways = [
         [sum(sizes[a:b]) for a, b in pairwise([0, *cuts, len(sizes)])]
         for cuts in combinations(range(1, len(sizes)), n_rows - 1)
