@@ -54,6 +54,7 @@ class InSentences(type(BaseModel)):
     if not TYPE_CHECKING:
 
         def __call__(cls, *args: Any, **fields: Any) -> Any:
+            """An instance, or the class's own error."""
             with _refused(cls):
                 return super().__call__(*args, **fields)
 
@@ -113,7 +114,9 @@ class _refused:  # noqa: N801  a context, as those of contextlib; a generator's 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if isinstance(error, ValidationError):
             kind = self._kind
-            raise kind.refusal(one_message(f"this {kind.__name__}", kind.in_words(kind.__name__, kind, error))) from None
+            raise kind.refusal(
+                one_message(f"this {kind.__name__}", kind.in_words(kind.__name__, kind, error))
+            ) from None
 
 
 def _problem(kind: type[BaseModel], details: Mapping[str, Any]) -> str:
@@ -147,9 +150,7 @@ def _problem(kind: type[BaseModel], details: Mapping[str, Any]) -> str:
     return f"{given}: it {wanted.rstrip('.')}." if wanted.startswith("should") else f"{given}: {wanted.rstrip('.')}."
 
 
-def _place(
-    kind: type[BaseModel], location: Sequence[str | int], *, extra: bool
-) -> tuple[str, list[type[BaseModel]]]:
+def _place(kind: type[BaseModel], location: Sequence[str | int], *, extra: bool) -> tuple[str, list[type[BaseModel]]]:
     """A place as it is written in TOML, and the classes whose table is there.
 
     pydantic's locations also hold the tags of unions, which nobody wrote; they choose among the classes.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator
 
@@ -55,7 +56,7 @@ class StudyConfig(Configuration):
         batch_size: prompts per forward pass when reading; affects memory only.
     """
 
-    former = {
+    former: ClassVar[Mapping[str, str]] = {
         "edit": (
             'It is now edits, a list: edits = ["ft_l"] takes the preset, a table [[study.edits]] with method = "ft_l" '
             "holds an editor's own settings, and edits = [] stands for none."

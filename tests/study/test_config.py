@@ -113,12 +113,18 @@ def test_a_bad_value_is_one_sentence_however_it_comes(field, value):
             {"edits": ["ft", {"method": "ft_l", "layer": 1, "clamp": 1.0, "clammp": 2}]},
             "the setting 'edits[1].clammp' is not known. Did you mean 'clamp'? Known are layer, lr, steps, ",
         ),
-        ({"edits": [{"method": "ft", "layer": 1, "clamp": 1}]}, "the setting 'edits[0].clamp' is not known. Known are "),
-        ({"edits": [{"method": "ft_m", "layer": 1}]}, "edits[0]: there is no method 'ft_m'. Did you mean 'ft_l'? Known"),
+        (
+            {"edits": [{"method": "ft", "layer": 1, "clamp": 1}]},
+            "the setting 'edits[0].clamp' is not known. Known are ",
+        ),
+        (
+            {"edits": [{"method": "ft_m", "layer": 1}]},
+            "edits[0]: there is no method 'ft_m'. Did you mean 'ft_l'? Known",
+        ),
         ({"edits": [{"layer": 1}]}, "edits[0] does not say its method. Give one of ft, ft_l."),
         ({"edits": ["ftl"]}, "edits[0]: there is no edit method 'ftl'. Did you mean 'ft_l'? Known are ft, ft_l."),
         ({"edit": "none"}, "the setting 'edit' is not known. It is now edits, a list: edits = [\"ft_l\"] takes the "),
-        ({"edit": {"layer": 1}}, "a table [[study.edits]] with method = \"ft_l\" holds an editor's own settings, and "),
+        ({"edit": {"layer": 1}}, 'a table [[study.edits]] with method = "ft_l" holds an editor\'s own settings, and '),
         ({"level": 7}, "level cannot be 7: it should be less than 1."),
         ({"score": "best"}, "score cannot be 'best': it should be 'sequence' or 'mean'."),
         ({"contradict": {"layers": 3}}, "contradict.layers cannot be 3: it should be a list."),
@@ -137,7 +143,9 @@ def test_every_bad_field_is_in_one_message():
         validated(StudyConfig, data, "my.toml")
     lines = str(caught.value).splitlines()
     assert lines[0] == "5 problems in my.toml:"
-    for field, line in zip(("contradict.rank", "contradict.stepz", "checkpoint_every", "level", "odd"), lines[1:], strict=True):
+    for field, line in zip(
+        ("contradict.rank", "contradict.stepz", "checkpoint_every", "level", "odd"), lines[1:], strict=True
+    ):
         assert field in line
 
 
@@ -183,7 +191,12 @@ def test_a_configuration_is_pickled_and_copied():
 
 
 _SCALARS = (
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(["ft", "none", "mlp"])
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["ft", "none", "mlp"])
 )
 _KEYS = st.sampled_from(
     ["install", "contradict", "edits", "edit", "level", "method", "layer", "steps", "rank", "layers", "score", "lens"]
