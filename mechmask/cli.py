@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from mechmask.errors import MechmaskError, ReadingError, StudyError
+from mechmask.file_errors import file_errors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -351,8 +352,9 @@ def _require_new(out: Path | None, suffixes: tuple[str, ...]) -> None:
     """Refuse a file that is there, or of a kind that cannot be written, before any work."""
     if out is None:
         return
-    if out.exists():
-        raise ReadingError(f"{out} is there already. Name a new file, or remove that one.")
+    with file_errors(out):
+        if out.exists():
+            raise ReadingError(f"{out} is there already. Name a new file, or remove that one.")
     if out.suffix.lower() not in suffixes:
         raise ReadingError(
             f"A reading cannot be written to {out.name!r}. Give a name that ends in {' or '.join(suffixes)}."

@@ -335,7 +335,9 @@ ERRORS = {
     "study file with a long number": lambda c: _toml(c, f"a = {'9' * 5000}"),
     "facts nested deeply": lambda c: _facts_file(c, "f.jsonl", "[" * 100_000 + "]" * 100_000),
     "facts with a long number": lambda c: _facts_file(c, "f.jsonl", f'{{"subject": {"9" * 5000}}}'),
-    "facts with a long field": lambda c: _facts_file(c, "f.csv", "subject,prompt,old,new\n" + "x" * 140_000 + ",a,b,c\n"),
+    "facts with a long field": lambda c: _facts_file(
+        c, "f.csv", "subject,prompt,old,new\n" + "x" * 140_000 + ",a,b,c\n"
+    ),
     "name of facts too long": lambda c: ["read", c["model"], c["tmp"] / ("x" * 300 + ".jsonl")],
     "name of study too long": lambda c: ["study", c["tmp"] / ("x" * 300 + ".toml"), "--out", c["tmp"] / "run"],
     "name of new study too long": lambda c: ["study", "--init", c["tmp"] / ("x" * 300 + ".toml")],
