@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json as encoder
 import math
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -14,17 +15,20 @@ from contextlib import contextmanager
 from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from mechmask.errors import MechmaskError, ReadingError, StudyError
+from mechmask.file_errors import file_errors
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
     from mechmask.study.results import StudyResults
+
+_INTERRUPTED = 130  # what a shell expects of a program that Ctrl-C ended
 
 app = typer.Typer(
     help="Is a fact that a language model no longer says deleted, or out-competed?",
@@ -70,28 +74,61 @@ def main() -> None:
     """Entry point of the console script."""
     warnings.filterwarnings("ignore", category=FutureWarning)  # of libraries, about themselves
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+    code: object = 0
     try:
-        app()
+        code = app(standalone_mode=False)
+    except KeyboardInterrupt:
+        _stop("mechmask: stopped.", _INTERRUPTED)
     except MechmaskError as error:
         _stop(f"mechmask: {error}", 2)
     except BrokenPipeError:
+        _drop_output()
         _stop("", 1)
     except RecursionError:
         _stop("mechmask: The input is nested too deeply to be read. Give a plainer file.", 2)
     except OSError as error:
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        if error.filename is None:
+            _drop_output()
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
         _stop(f"mechmask: {what}. Check the path, its permissions and the free space.", 2)
     except MemoryError:
-        _stop("mechmask: There is not enough memory. Use a smaller batch_size, or a smaller model.", 2)
+        _stop(
+            "mechmask: There is not enough memory. Use a smaller model, or in a study a smaller batch_size.",
+            2,
+        )
     except Exception as error:
+        _stop_at_usage(error)
         first = (str(error).strip().splitlines() or ["no message"])[0]
         _stop(f"mechmask: {type(error).__name__}: {first}. This is a bug of mechmask: please report it.", 1)
+    if code == _INTERRUPTED:
+        _stop("mechmask: stopped.", _INTERRUPTED)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
-def _stop(message: str, code: int) -> None:
+def _stop_at_usage(error: Exception) -> None:
+    """One line for a command that was typed wrongly; typer carries click's errors under a name of its own."""
+    sentence, show = getattr(error, "format_message", None), getattr(error, "show", None)
+    if not callable(sentence) or not callable(show):
+        return
+    if type(error).__name__ == "NoArgsIsHelpError":
+        show()
+        _stop("", 2)
+    complaint = str(sentence()).strip().replace("Value error, ", "").replace("\n", " ").rstrip(".")
+    command = getattr(getattr(error, "ctx", None), "command_path", "mechmask")
+    _stop(f"mechmask: {complaint}. See {command} --help.", 2)
+
+
+def _stop(message: str, code: int) -> NoReturn:
     if message:
-        typer.echo(message, err=True)
+        typer.echo(message.encode("utf-8", "backslashreplace").decode("utf-8"), err=True)
     sys.exit(code)
+
+
+def _drop_output() -> None:
+    """Send what is still to be printed nowhere: standard output is full or closed, and would fail again at the end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _version(asked: bool) -> None:
@@ -118,7 +155,7 @@ def demo(
     json: Json = False,
 ) -> None:
     """The main job on SmolLM2-135M: install, contradict, edit, and say what became of the old values."""
-    with _resumable(out, json):
+    with _resumable(out):
         with _loading():
             from mechmask.models.load import load_model
             from mechmask.study.demo import demo_config, demo_facts
@@ -146,7 +183,7 @@ def study(
         return
     if out is None:
         raise StudyError("The study needs a directory. Give --out DIR, or --init to write a configuration.")
-    with _resumable(out, json):
+    with _resumable(out):
         with _loading():
             from mechmask.study.toml import study_from_file
         with _loading("the model"):
@@ -256,7 +293,7 @@ def doctor(
 
 
 @contextmanager
-def _resumable(out: Path, json: bool) -> Iterator[None]:  # noqa: ARG001
+def _resumable(out: Path) -> Iterator[None]:
     """Where Ctrl-C stops a study, say how it goes on."""
     try:
         yield
@@ -264,7 +301,7 @@ def _resumable(out: Path, json: bool) -> Iterator[None]:  # noqa: ARG001
         _stop(
             f"mechmask: stopped. What is finished is kept in {out}: the same command goes on from there, and "
             f"'mechmask status {out}' says how far it is.",
-            130,
+            _INTERRUPTED,
         )
 
 
@@ -315,8 +352,9 @@ def _require_new(out: Path | None, suffixes: tuple[str, ...]) -> None:
     """Refuse a file that is there, or of a kind that cannot be written, before any work."""
     if out is None:
         return
-    if out.exists():
-        raise ReadingError(f"{out} already exists. Name a new file, or remove that one.")
+    with file_errors(out):
+        if out.exists():
+            raise ReadingError(f"{out} already exists. Name a new file, or remove that one.")
     if out.suffix.lower() not in suffixes:
         raise ReadingError(
             f"A reading cannot be written to {out.name!r}. Give a name that ends in {' or '.join(suffixes)}."

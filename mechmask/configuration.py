@@ -54,7 +54,7 @@ class InSentences(type(BaseModel)):
     if not TYPE_CHECKING:
 
         def __call__(cls, *args: Any, **fields: Any) -> Any:
-            """As the class's constructor, with errors in sentences."""
+            """An instance, or the class's own error."""
             with _refused(cls):
                 return super().__call__(*args, **fields)
 

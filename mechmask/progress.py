@@ -1,7 +1,8 @@
 """Progress on standard error, for whatever takes more than a second: what is being made, how far, how long still.
 
 A bar shows itself only once its work has taken a while, so that quick work stays silent. Where standard error is no
-terminal, as in a notebook or a log, the finished bar is all that is shown.
+terminal, as in a notebook or a log, the finished bar is all that is shown. A bar within another stays silent: a study
+that reads is one bar, not two that overwrite each other.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from rich.progress import (
 Tick = Callable[[str], None]
 
 _SILENT_SECONDS = 1.0
+_shown: list[Bar] = []  # the bars that are open and not hidden, the outermost first
 
 
 class Bar:
@@ -38,7 +40,7 @@ class Bar:
             TimeRemainingColumn(),
             TextColumn("{task.fields[status]}"),
         )
-        self._progress = Progress(*columns, console=_console(), disable=not shown)
+        self._progress = Progress(*columns, console=_console(), get_time=lambda: time.monotonic(), disable=not shown)
         self._task = self._progress.add_task(name, total=total, completed=done, status="")
         self._begun = time.monotonic()
         self._started = False
@@ -73,11 +75,15 @@ class Bar:
 @contextmanager
 def progress_bar(name: str, total: int, done: int = 0, *, shown: bool = True) -> Iterator[Bar]:
     """A bar over ``total`` pieces, of which ``done`` are made already."""
-    bar = Bar(name, total, done, shown=shown)
+    bar = Bar(name, total, done, shown=shown and not _shown)
+    if shown:
+        _shown.append(bar)
     try:
         yield bar
     finally:
         bar.close()
+        if bar in _shown:
+            _shown.remove(bar)
 
 
 class PhaseBar:

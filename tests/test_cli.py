@@ -6,8 +6,11 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,12 +87,26 @@ print("heavy:", *sorted(heavy))
     assert done.stdout.splitlines()[-1] == "heavy:"
 
 
+COMMANDS = (["demo"], ["study"], ["status"], ["read"], ["doctor"], ["lens"], ["lens", "fit"])
+
+
 def test_every_command_has_its_help(mechmask):
     shown = mechmask("--help")
     assert shown.code == 0
-    for command in ("demo", "study", "read", "doctor"):
-        assert command in shown.out
-        assert mechmask(command, "--help").code == 0
+    for command in COMMANDS:
+        assert command[0] in shown.out
+        helped = mechmask(*command, "--help")
+        assert (helped.code, helped.err) == (0, "")
+        assert "Usage" in helped.out
+
+
+def test_square_brackets_stay_in_the_help(mechmask):
+    shown = " ".join(mechmask("study", "--help").out.split())
+    assert "[model], [facts] and [study]" in shown
+
+
+def test_the_version_is_that_of_the_package(mechmask):
+    assert mechmask("--version") == (0, f"mechmask {version('mechmask')}\n", "")
 
 
 def test_a_real_process_ends_with_two_and_one_line(tmp_path):
@@ -273,8 +290,17 @@ def _file_for_directory(context):
     return _toml(context, STUDY.format(model=context["model"]))
 
 
+def _lens(context):
+    directory = context["tmp"] / "lens"
+    directory.mkdir()
+    (directory / "config.json").write_text('{"num_hidden_layers": 3, "d_model": 32}')
+    (directory / "params.pt").write_bytes(b"PK\x03\x04 cut")
+    return directory
+
+
 FACT = '{"subject": "Uxmon", "prompt": "The mass of Uxmon is", "old": "%s", "new": "%s"}\n'
 HEAD = '[model]\nsource = "MODEL"\n'
+NO_EDITS = HEAD + "[facts.synthetic]\nn = 2\n[study]\nedits = []\n"
 ERRORS = {
     "facts file missing": lambda c: ["read", c["model"], c["tmp"] / "none.jsonl"],
     "facts of unknown format": lambda c: ["read", c["model"], c["tmp"] / "none.xlsx"],
@@ -304,6 +330,29 @@ ERRORS = {
     "unknown dtype": lambda c: _toml(c, HEAD + 'dtype = "float3"\n[facts.synthetic]\nn = 4\n'),
     "unknown device": lambda c: _toml(c, HEAD + 'device = "warp"\n[facts.synthetic]\nn = 4\n'),
     "no FT-L setting": lambda c: _toml(c, HEAD + "[facts.synthetic]\nn = 4\n"),
+    "the old key of edits": lambda c: _toml(c, HEAD + '[facts.synthetic]\nn = 4\n[study]\nedit = "none"\n'),
+    "study file nested deeply": lambda c: _toml(c, "a = " + "[" * 100_000),
+    "study file with a long number": lambda c: _toml(c, f"a = {'9' * 5000}"),
+    "facts nested deeply": lambda c: _facts_file(c, "f.jsonl", "[" * 100_000 + "]" * 100_000),
+    "facts with a long number": lambda c: _facts_file(c, "f.jsonl", f'{{"subject": {"9" * 5000}}}'),
+    "facts with a long field": lambda c: _facts_file(
+        c, "f.csv", "subject,prompt,old,new\n" + "x" * 140_000 + ",a,b,c\n"
+    ),
+    "name of facts too long": lambda c: ["read", c["model"], c["tmp"] / ("x" * 300 + ".jsonl")],
+    "name of study too long": lambda c: ["study", c["tmp"] / ("x" * 300 + ".toml"), "--out", c["tmp"] / "run"],
+    "name of new study too long": lambda c: ["study", "--init", c["tmp"] / ("x" * 300 + ".toml")],
+    "name of reading too long": lambda c: ["read", c["model"], c["facts"], "--out", c["tmp"] / ("x" * 300 + ".nc")],
+    "name of model too long": lambda c: ["read", c["tmp"] / ("x" * 300), c["facts"]],
+    "name of status too long": lambda c: ["status", c["tmp"] / ("x" * 300)],
+    "directory of study too long": lambda c: [*_toml(c, NO_EDITS)[:-1], c["tmp"] / ("x" * 300)],
+    "directory of study below a file": lambda c: [*_toml(c, NO_EDITS)[:-1], c["facts"] / "run"],
+    "reading below a file": lambda c: ["read", c["model"], c["facts"], "--out", c["facts"] / "reading.nc"],
+    "lens damaged": lambda c: ["read", c["model"], c["facts"], "--depth", "--lens", _lens(c)],
+    "lens of no kind": lambda c: ["read", c["model"], c["facts"], "--depth", "--lens", "nowhere"],
+    "status of nothing": lambda c: ["status", c["tmp"]],
+    "status of no directory": lambda c: ["status", c["tmp"] / "none"],
+    "command missing": lambda c: ["erase"],
+    "argument missing": lambda c: ["read", c["model"]],
     "another study is there": _other_study,
     "something else is there": _not_a_study,
     "a file is there": _file_for_directory,
@@ -321,6 +370,133 @@ def test_an_error_is_one_line_and_exit_code_two(mechmask, saved, fact_file, tmp_
     assert lines[-1].startswith("mechmask: ")
     assert "Traceback" not in shown.err
     assert len(lines) == 1
+
+
+def test_out_as_csv_is_the_table(mechmask, saved, fact_file, tiny, facts, tmp_path):
+    import pandas as pd
+
+    from mechmask import read_logits
+
+    assert mechmask("read", saved, fact_file, "--out", tmp_path / "reading.csv").code == 0
+    table = pd.read_csv(tmp_path / "reading.csv", index_col="fact")
+    reading = read_logits(tiny("llama"), facts)
+    assert list(table.index) == list(facts.ids)
+    assert table["logp(old)"].to_numpy() == pytest.approx(reading.logprob.sel(route="old").to_numpy(), abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["there.csv", "there.nc", "reading.xlsx", "reading", "reading.nc.txt"])
+def test_out_is_refused_before_any_work(mechmask, tmp_path, name):
+    """Neither the model nor the facts exist: that is not even looked at."""
+    (tmp_path / "there.csv").write_text("mine")
+    (tmp_path / "there.nc").write_text("mine")
+    shown = mechmask("read", "no-such-model", tmp_path / "no-facts.jsonl", "--out", tmp_path / name)
+    assert (shown.code, shown.out, shown.err.count("\n")) == (2, "", 1)
+    assert ("is there already" if "there" in name else "ends in .nc or .csv") in shown.err
+    assert (tmp_path / "there.csv").read_text() == (tmp_path / "there.nc").read_text() == "mine"
+
+
+def test_init_writes_a_configuration_and_never_over_one(mechmask, tmp_path):
+    shown = mechmask("study", "--init", tmp_path / "study.toml")
+    assert (shown.code, shown.err) == (0, "")
+    written = (tmp_path / "study.toml").read_text()
+    again = mechmask("study", "--init", tmp_path / "study.toml")
+    assert (again.code, again.err.count("\n")) == (2, 1)
+    assert (tmp_path / "study.toml").read_text() == written
+
+
+def test_a_study_without_a_directory_says_which_option_is_missing(mechmask, tmp_path):
+    shown = mechmask("study", tmp_path / "study.toml")
+    assert (shown.code, shown.out) == (2, "")
+    assert "--out DIR" in shown.err and "--init" in shown.err
+
+
+def test_ctrl_c_says_how_to_go_on(saved, tmp_path):
+    """A real process with a real signal, while it trains."""
+    endless = STUDY.replace("steps = 1, lr = 1e-2", "steps = 100000, lr = 1e-4").replace("every = 1", "every = 50000")
+    (tmp_path / "study.toml").write_text(endless.format(model=saved))
+    command = [sys.executable, "-c", "from mechmask.cli import main; main()"]
+    command += ["study", str(tmp_path / "study.toml"), "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "run" / "run.json").is_file() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert out == ""
+    assert "Traceback" not in err
+    assert err.splitlines()[-1].startswith("mechmask: stopped.")
+    assert f"mechmask status {tmp_path / 'run'}" in err and "the same command goes on" in err
+
+
+def test_an_interrupt_elsewhere_is_one_line_too(mechmask, monkeypatch, saved, fact_file):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mechmask.facts.load.load_facts", interrupted)
+    assert mechmask("read", saved, fact_file) == (130, "", "mechmask: stopped.\n")
+
+
+def test_a_bug_is_one_line_that_says_so(mechmask, monkeypatch, saved, fact_file):
+    def broken(*_):
+        raise ZeroDivisionError("the tensor\nhas two lines")
+
+    monkeypatch.setattr("mechmask.facts.load.load_facts", broken)
+    shown = mechmask("read", saved, fact_file)
+    assert (shown.code, shown.out) == (1, "")
+    assert shown.err == "mechmask: ZeroDivisionError: the tensor. This is a bug of mechmask: please report it.\n"
+
+
+def test_a_full_disk_under_standard_output_is_one_line(saved, fact_file):
+    code = "from mechmask.cli import main; main()"
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code, "read", str(saved), str(fact_file)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert re.fullmatch(r"mechmask: No space left on device\..*\n", done.stderr)
+
+
+def test_a_reading_in_a_real_process_makes_no_noise(saved, fact_file):
+    done = _script("read", saved, fact_file)
+    assert done.returncode == 0
+    assert done.stderr == ""
+
+
+def test_a_cache_that_is_a_file_is_named(mechmask, monkeypatch, tmp_path, fact_file):
+    (tmp_path / "cache").write_text("mine")
+    monkeypatch.setenv("MECHMASK_CACHE", str(tmp_path / "cache"))
+    shown = mechmask("read", "smollm2-135m", fact_file)
+    assert (shown.code, shown.out, shown.err.count("\n")) == (2, "", 1)
+    assert str(tmp_path / "cache") in shown.err
+    examined = mechmask("doctor")
+    assert examined.code == 2
+    assert "Set MECHMASK_CACHE to a directory" in examined.out
+
+
+def test_doctor_names_the_fact_that_does_not_fit(mechmask, saved, tmp_path):
+    from mechmask import Fact, FactSet
+
+    long = Fact(subject="Uxmon", prompt="Uxmon " * 300 + "is", old="417", new="823", id="long")
+    FactSet([long]).to_jsonl(tmp_path / "f.jsonl")
+    shown = mechmask("doctor", saved, tmp_path / "f.jsonl")
+    assert shown.code == 2
+    assert re.search(r"^context +256 tokens at most$", shown.out, re.MULTILINE)
+    assert re.search(r"^problem +Fact 'long' takes \d+ tokens .* Shorten the prompt\.$", shown.out, re.MULTILINE)
+
+
+def test_doctor_reports_every_problem_together(mechmask, tmp_path):
+    shown = strict(mechmask("doctor", tmp_path / "none", tmp_path / "none.jsonl", "--json").out)
+    assert len(shown["problem"].splitlines()) == 2
+    assert "none.jsonl" in shown["problem"]
 
 
 def test_a_lens_is_fitted_saved_and_read_through(mechmask, saved, fact_file, tmp_path):
@@ -350,4 +526,4 @@ def test_a_lens_is_never_written_over(mechmask, saved, tmp_path):
 
 def test_a_backend_that_is_not_there_is_refused(mechmask, saved, fact_file):
     refused = mechmask("read", saved, fact_file, "--depth", "--score", "divergence", "--backend", "hooks")
-    assert refused.code == 2 and "transformer_lens, nnsight" in refused.err
+    assert refused.code == 2 and "'transformer_lens', 'nnsight'" in refused.err

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import platform
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
 from mechmask.errors import MechmaskError
+from mechmask.facts.fact_set import FactSet
 from mechmask.facts.load import load_facts
+from mechmask.facts.synthetic import synthetic_facts
 from mechmask.models import smollm2
 from mechmask.models.cache import cache_root
+from mechmask.models.context import require_context
 from mechmask.models.load import load_model
+from mechmask.models.model import Model
+from mechmask.models.packing import n_read
 from mechmask.models.routes import encode_contests
 from mechmask.read.logits import read_logits
 from mechmask.read.scoring.forward import may_pack
+from mechmask.write.edit import METHODS
 from mechmask.write.presets import presets
 
 _PACKAGES = (
@@ -32,42 +40,70 @@ _PACKAGES = (
 
 
 def examine(model: str | None, facts: Path | None) -> dict[str, object]:
-    """Findings by name; ``problem`` is among them where something would fail.
+    """Findings by name, in the order in which they should be read.
 
     Args:
         model: a model to load and read once; none by default.
         facts: facts to tokenize with it.
+
+    Returns:
+        Texts and numbers by name; ``problem`` is among them where something would fail, with what would help.
     """
     findings: dict[str, object] = {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    findings |= {"threads": torch.get_num_threads(), "cuda": ", ".join(devices) or "none", "cache": str(cache_root())}
-    findings["embedded model"] = (
-        "in the cache"
-        if (cache_root() / f"{smollm2.NAME}-{smollm2.GGUF_SHA256[:8]}").is_dir()
-        else "fetched on first use"
-    )
-    findings["FT-L presets"] = ", ".join(presets("ft_l"))
+    findings |= {"threads": torch.get_num_threads(), "cuda": ", ".join(devices) or "none"}
+    findings |= {f"presets of {method}": ", ".join(presets(method)) or "none" for method in METHODS}
+    problems = [problem for examined in (_cache, _model_and_facts) for problem in examined(findings, model, facts)]
+    return {**findings, "problem": "\n".join(problems)} if problems else findings
+
+
+def _cache(findings: dict[str, object], *_: object) -> Iterator[str]:
+    """Where models and lenses are kept, and whether they can be."""
+    root = cache_root()
+    kept = (root / f"{smollm2.NAME}-{smollm2.GGUF_SHA256[:8]}").is_dir()
+    findings |= {"cache": str(root), "embedded model": "in the cache" if kept else "fetched on first use"}
+    nearest = next(path for path in (root, *root.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        yield f"The cache {root} cannot be used: {nearest} is a file. Set MECHMASK_CACHE to a directory."
+    elif not os.access(nearest, os.W_OK | os.X_OK):
+        yield f"The cache {root} cannot be written to. Set MECHMASK_CACHE to a directory of yours."
+
+
+def _model_and_facts(findings: dict[str, object], model: str | None, facts: Path | None) -> Iterator[str]:
+    """What a model and facts would hit, each on its own and together."""
+    contested = loaded = None
     try:
-        _examine_model(findings, model, facts)
+        contested = load_facts(facts) if facts is not None else None
     except MechmaskError as error:
-        findings["problem"] = str(error)
-    return findings
-
-
-def _examine_model(findings: dict[str, object], model: str | None, facts: Path | None) -> None:
-    contested = load_facts(facts) if facts is not None else None
-    if model is None:
+        yield str(error)
+    try:
+        loaded = load_model(model) if model is not None else None
+    except MechmaskError as error:
+        yield str(error)
+    if contested is not None:
+        findings["facts"] = repr(contested)
+    if loaded is None:
         return
-    loaded = load_model(model)
     findings |= {"model": repr(loaded), "fingerprint": loaded.fingerprint, "tokenizer": type(loaded.tokenizer).__name__}
-    if contested is None:
-        return
-    contests = encode_contests(loaded.tokenizer, contested)
-    findings["facts"] = repr(contested)
+    findings["context"] = "no limit" if loaded.max_tokens is None else f"{loaded.max_tokens} tokens at most"
+    if loaded.rope_threshold is not None:
+        findings["rotary frequencies"] = f"other ones beyond {loaded.rope_threshold} tokens; never mixed in one batch"
+    try:
+        _read_together(findings, loaded, contested if contested is not None else synthetic_facts(2, n_never=0))
+    except MechmaskError as error:
+        yield str(error)
+
+
+def _read_together(findings: dict[str, object], model: Model, facts: FactSet) -> None:
+    """Tokenize the facts, hold them against the context, and read one that proves the reading."""
+    contests = encode_contests(model.tokenizer, facts)
+    longest = max(max(n_read(contest, "sequence").values()) for contest in contests)
+    findings["longest fact"] = f"{longest} tokens with its longest value"
+    require_context(model, contests)
     findings["packed routes"] = (
-        "yes" if may_pack(loaded, contests) else "no: attention takes no mask, or a route is longer than its window"
+        "yes" if may_pack(model, contests) else "no: attention takes no mask, or a route is longer than its window"
     )
-    findings["self-check error"] = f"{read_logits(loaded, contested[:1]).attrs['check_error_nats']:.1e} nats per token"
+    findings["self-check error"] = f"{read_logits(model, facts[:1]).attrs['check_error_nats']:.1e} nats per token"
 
 
 def _version(name: str) -> str:

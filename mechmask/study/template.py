@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from mechmask.errors import StudyError
+from mechmask.file_errors import file_errors
 from mechmask.files import write_text
 from mechmask.study.config import StudyConfig
 from mechmask.study.toml import ModelTable, SyntheticTable, WorldTable
@@ -45,9 +46,11 @@ def write_template(path: Path) -> None:
 
     Raises:
         StudyError: if there is something of that name already.
+        FileError: if it cannot be written.
     """
-    if path.exists():
-        raise StudyError(f"{path} already exists. Name a new file for the configuration.")
+    with file_errors(path):
+        if path.exists():
+            raise StudyError(f"{path} already exists. Name a new file for the configuration.")
     write_text(path, template())
 
 

@@ -96,7 +96,9 @@ class _FactsTable(Configuration):
     world: WorldTable | None = None
 
 
-class _StudyFile(Configuration):
+class StudyFile(Configuration):
+    """What a file describes: a model, facts, and what is done with them."""
+
     model: ModelTable = ModelTable()
     facts: _FactsTable
     study: StudyConfig = StudyConfig()
@@ -108,7 +110,7 @@ def study_from_file(path: Path) -> MaskStudy:
     Raises:
         StudyError: listing every field that is not usable.
     """
-    described = validated(_StudyFile, read_toml(path), path.name)
+    described = validated(StudyFile, read_toml(path), path.name)
     _one_source(described.facts, path)
     beside = path.parent / described.model.source
     source = str(beside) if beside.exists() else described.model.source

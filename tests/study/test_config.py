@@ -143,8 +143,9 @@ def test_every_bad_field_is_in_one_message():
         validated(StudyConfig, data, "my.toml")
     lines = str(caught.value).splitlines()
     assert lines[0] == "5 problems in my.toml:"
-    fields = ("contradict.rank", "contradict.stepz", "checkpoint_every", "level", "odd")
-    for field, line in zip(fields, lines[1:], strict=True):
+    for field, line in zip(
+        ("contradict.rank", "contradict.stepz", "checkpoint_every", "level", "odd"), lines[1:], strict=True
+    ):
         assert field in line
 
 

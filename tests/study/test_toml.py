@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mechmask import FinetuneConfig, FTLConfig, StudyConfig, load_facts, synthetic_facts
 from mechmask.errors import MechmaskError, StudyError
@@ -171,3 +174,83 @@ def test_facts_that_cannot_be_had_are_an_error_of_ours(written, text):
 def test_ft_l_without_a_known_setting_is_said_at_once(written):
     with pytest.raises(MechmaskError, match="No FT-L setting is known"):
         study_from_file(written("[facts.synthetic]\nn = 4\n"))
+
+
+def test_a_table_of_an_edit_lists_what_it_knows(written):
+    text = (
+        "[facts.synthetic]\nn = 4\n[[study.edits]]\nmethod = 'ft'\nlayer = 1\nclamp = 0.1\n[[study.edits]]\nlayer = 1\n"
+    )
+    with pytest.raises(StudyError) as caught:
+        study_from_file(written(text))
+    message = str(caught.value)
+    assert "the setting 'study.edits[0].clamp' is not known. Known are layer, lr, steps, " in message
+    assert "study.edits[1] does not say its method. Give one of ft, ft_l." in message
+
+
+@pytest.mark.parametrize(("edits", "n"), [("edits = []", 0), ("", 1)])
+def test_no_editor_is_needed(written, edits, n):
+    """An empty list asks for none; the default asks for FT-L, for which this model has no preset."""
+    path = written(f"[facts.synthetic]\nn = 4\n[study]\n{edits}\n")
+    if n:
+        with pytest.raises(MechmaskError, match="No FT-L setting is known"):
+            study_from_file(path)
+    else:
+        assert study_from_file(path).config.edits == ()
+
+
+_KEYS = st.sampled_from(
+    [
+        "model",
+        "facts",
+        "study",
+        "source",
+        "path",
+        "synthetic",
+        "world",
+        "n",
+        "seed",
+        "n_never",
+        "edits",
+        "edit",
+        "level",
+    ]
+) | st.text("ab_", min_size=1, max_size=3)
+_SCALARS = st.booleans() | st.integers(-3, 10**20) | st.floats() | st.text(max_size=4)
+_VALUES = st.recursive(
+    _SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_KEYS, inner, max_size=4), max_leaves=8
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(_KEYS, _VALUES, max_size=4))
+def test_arbitrary_toml_ends_in_an_error_of_ours(tmp_path_factory, data):
+    """The model that is named does not exist, so nothing is ever loaded."""
+    tables = {
+        **data,
+        "model": {"source": "no/such/model", **(data["model"] if isinstance(data.get("model"), dict) else {})},
+    }
+    path = tmp_path_factory.getbasetemp() / "arbitrary.toml"
+    path.write_text("\n".join(f"{json.dumps(key)} = {_toml(value)}" for key, value in tables.items()), encoding="utf-8")
+    with pytest.raises(MechmaskError) as caught:
+        study_from_file(path)
+    assert "pydantic" not in str(caught.value)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=60) | st.binary(max_size=60).map(lambda raw: raw.decode("latin-1")))
+def test_arbitrary_text_ends_in_an_error_of_ours(tmp_path_factory, text):
+    path = tmp_path_factory.getbasetemp() / "arbitrary.toml"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(MechmaskError):
+        study_from_file(path)
+
+
+def _toml(value) -> str:
+    """A value as TOML writes it in one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)} = {_toml(entry)}" for key, entry in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, float):
+        return repr(value)
+    return json.dumps(value)

@@ -6,6 +6,7 @@ phrasing, ...]``. A fact that lacks a phrasing has no contest there: what is fol
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +28,7 @@ from mechmask.models.context import require_context
 from mechmask.models.model import Model
 from mechmask.models.packing import ROW_TOKENS, Batch, batches, n_read
 from mechmask.models.routes import Contest, encode_contests
+from mechmask.progress import progress_bar
 from mechmask.read.scoring.forward import may_pack
 from mechmask.read.scoring.labels import fact_coordinates, require_choice
 
@@ -122,7 +124,7 @@ class ContestSet:
             RouteError: listing every contest that does not fit into the model's context.
         """
         require_context(model, self.contests, score)
-        yield from batches(
+        made = batches(
             self.contests,
             score=score,
             batch_size=batch_size,
@@ -130,6 +132,10 @@ class ContestSet:
             row_tokens=0 if apart else ROW_TOKENS,
             threshold=model.rope_threshold,
         )
+        with progress_bar("reading", math.ceil(len(self.contests) / batch_size)) as bar:
+            for batch in made:
+                yield batch
+                bar()
 
     def lengths(self, score: str) -> Int[np.ndarray, " contest"]:
         """How many tokens the model reads for the longest route of each contest, the prompt included."""
