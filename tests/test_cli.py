@@ -391,7 +391,7 @@ def test_out_is_refused_before_any_work(mechmask, tmp_path, name):
     (tmp_path / "there.nc").write_text("mine")
     shown = mechmask("read", "no-such-model", tmp_path / "no-facts.jsonl", "--out", tmp_path / name)
     assert (shown.code, shown.out, shown.err.count("\n")) == (2, "", 1)
-    assert ("is there already" if "there" in name else "ends in .nc or .csv") in shown.err
+    assert ("already exists" if "there" in name else "ends in .nc or .csv") in shown.err
     assert (tmp_path / "there.csv").read_text() == (tmp_path / "there.nc").read_text() == "mine"
 
 

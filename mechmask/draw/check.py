@@ -27,12 +27,12 @@ def require_shape(reading: xr.Dataset, what: str, variable: str, dims: tuple[str
     Raises:
         ReadingError: naming the variable's dimensions and those drawn.
     """
-    given = tuple(map(str, reading[variable].dims))
-    if set(given) != set(dims):
-        other, wanting = [dim for dim in given if dim not in dims], [dim for dim in dims if dim not in given]
+    present = tuple(map(str, reading[variable].dims))
+    if set(present) != set(dims):
+        other, wanting = [dim for dim in present if dim not in dims], [dim for dim in dims if dim not in present]
         remedy = f"Select one {' and one '.join(other)}." if other else f"Keep the dimension {', '.join(wanting)}."
         raise ReadingError(
-            f"{what} draws {variable}[{', '.join(dims)}], this reading has {variable}[{', '.join(given)}]. {remedy}"
+            f"{what} draws {variable}[{', '.join(dims)}], this reading has {variable}[{', '.join(present)}]. {remedy}"
         )
     empty = [dim for dim in dims if not reading.sizes[dim]]
     if empty:

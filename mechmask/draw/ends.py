@@ -92,18 +92,18 @@ def _stand_apart(axes: Axes, ends: list[LineEnd], renderer: RendererBase) -> boo
         return False
     at = np.array([point for point in points if point is not None])
     boxes = [end.text.get_window_extent(renderer) for end in ends if end.text is not None]
-    wanted = axes.transData.transform(at)[:, 1] if len(at) else np.empty(0)
+    ends_at = axes.transData.transform(at)[:, 1] if len(at) else np.empty(0)
     line_height = max((box.height for box in boxes), default=0.0)
-    heights = spread(wanted, line_height)
+    heights = spread(ends_at, line_height)
     scale = 72 / axes.get_figure(root=True).dpi  # pyright: ignore[reportOptionalMemberAccess]
-    for end, (_, y), height, pixel in zip(ends, at, heights, wanted, strict=True):
+    for end, (_, y), height, pixel in zip(ends, at, heights, ends_at, strict=True):
         if end.text is not None:
             end.text.xy = (1, y)  # pyright: ignore[reportAttributeAccessIssue]
             end.text.set_position((_GAP_POINTS, (height - pixel) * scale))
-    within = bool(((wanted >= axes.bbox.y0 - 1) & (wanted <= axes.bbox.y1 + 1)).all())
+    within = bool(((ends_at >= axes.bbox.y0 - 1) & (ends_at <= axes.bbox.y1 + 1)).all())
     narrow = all(box.width <= _WIDEST * axes.bbox.width for box in boxes)
     together = len(at) > 0 and float(np.ptp(at[:, 0])) <= 1e-9 * max(1.0, float(np.abs(at[:, 0]).max()))
-    return within and narrow and together and bool((np.abs(heights - wanted) <= _FARTHEST * line_height).all())
+    return within and narrow and together and bool((np.abs(heights - ends_at) <= _FARTHEST * line_height).all())
 
 
 def spread(wanted: np.ndarray, apart: float) -> np.ndarray:
@@ -129,5 +129,5 @@ def spread(wanted: np.ndarray, apart: float) -> np.ndarray:
 def _last_point(line: Line2D) -> tuple[float, float] | None:
     """Where the line ends; None where it has no finite point."""
     x, y = (np.asarray(line.get_data()[i], dtype=float) for i in (0, 1))
-    there = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
-    return (float(x[there[-1]]), float(y[there[-1]])) if there.size else None
+    finite = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
+    return (float(x[finite[-1]]), float(y[finite[-1]])) if finite.size else None

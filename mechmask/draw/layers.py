@@ -32,8 +32,8 @@ def commits_along(logprob: xr.DataArray, along: str) -> np.ndarray:
     numbered = logprob.drop_vars([name for name in logprob.coords if along in logprob[name].dims])
     numbered = (numbered.rename({along: "layer"}) if along != "layer" else numbered).assign_coords(layer=places)
     commits = commit_layer(numbered.to_dataset(name="logprob")).values
-    there = np.isfinite(commits)
-    return np.where(there, logprob[along].values[np.where(there, commits, 0).astype(int)], np.nan)
+    committed = np.isfinite(commits)
+    return np.where(committed, logprob[along].values[np.where(committed, commits, 0).astype(int)], np.nan)
 
 
 def margin_commits(margin: xr.DataArray, along: str = "layer") -> np.ndarray:

@@ -129,9 +129,9 @@ def _draw_commits(page: Page, axes: Axes, reading: xr.Dataset) -> str:
     mark_zero(axes)
     mark_commits(axes, commits, page.looks["new"])
     mark_median([axes], commits, page.looks["new"])
-    there = commits[np.isfinite(commits)]
-    median = f", median {np.median(there):.2f}" if len(there) else ""
-    return f"{len(there)} of {commits.size} commit{median}"
+    committed = commits[np.isfinite(commits)]
+    median = f", median {np.median(committed):.2f}" if len(committed) else ""
+    return f"{len(committed)} of {commits.size} commit{median}"
 
 
 def _short_name(name: str) -> str:

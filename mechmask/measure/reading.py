@@ -177,36 +177,39 @@ def require_same(
     Raises:
         ReadingError: naming the first difference and the readings that have it.
     """
-    for (one, first), (other, second) in combinations(readings.items(), 2):
-        pair = f"{one} and {other}"
+    for (first_name, first), (second_name, second) in combinations(readings.items(), 2):
+        pair = f"{first_name} and {second_name}"
         for dim in dims:
             if (dim in first.dims) != (dim in second.dims):
-                there, lacking = (one, other) if dim in first.dims else (other, one)
-                raise ReadingError(f"{what}: {there} has the dimension {dim} and {lacking} does not. Read both alike.")
+                having, lacking = (first_name, second_name) if dim in first.dims else (second_name, first_name)
+                raise ReadingError(f"{what}: {having} has the dimension {dim} and {lacking} does not. Read both alike.")
             if dim in first.dims and first[dim].values.tolist() != second[dim].values.tolist():
                 raise ReadingError(f"{what}: {pair} are not of the same {dim}s. Read one fact set both times, alike.")
         for name in attributes:
-            mine, theirs = first.attrs.get(name), second.attrs.get(name)
-            if not np.array_equal(np.asarray(mine), np.asarray(theirs)):
-                raise ReadingError(f"{what}: {pair} differ in {name} ({mine} and {theirs}). Read both alike.")
+            first_value, second_value = first.attrs.get(name), second.attrs.get(name)
+            if not np.array_equal(np.asarray(first_value), np.asarray(second_value)):
+                raise ReadingError(
+                    f"{what}: {pair} differ in {name} ({first_value} and {second_value}). Read both alike."
+                )
         for name in coordinates:
             if difference := _difference(first, second, name):
                 raise ReadingError(f"{what}: {pair} differ in {name} ({difference}). Read one fact set both times.")
         if same_model:
-            _require_same_model({one: first, other: second}, what)
+            _require_same_model({first_name: first, second_name: second}, what)
 
 
 def _require_same_model(pair: Mapping[str, xr.Dataset], what: str) -> None:
-    (one, first), (other, second) = pair.items()
+    (first_name, first), (second_name, second) = pair.items()
     for name, label in (("base_fingerprint", "base_model"), ("base_model", "base_model"), ("model", "model")):
         if name in first.attrs and name in second.attrs:
-            mine, theirs = (str(reading.attrs[name]).split(" + ")[0] for reading in (first, second))
-            if mine != theirs:
+            first_model, second_model = (str(reading.attrs[name]).split(" + ")[0] for reading in (first, second))
+            if first_model != second_model:
                 shown = [str(reading.attrs.get(label, reading.attrs[name])) for reading in (first, second)]
                 raise ReadingError(
-                    f"{what}: {one} and {other} are of two models ({shown[0]} and {shown[1]}; they differ in {name}). "
-                    "Read one model with and without its change; if one is a trained copy of the other, state it by "
-                    f"{other}.assign_attrs({name}={one}.attrs[{name!r}])."
+                    f"{what}: {first_name} and {second_name} are of two models ({shown[0]} and {shown[1]}; they "
+                    f"differ in {name}). Read one model with and without its change; if one is a trained copy of the "
+                    "other, state it by "
+                    f"{second_name}.assign_attrs({name}={first_name}.attrs[{name!r}])."
                 )
             return
 
@@ -215,15 +218,16 @@ def _difference(first: xr.Dataset, second: xr.Dataset, name: str) -> str:
     """The first place at which two readings differ in a coordinate, as text; empty where there is none."""
     if name not in first.coords or name not in second.coords:
         return ""
-    mine, theirs = xr.align(first[name].reset_coords(drop=True), second[name].reset_coords(drop=True), join="inner")
-    mine, theirs = xr.broadcast(mine, theirs)  # tokens have phrasings only where these differ in them
-    places = np.argwhere(np.atleast_1d(mine.values != theirs.values))
+    pair = (reading[name].reset_coords(drop=True) for reading in (first, second))
+    # broadcast, since tokens have phrasings only where these differ in them
+    left, right = xr.broadcast(*xr.align(*pair, join="inner"))
+    places = np.argwhere(np.atleast_1d(left.values != right.values))
     if not len(places):
         return ""
-    at = dict(zip(mine.dims, places[0], strict=False))
-    where = ", ".join(f"{dim} {mine[dim].values[index] if dim in mine.coords else index}" for dim, index in at.items())
-    pair = f"{mine.isel(at).item()!r} and {theirs.isel(at).item()!r}"
-    return f"{where}: {pair}" if where else pair
+    at = dict(zip(left.dims, places[0], strict=False))
+    where = ", ".join(f"{dim} {left[dim].values[index] if dim in left.coords else index}" for dim, index in at.items())
+    values = f"{left.isel(at).item()!r} and {right.isel(at).item()!r}"
+    return f"{where}: {values}" if where else values
 
 
 def _require_whole(content: bytes, path: Path) -> None:

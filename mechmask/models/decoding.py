@@ -47,11 +47,11 @@ def _stages(
     ]
 
 
-def _decoded(model: Model, given: Sequence[Sequence[int]], n: int, limit: int | None) -> list[list[int]]:
+def _decoded(model: Model, prompts: Sequence[Sequence[int]], n: int, limit: int | None) -> list[list[int]]:
     """``n`` tokens for each; no position reaches ``limit``: a row that would has all that is wanted of it by then."""
-    length = max(map(len, given))
-    pads = torch.tensor([length - len(ids) for ids in given], device=model.device)[:, None]
-    ids = torch.tensor([[0] * (length - len(row)) + list(row) for row in given], device=model.device)
+    length = max(map(len, prompts))
+    pads = torch.tensor([length - len(ids) for ids in prompts], device=model.device)[:, None]
+    ids = torch.tensor([[0] * (length - len(row)) + list(row) for row in prompts], device=model.device)
     columns = torch.arange(length, device=model.device)[None]
     mask = (columns >= pads).long()
     position = (columns - pads).clamp(min=0)

@@ -217,22 +217,22 @@ def _batch(contests: Mapping[int, Contest], rows: Sequence[Sequence[tuple[int, s
     nodes: dict[tuple[int, int], int] = {}
     queries: list[Query] = []
     divergence: dict[int, int] = {}
-    asked = {index: _asked(contest, score) for index, contest in contests.items()}
+    scored_tokens = {index: _asked(contest, score) for index, contest in contests.items()}
     for row in rows:
         tree = _Tree()
         for index, route in row:
-            contest, wanted = contests[index], asked[index][route]
-            here = -1
+            contest, scored = contests[index], scored_tokens[index][route]
+            node_at = -1
             for token in contest.prompt:
-                here = tree.grow(here, token)
-            for i, token in enumerate(contest.routes[route][: wanted.stop]):
-                if i in wanted:
-                    node = nodes.setdefault((len(trees), here), len(nodes))
+                node_at = tree.grow(node_at, token)
+            for i, token in enumerate(contest.routes[route][: scored.stop]):
+                if i in scored:
+                    node = nodes.setdefault((len(trees), node_at), len(nodes))
                     queries.append(Query(index, route, i, node, token))
                     if route == "old" and i == contest.n_common:
                         divergence[index] = node
-                if i + 1 < wanted.stop:
-                    here = tree.grow(here, token)
+                if i + 1 < scored.stop:
+                    node_at = tree.grow(node_at, token)
         trees.append(tree)
     rows_of, columns = (torch.tensor(axis) for axis in zip(*nodes, strict=True))
     return Batch(*_padded(trees), rows_of, columns, tuple(queries), divergence)

@@ -139,10 +139,11 @@ def unlike(first: Model, second: Model) -> str:
 
     Vocabularies are not compared: no block knows of them.
     """
-    ours, theirs = config_settings(first.module.config), config_settings(second.module.config)
-    for name in sorted(ours.keys() | theirs.keys()):
-        if ours.get(name) != theirs.get(name):
-            return f"{name} is {_shown(ours.get(name))} in one and {_shown(theirs.get(name))} in the other"
+    first_settings, second_settings = config_settings(first.module.config), config_settings(second.module.config)
+    for name in sorted(first_settings.keys() | second_settings.keys()):
+        if first_settings.get(name) != second_settings.get(name):
+            one, other = _shown(first_settings.get(name)), _shown(second_settings.get(name))
+            return f"{name} is {one} in one and {other} in the other"
     return ""
 
 

@@ -82,8 +82,8 @@ class AdapterChange(Change):
         super()._require_base(model)
 
     def _difference_from(self, model: Model) -> str:
-        here = f"{model.family}, {str(model.dtype)[6:]}"
-        return f"another model or dtype than the one here ({here}), or a change that was on then and is not now"
+        kind = f"{model.family}, {str(model.dtype)[6:]}"
+        return f"another model or dtype than the one here ({kind}), or a change that was on then and is not now"
 
     def _write(self, directory: Path) -> dict[str, Any]:
         config = plain_lora_config(self.config)

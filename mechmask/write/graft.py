@@ -114,18 +114,20 @@ def _transplanted(before: Model | Variant, after: Model | Variant, blocks: list[
     same = isinstance(before, Model) and isinstance(after, Model) and before.module is after.module
     if same or before is after:
         raise ChangeError("Before and after are one module, so there is nothing to graft. Load after a second time.")
-    base, ours = _block_weights(before, blocks)
-    _, theirs = _block_weights(after, blocks)
+    base, old_weights = _block_weights(before, blocks)
+    _, new_weights = _block_weights(after, blocks)
     difference = unlike(unchanged(before), unchanged(after))
-    odd = [name for name in ours.keys() | theirs.keys() if name not in ours or name not in theirs]
-    odd += [name for name in ours if name in theirs and ours[name].shape != theirs[name].shape]
+    odd = [
+        name for name in old_weights.keys() | new_weights.keys() if name not in old_weights or name not in new_weights
+    ]
+    odd += [name for name in old_weights if name in new_weights and old_weights[name].shape != new_weights[name].shape]
     if difference or odd:
         raise ChangeError(
             f"Blocks of {after.name} do not fit into {before.name}: {difference or f'{min(odd)} has no counterpart'}. "
             "Graft between models of one architecture."
         )
-    grafted = {name: _moved(weight, theirs[name], scale) for name, weight in ours.items()}
-    digests = {name: tensor_digest(weight) for name, weight in ours.items()}
+    grafted = {name: _moved(weight, new_weights[name], scale) for name, weight in old_weights.items()}
+    digests = {name: tensor_digest(weight) for name, weight in old_weights.items()}
     if all(tensor_digest(tensor) == digests[name] for name, tensor in grafted.items()):
         raise ChangeError(
             f"The graft changes nothing: {before.name} and {after.name} have the same weights in the blocks {blocks}, "
@@ -189,11 +191,17 @@ def _mixed(before: AdapterChange, after: AdapterChange, blocks: list[int], scale
         )
     if before.base != after.base:
         raise ChangeError("The two adapters were trained on different weights. Graft adapters of one base.")
-    theirs, ours = ({name: getattr(change.config, name) for name in _COMPUTED} for change in (after, before))
-    differing = [name for name in _COMPUTED if theirs[name] != ours[name]]
+    settings_after, settings_before = (
+        {name: getattr(change.config, name) for name in _COMPUTED} for change in (after, before)
+    )
+    differing = [name for name in _COMPUTED if settings_after[name] != settings_before[name]]
     shapes = [{name: tensor.shape for name, tensor in change.tensors.items()} for change in (before, after)]
     if differing or shapes[0] != shapes[1]:
-        what = f"{differing[0]} {ours[differing[0]]} and {theirs[differing[0]]}" if differing else "factors elsewhere"
+        what = (
+            f"{differing[0]} {settings_before[differing[0]]} and {settings_after[differing[0]]}"
+            if differing
+            else "factors elsewhere"
+        )
         raise ChangeError(f"The two adapters are built differently ({what}). Train both with one configuration.")
     tensors = {
         name: after.tensors[name] if block_of(name) in blocks else tensor for name, tensor in before.tensors.items()

@@ -176,18 +176,18 @@ def _require_fit(name: str, factors: Factors, maps: Mapping[str, nn.Module]) -> 
             "is not tied to another module's."
         )
     weight = maps[name].get_parameter("weight")
-    there = tuple(reversed(weight.shape)) if isinstance(maps[name], Conv1D) else tuple(weight.shape)
-    given = (len(factors.outputs), factors.inputs.shape[1])
-    if given != there:
+    map_shape = tuple(reversed(weight.shape)) if isinstance(maps[name], Conv1D) else tuple(weight.shape)
+    factor_shape = (len(factors.outputs), factors.inputs.shape[1])
+    if factor_shape != map_shape:
         raise ChangeError(
-            f"The factors of {name} lead from {given[1]} inputs to {given[0]} outputs, its map from {there[1]} to "
-            f"{there[0]}. Give U as [out, rank] and V as [rank, in]."
+            f"The factors of {name} lead from {factor_shape[1]} inputs to {factor_shape[0]} outputs, its map from "
+            f"{map_shape[1]} to {map_shape[0]}. Give U as [out, rank] and V as [rank, in]."
         )
 
 
 def _require_product(name: str, outputs: Tensor, inputs: Tensor) -> None:
-    whole = outputs.ndim == inputs.ndim == 2 and outputs.shape[1] == inputs.shape[0] > 0
-    if not whole or not (outputs.is_floating_point() and inputs.is_floating_point()):
+    compatible = outputs.ndim == inputs.ndim == 2 and outputs.shape[1] == inputs.shape[0] > 0
+    if not compatible or not (outputs.is_floating_point() and inputs.is_floating_point()):
         shapes = f"{tuple(outputs.shape)} and {tuple(inputs.shape)}"
         raise ChangeError(
             f"The factors of {name} are {shapes}. Give U as [out, rank] and V as [rank, in], real numbers."

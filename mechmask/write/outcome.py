@@ -38,12 +38,12 @@ def outcomes(model: Model, facts: Sequence[Fact]) -> list[dict[str, Any]]:
     rows = [EncodedExample(c.fact_id, c.prompt, value) for c in contests for value in c.routes.values()]
     with model.inference():
         logprobs = iter(torch.cat([_logprobs(model, rows[i : i + _ROWS]) for i in range(0, len(rows), _ROWS)]).tolist())
-    said = _continuations(model, contests)
-    made = []
-    for contest, text in zip(contests, said, strict=True):
+    continuations = _continuations(model, contests)
+    records = []
+    for contest, text in zip(contests, continuations, strict=True):
         logp = {route: next(logprobs) for route in contest.routes}
         rivals = [value for route, value in logp.items() if route != "new"]
-        made.append(
+        records.append(
             {
                 "id": contest.fact_id,
                 "took": logp["new"] > max(rivals),
@@ -54,7 +54,7 @@ def outcomes(model: Model, facts: Sequence[Fact]) -> list[dict[str, Any]]:
                 "says": text,
             }
         )
-    return made
+    return records
 
 
 def _logprobs(model: Model, rows: Sequence[EncodedExample]) -> Float[Tensor, " row"]:

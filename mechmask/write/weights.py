@@ -70,7 +70,7 @@ class WeightChange(Change):
             raise ChangeError(
                 f"The {method} change changes nothing: every weight is as it was. Give it more steps or a wider clamp."
             )
-        self.after = {name: _owned(new) for name, new in after.items()}
+        self.after = {name: _copied(new) for name, new in after.items()}
         self.before = dict(before)
         not_finite = next((name for name, new in self.after.items() if not _values(new).isfinite().all()), None)
         if not_finite is not None:
@@ -174,7 +174,7 @@ def _values(new: Tensor | Entries) -> Tensor:
     return new.values if isinstance(new, Entries) else new
 
 
-def _owned(new: Tensor | Entries) -> Tensor | Entries:
+def _copied(new: Tensor | Entries) -> Tensor | Entries:
     """A copy that follows no tensor of the caller's."""
     if isinstance(new, Entries):
         return Entries(new.positions.cpu().clone(), new.values.cpu().clone(), new.shape)

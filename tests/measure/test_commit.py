@@ -115,13 +115,13 @@ def test_a_reading_that_does_not_begin_at_the_embedding_is_refused():
 def test_an_unknown_route_is_refused():
     with pytest.raises(ReadingError) as caught:
         commit_layer(_depth(np.zeros((2, 3, 4))), route="newer")
-    assert str(caught.value) == "There is no route 'newer' in this reading. It has old, new, distractor_0."
+    assert str(caught.value) == "This reading has no route 'newer'. It has old, new, distractor_0."
     assert isinstance(caught.value, MechmaskError)
     assert isinstance(caught.value, ValueError)
 
 
 def test_a_reading_without_layers_is_refused():
-    with pytest.raises(ReadingError, match=r"^The commit layer needs layer, which this reading has not\. It holds "):
+    with pytest.raises(ReadingError, match=r"^The commit layer needs layer, which this reading lacks\. It holds "):
         commit_layer(_depth(np.zeros((2, 3, 4))).isel(layer=-1, drop=True))
 
 

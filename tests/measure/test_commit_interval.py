@@ -69,5 +69,5 @@ def test_too_few_facts():
         assert commit_interval([7, NAN], statistic)[3:] == (1, 1)
         assert np.isnan(commit_interval([NAN] * 3, statistic)[:3]).all()
         assert commit_interval([NAN] * 3, statistic)[3:] == (0, 3)
-    with pytest.raises(ReadingError, match="'mode' is no statistic"):
+    with pytest.raises(ReadingError, match="'mode' is not a statistic"):
         commit_interval([1, 2], "mode")

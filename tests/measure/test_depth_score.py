@@ -105,7 +105,7 @@ def test_patchings_that_do_not_fit():
     with pytest.raises(ReadingError, match=r"differ in value \(fact f0, route old: 'Paris' and 'Lyon'\)"):
         depth_score(*named)
     for tau in (-0.1, math.nan):
-        with pytest.raises(ReadingError, match="is no threshold"):
+        with pytest.raises(ReadingError, match="is not a threshold"):
             depth_score(good, good, tau)
     with pytest.raises(ReadingError, match="takes a reading"):
         depth_score(good, good.logprob)

@@ -477,11 +477,11 @@ _REFUSED = {
     ),
     "phrasings before only": (
         lambda b, a: (b.expand_dims(phrasing=[0], axis=1), a),
-        "before has the dimension phrasing and after has not.",
+        "before has the dimension phrasing and after does not.",
     ),
     "phrasings after only": (
         lambda b, a: (b, a.expand_dims(phrasing=[0], axis=1)),
-        "after has the dimension phrasing and before has not.",
+        "after has the dimension phrasing and before does not.",
     ),
     "other phrasings": (
         lambda b, a: (
@@ -519,11 +519,11 @@ _REFUSED = {
     ),
     "no roles": (
         lambda b, a: (b.drop_vars("role"), a),
-        "The erase index (before) needs role, which this reading has not.",
+        "The erase index (before) needs role, which this reading lacks.",
     ),
     "no routes": (
         lambda b, a: (b, a.isel(route=0, drop=True)),
-        "The erase index (after) needs route, which this reading has not.",
+        "The erase index (after) needs route, which this reading lacks.",
     ),
     "an array": (
         lambda b, a: (b.logprob, a),

@@ -163,7 +163,7 @@ def test_a_conclusion_where_all_is_decided_is_two_sentences(result):
 @pytest.mark.parametrize("table", [summary, overview])
 @pytest.mark.parametrize("missing", ["index", "verdict"])
 def test_what_is_no_erase_result_is_refused(table, missing, result):
-    with pytest.raises(ReadingError, match=f"needs {missing}, which this reading has not"):
+    with pytest.raises(ReadingError, match=f"needs {missing}, which this reading lacks"):
         table(result.drop_vars(missing))
 
 
@@ -175,7 +175,7 @@ def test_a_table_is_no_reading(table):
 
 @pytest.mark.parametrize("missing", ["standing_before", "never", "n_never"])
 def test_an_overview_without_what_ei_star_is_made_of_is_refused(missing, result):
-    with pytest.raises(ReadingError, match=f"The overview needs {missing}, which this reading has not"):
+    with pytest.raises(ReadingError, match=f"The overview needs {missing}, which this reading lacks"):
         overview(result.drop_vars(missing))
     with pytest.raises(ReadingError, match="The overview needs never_high"):
         overview(result.drop_vars("never_error"))

@@ -116,7 +116,7 @@ def test_readings_that_do_not_fit():
         ({"patched": margins([[1, 1]])}, r"\(patched\) is of 1 layers and the depth reading of 2"),
         ({"grafted": margins([[1, 1, 1]], facts=["other"])}, r"\(grafted\) shares no fact"),
         ({"patched": margins([[1, 1, 1]]).isel(layer=[0, 2, 1])}, "needs every layer from 0 to L, in order"),
-        ({"patched": margins([[1, 1, 1]]).expand_dims(step=[1])}, "not one a step"),
+        ({"patched": margins([[1, 1, 1]]).expand_dims(step=[1])}, "not one per step"),
         ({"grafted": after.logprob}, "takes a reading"),
     ):
         with pytest.raises(ReadingError, match=cause):
@@ -184,7 +184,7 @@ def test_evidence_shares_that_cannot_be_had():
 
 
 def test_layers_computed():
-    # the embedding is no block's; a tie is no lead; a hole is no number
+    # the embedding is no block's; a tie is not a lead; a hole is not a number
     reading = depth([[-1, -1, -1, 1], [-1, 0, -1, -1], [1, 1, 1, 1], [-1, -1, NAN, -1]])
     found = layers_computed(reading)
     np.testing.assert_array_equal(found, [2, 2, 0, NAN])

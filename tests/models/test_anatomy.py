@@ -160,7 +160,7 @@ def test_an_unknown_family_is_refused_with_what_was_found(config, names):
     with pytest.raises(ModelError) as caught:
         anatomy_of(module)
     message = str(caught.value)
-    assert f"{config.model_type!r} models is not known" in message
+    assert f"{config.model_type!r} family of models is not known" in message
     assert all(name in message for name in names)
     assert "LAYOUTS" in message and "llama" in message
 

@@ -407,7 +407,7 @@ def test_a_module_of_an_unknown_family(tokenizer):
     from transformers import BloomConfig
 
     module = AutoModelForCausalLM.from_config(BloomConfig(vocab_size=512, hidden_size=32, n_layer=1, n_head=4))
-    assert "'bloom' models is not known" in refused(module, tokenizer=tokenizer)
+    assert "'bloom' family of models is not known" in refused(module, tokenizer=tokenizer)
     assert "not a transformers model" in refused(torch.nn.Linear(2, 2), tokenizer=tokenizer)
 
 

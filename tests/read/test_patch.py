@@ -255,7 +255,7 @@ def test_bfloat16(tiny, corners):
     ],
 )
 def test_models_of_two_architectures(tiny, corners, family, options, cause):
-    with pytest.raises(ReadingError, match=rf"means nothing to .*{cause}\. Patch between models of one architecture"):
+    with pytest.raises(ReadingError, match=rf"cannot be read by .*{cause}\. Patch between models of one architecture"):
         patch_residual(tiny(family, **options), tiny("llama"), corners)
 
 

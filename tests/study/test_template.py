@@ -54,7 +54,7 @@ def test_it_is_written_once_and_never_over_anything(tmp_path):
     write_template(tmp_path / "deep" / "study.toml")
     assert (tmp_path / "deep" / "study.toml").read_text(encoding="utf-8") == template()
     for there in (tmp_path / "deep" / "study.toml", tmp_path / "deep"):
-        with pytest.raises(StudyError, match="is there already"):
+        with pytest.raises(StudyError, match="already exists"):
             write_template(there)
 
 

@@ -236,9 +236,9 @@ def test_what_cannot_be_grafted(tiny, adapters, facts, refused):
     with new.applied(model), refused("has an adapter on"):
         graft(model, other, [0])
     for scale in (float("nan"), float("inf")):
-        with refused("is no number"):
+        with refused("is not a number"):
             graft(model, other, [0], scale)
-        with refused("is no number"):
+        with refused("is not a number"):
             scaled(new, scale)
     with refused("A scale of 0 leaves nothing"):
         scaled(new, 0)
