@@ -97,7 +97,7 @@ def _model_and_facts(findings: dict[str, object], model: str | None, facts: Path
 def _read_together(findings: dict[str, object], model: Model, facts: FactSet) -> None:
     """Tokenize the facts, hold them against the context, and read one that proves the reading."""
     contests = encode_contests(model.tokenizer, facts)
-    longest = max(max(n_read(contest, "sequence").values()) for contest in contests)
+    longest = max(max(n_read(contest, "sequence").values()) for contest in contests if contest is not None)
     findings["longest fact"] = f"{longest} tokens with its longest value"
     require_context(model, contests)
     findings["packed routes"] = (
