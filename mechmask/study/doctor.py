@@ -60,8 +60,8 @@ def examine(model: str | None, facts: Path | None) -> dict[str, object]:
 def _cache(findings: dict[str, object], *_: object) -> Iterator[str]:
     """Where models and lenses are kept, and whether they can be."""
     root = cache_root()
-    kept = (root / f"{smollm2.NAME}-{smollm2.GGUF_SHA256[:8]}").is_dir()
-    findings |= {"cache": str(root), "embedded model": "in the cache" if kept else "fetched on first use"}
+    cached = (root / f"{smollm2.NAME}-{smollm2.GGUF_SHA256[:8]}").is_dir()
+    findings |= {"cache": str(root), "embedded model": "in the cache" if cached else "fetched on first use"}
     nearest = next(path for path in (root, *root.absolute().parents) if path.exists())
     if not nearest.is_dir():
         yield f"The cache {root} cannot be used: {nearest} is a file. Set MECHMASK_CACHE to a directory."

@@ -88,7 +88,11 @@ def test_what_holds_no_study_is_refused_in_one_sentence(tmp_path, content):
 def test_the_command_prints_a_line_a_step_or_json_and_needs_no_torch(done):
     code = """
 import sys
-sys.modules["torch"] = None
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "transformers", "peft"):
+            raise ImportError(f"{name} is refused")
+sys.meta_path.insert(0, Refuse())
 from mechmask.cli import main
 main()
 """

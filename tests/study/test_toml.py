@@ -230,7 +230,8 @@ def test_arbitrary_toml_ends_in_an_error_of_ours(tmp_path_factory, data):
         "model": {"source": "no/such/model", **(data["model"] if isinstance(data.get("model"), dict) else {})},
     }
     path = tmp_path_factory.getbasetemp() / "arbitrary.toml"
-    path.write_text("\n".join(f"{json.dumps(key)} = {_toml(value)}" for key, value in tables.items()), encoding="utf-8")
+    lines = [f"{json.dumps(key)} = {_toml(value)}" for key, value in tables.items()]
+    path.write_text("\n".join(lines), encoding="utf-8")
     with pytest.raises(MechmaskError) as caught:
         study_from_file(path)
     assert "pydantic" not in str(caught.value)

@@ -118,7 +118,7 @@ def test_what_cannot_be_fitted_is_refused(tiny, tmp_path):
     model = tiny("llama")
     with pytest.raises(ReadingError, match="2 problems in the settings of the lens") as caught:
         fit_lens(model, n_tokens=1, lr=-1.0)
-    assert "n_tokens is 1" in str(caught.value) and "lr is -1.0" in str(caught.value)
+    assert "n_tokens cannot be 1" in str(caught.value) and "lr cannot be -1.0" in str(caught.value)
     with pytest.raises(ReadingError, match="kind 'jacobian' cannot be fitted"):
         require_kind("jacobian")
     for texts in ([], [""], ["The capital of France is Paris."] * 3):
