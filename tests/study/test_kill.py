@@ -1,8 +1,7 @@
 """A study that is killed at any moment ends with the same bytes as one that nobody disturbed.
 
 Every kill is a SIGKILL of a process of its own. The killed ones are forks of one process that has done the imports, so
-that twenty of them take seconds; the undisturbed study and the one that goes on to the end are new processes, each with
-another hash seed, as restarts of a user's have.
+that forty of them take seconds; each such process has another hash seed, as restarts of a user's have.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import pytest
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks")]
 
 SCRIPT = """
-import json, os, random, signal, sys, time
+import json, os, random, re, signal, sys, time
 from pathlib import Path
 import transformer_lens.model_bridge
 import mechmask as mm
@@ -28,6 +27,8 @@ from mechmask.errors import MechmaskError
 mode, place, out, amount = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4])
 model, facts = mm.load_model(place / "model"), mm.load_facts(place / "facts.jsonl")
 config = mm.StudyConfig.model_validate_json((place / "config.json").read_text())
+died_at = out.with_name(out.name + "-died-at.txt")
+died_at.touch()
 
 
 def run():
@@ -54,24 +55,27 @@ def ended(pid):
     return {0: "whole"}.get(os.WEXITSTATUS(status), "failed")
 
 
-def die_at_rename(number):
-    # os.replace and os.rename both raise this event before they do it; tables and figures are made anew in every run
+def die_at_a_new_kind_of_rename():
+    # os.replace and os.rename both raise this event before they do it. A kind: in which room of the study, onto what
     def hook(event, arguments):
-        nonlocal number
-        if event == "os.rename" and not str(arguments[1]).endswith((".pdf", ".png", ".csv", "provenance.json")):
-            number -= 1
-            if not number:
-                os.kill(os.getpid(), signal.SIGKILL)
+        if event != "os.rename" or not Path(arguments[1]).is_relative_to(out):
+            return
+        path = Path(arguments[1]).relative_to(out)
+        kind = re.sub("[0-9a-f]{32}|[0-9]+", "#", f"{path.parts[0]} {path.name}")
+        if kind not in died_at.read_text().splitlines():
+            with died_at.open("a") as file:
+                file.write(kind + "\\n")
+            os.kill(os.getpid(), signal.SIGKILL)
 
-    return lambda: sys.addaudithook(hook)
+    sys.addaudithook(hook)
 
 
 ends, whole = [], 0
 if mode == "whole":
     run()
-elif mode == "moments":  # twenty kills, each at most `amount` seconds after the start
+elif mode == "moments":  # forty kills, each at most `amount` seconds after the start; then one that nobody disturbs
     moments = random.Random(7)
-    while ends.count("killed") < 20 and "failed" not in ends:
+    while ends.count("killed") < 40 and "failed" not in ends:
         pid = forked()
         time.sleep(moments.uniform(0.02, amount))
         os.kill(pid, signal.SIGKILL)
@@ -79,22 +83,28 @@ elif mode == "moments":  # twenty kills, each at most `amount` seconds after the
         if ends[-1] == "whole":  # take the next kills from the beginning
             out.rename(out.with_name(f"{out.name}-{whole}"))
             whole += 1
-elif mode == "renames":  # die with each file written but not in its place yet
-    while "whole" not in ends and "failed" not in ends and len(ends) < 60:
-        ends.append(ended(forked(die_at_rename(int(amount)))))
+    ends.append(ended(forked()))
+elif mode == "renames":  # die with each kind of file written but not in its place yet
+    while "whole" not in ends and "failed" not in ends and len(ends) < 90:
+        ends.append(ended(forked(die_at_a_new_kind_of_rename)))
 print(json.dumps(ends))
 """
 
 
 @pytest.fixture(scope="module")
-def place(tiny, small_facts, small_config, tmp_path_factory) -> Path:
-    """Model, facts and configuration as files."""
+def place(tiny, tmp_path_factory) -> Path:
+    """Model, facts and configuration of a small study as files."""
+    import mechmask as mm
+
+    taught = mm.FinetuneConfig(steps=2, lr=1e-2, rank=2)
+    edits = (mm.FTLConfig(layer=1, clamp=0.05, steps=2),)
+    config = mm.StudyConfig(install=taught, contradict=taught, checkpoint_every=1, edits=edits)
     place = tmp_path_factory.mktemp("place")
     model = tiny("llama")
     model.module.save_pretrained(place / "model")
     model.tokenizer.save_pretrained(place / "model")
-    small_facts.to_jsonl(place / "facts.jsonl")
-    (place / "config.json").write_text(small_config.model_dump_json())
+    mm.synthetic_facts(2, n_never=3, distractors=2, seed=5).to_jsonl(place / "facts.jsonl")
+    (place / "config.json").write_text(config.model_dump_json())
     (place / "script.py").write_text(SCRIPT)
     return place
 
@@ -102,7 +112,7 @@ def place(tiny, small_facts, small_config, tmp_path_factory) -> Path:
 def _run(place, mode, out, amount=0.0, hash_seed=0):
     command = [sys.executable, str(place / "script.py"), mode, str(place), str(out), str(amount)]
     environment = {**os.environ, "PYTHONHASHSEED": str(hash_seed), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     ends = json.loads(done.stdout.splitlines()[-1])
     assert "failed" not in ends, done.stderr[-3000:]
@@ -110,18 +120,15 @@ def _run(place, mode, out, amount=0.0, hash_seed=0):
 
 
 def _finished(root):
-    """Bytes of every file in its place."""
-    files = [p for p in sorted(root.rglob("*")) if p.is_file()]
+    """Bytes of every file but the lock: what killed processes left has to be swept."""
     return {
-        str(p.relative_to(root)): p.read_bytes()
-        for p in files
-        if not any(part.startswith(".") for part in p.relative_to(root).parts)
+        str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file() and p.name != ".lock"
     }
 
 
 def _different(root, wanted):
-    found = _finished(root)
-    return sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+    there = _finished(root)
+    return sorted(name for name in there.keys() | wanted.keys() if there.get(name) != wanted.get(name))
 
 
 @pytest.fixture(scope="module")
@@ -133,23 +140,23 @@ def undisturbed(place, tmp_path_factory):
     return _finished(out), time.monotonic() - start
 
 
-def test_another_process_writes_the_same_bytes(place, undisturbed):
-    _run(place, "whole", place / "again", hash_seed=2)
-    assert _different(place / "again", undisturbed[0]) == []
-
-
-def test_twenty_kills_at_random_moments(place, undisturbed, tmp_path):
+def test_forty_kills_at_random_moments(place, undisturbed, tmp_path):
     wanted, seconds = undisturbed
-    ends = _run(place, "moments", tmp_path / "run", max(0.5, seconds / 5), hash_seed=3)
-    assert ends.count("killed") == 20
-    _run(place, "whole", tmp_path / "run", hash_seed=4)
-    for root in tmp_path.iterdir():
+    ends = _run(place, "moments", tmp_path / "run", max(0.5, seconds / 10), hash_seed=3)
+    assert (ends.count("killed"), ends[-1]) == (40, "whole")
+    for root in (path for path in tmp_path.iterdir() if path.is_dir()):
         assert _different(root, wanted) == [], root.name
 
 
-def test_a_kill_before_every_file_takes_its_place(place, undisturbed, tmp_path):
-    """Each process puts two files in their places and dies with the third written beside its own."""
-    ends = _run(place, "renames", tmp_path / "run", 3, hash_seed=5)
+def test_a_kill_before_every_kind_of_file_takes_its_place(place, undisturbed, tmp_path):
+    """Each process goes on to the first kind of file that none died at yet, and dies with it written beside its place.
+
+    Both directories above have other hash seeds than the undisturbed one: that the bytes are the same proves that too.
+    """
+    ends = _run(place, "renames", tmp_path / "run", hash_seed=5)
     assert ends[-1] == "whole"
-    assert ends.count("killed") > 10
+    kinds = (tmp_path / "run-died-at.txt").read_text().split("\n")
+    rooms = {kind.split(" ")[0] for kind in kinds if kind}
+    assert rooms >= {"run.json", "facts.jsonl", "changes", "checkpoints", "training", "readings", "results", "figures"}
+    assert ends.count("killed") == len(kinds) - 1 > 30
     assert _different(tmp_path / "run", undisturbed[0]) == []
