@@ -141,6 +141,8 @@ def unlike(first: Model, second: Model) -> str:
     """
     first_settings, second_settings = config_settings(first.module.config), config_settings(second.module.config)
     for name in sorted(first_settings.keys() | second_settings.keys()):
-        if first_settings.get(name) != second_settings.get(name):
-            return f"{name} is {first_settings.get(name)} in one and {second_settings.get(name)} in the other"
+        values = (first_settings.get(name), second_settings.get(name))
+        if values[0] != values[1]:
+            shown = [f"{value:g}" if isinstance(value, float) else value for value in values]
+            return f"{name} is {shown[0]} in one and {shown[1]} in the other"
     return ""
