@@ -143,6 +143,6 @@ def unlike(first: Model, second: Model) -> str:
     for name in sorted(first_settings.keys() | second_settings.keys()):
         values = (first_settings.get(name), second_settings.get(name))
         if values[0] != values[1]:
-            shown = [f"{value:g}" if isinstance(value, float) else value for value in values]
+            shown = [int(v) if isinstance(v, float) and v.is_integer() else v for v in values]
             return f"{name} is {shown[0]} in one and {shown[1]} in the other"
     return ""
