@@ -36,7 +36,9 @@ def require_shape(reading: xr.Dataset, what: str, variable: str, dims: tuple[str
         )
     empty = [dim for dim in dims if not reading.sizes[dim]]
     if empty:
-        raise ReadingError(f"{what} has nothing to draw: the reading lacks {' and '.join(empty)}. Give at least one.")
+        raise ReadingError(
+            f"{what} has nothing to draw: the reading has no {' and no '.join(empty)}. Give at least one."
+        )
 
 
 def require_routes(reading: xr.Dataset, what: str) -> None:

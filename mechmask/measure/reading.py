@@ -253,5 +253,5 @@ def _shown(path: Path) -> str:
     return text if len(text) <= 300 else f"{text[:120]}...{text[-60:]}"
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
