@@ -102,9 +102,10 @@ def test_damaged_steps_are_made_again_with_the_same_bits(finished, copied, conte
         study.run(copied)
         states = [path for path in damaged if path.is_relative_to(copied / "training")]
         for path in states:  # looked at when a longer training asks for it, which test_training tries
-            with pytest.raises(StudyError, match="Delete"):
-                require_whole(next(parent for parent in path.parents if parent.parent.parent.parent.name == "training"))
-            path.write_bytes(wanted[str(path.relative_to(copied))])
+            if path.read_bytes() != wanted[str(path.relative_to(copied))]:
+                with pytest.raises(StudyError, match="Delete"):
+                    require_whole(path.parent)
+                path.write_bytes(wanted[str(path.relative_to(copied))])
         assert contents(copied) == wanted, number
 
 
