@@ -9,7 +9,7 @@ distractors that is about a third of the tokens, and memory depends on the batch
 
 from __future__ import annotations
 
-from bisect import bisect_left
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -161,26 +161,18 @@ def n_read(contest: Contest, score: str) -> dict[str, int]:
 
 
 def _rows(contests: Mapping[int, Contest], score: str, row_tokens: int) -> list[list[tuple[int, str]]]:
-    """Which routes of which contests stand in one row: the longest row is as short as it can be, padding costs."""
+    """Which routes of which contests stand in one row, in rows of about equal length."""
     routes = [[(index, route) for route in _asked(contest, score)] for index, contest in contests.items()]
-    if not row_tokens:
-        return routes
     sizes = [_tokens_of(contest, score) for contest in contests.values()]
-    n_rows = max(1, round(sum(sizes) / row_tokens))
-    lengths = range(max(sizes), sum(sizes) + 1)
-    shortest = lengths[bisect_left(lengths, True, key=lambda length: max(_filled(sizes, length)) < n_rows)]
-    rows: list[list[tuple[int, str]]] = [[] for _ in range(n_rows)]
-    for asked, row in zip(routes, _filled(sizes, shortest), strict=True):
-        rows[row] += asked
-    return [row for row in rows if row]
-
-
-def _filled(sizes: Sequence[int], length: int) -> list[int]:
-    """The row of each contest, where one after the other is put into rows of a length."""
-    rows, row, filled = [], 0, 0
-    for size in sizes:
-        row, filled = (row, filled + size) if filled + size <= length else (row + 1, size)
-        rows.append(row)
+    n_rows = math.ceil(sum(sizes) / row_tokens) if row_tokens else len(sizes)
+    rows: list[list[tuple[int, str]]] = []
+    filled = math.inf
+    for asked, size in zip(routes, sizes, strict=True):
+        if filled + size / 2 > sum(sizes) / n_rows or not row_tokens:
+            rows.append([])
+            filled = 0
+        rows[-1] += asked
+        filled += size
     return rows
 
 

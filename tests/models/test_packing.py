@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import combinations, pairwise
-
 import pytest
 import torch
 
@@ -113,27 +111,6 @@ def test_facts_that_begin_alike_do_not_pay_for_it_twice(tokenizer, row_tokens):
     else:
         assert len(prefixes) < batch.input_ids.numel() < sum(map(len, prompts))
         assert 1 < len(batch.input_ids) < len(contests)
-
-
-@pytest.mark.parametrize("row_tokens", [30, 60, 90])
-def test_the_longest_row_is_as_short_as_it_can_be(contests, row_tokens):
-    """Against every way to cut the same contests, in their order, into as many rows."""
-    (batch,) = batches(contests, score="sequence", batch_size=len(contests), row_tokens=row_tokens)
-    trees = {}
-    for contest in sorted(contests, key=lambda contest: contest.prompt):
-        alone = paths(contest, asked_by(contest, "sequence")).values()
-        trees[contest.fact_id] = len({path[:n] for path in alone for n in range(1, len(path) + 1)})
-    sizes = list(trees.values())
-    n_rows = min(len(sizes), round(sum(sizes) / row_tokens))
-    ways = [
-        [sum(sizes[a:b]) for a, b in pairwise([0, *cuts, len(sizes)])]
-        for cuts in combinations(range(1, len(sizes)), n_rows - 1)
-    ]
-    rows = {}
-    for query in batch.queries:
-        rows.setdefault(int(batch.rows[query.node]), set()).add(contests[query.contest].fact_id)
-    assert 1 < len(rows) <= n_rows
-    assert max(sum(trees[fact] for fact in row) for row in rows.values()) == min(map(max, ways))
 
 
 def test_twins_see_what_their_original_sees_and_nobody_sees_them(contests):
