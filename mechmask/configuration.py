@@ -88,13 +88,23 @@ class Configuration(Refusing):
 
         @classmethod
         def model_validate(cls, *args: Any, **options: Any) -> Self:
-            """As pydantic's, with errors in sentences."""
+            """As pydantic's, with errors in sentences.
+
+            Args:
+                args: as pydantic's.
+                options: as pydantic's.
+            """
             with _refused(cls):
                 return super().model_validate(*args, **options)
 
         @classmethod
         def model_validate_json(cls, *args: Any, **options: Any) -> Self:
-            """As pydantic's, with errors in sentences."""
+            """As pydantic's, with errors in sentences.
+
+            Args:
+                args: as pydantic's.
+                options: as pydantic's.
+            """
             with _refused(cls):
                 return super().model_validate_json(*args, **options)
 
