@@ -53,7 +53,7 @@ def test_text_is_cut_after_what_the_tokenizer_puts_before(tiny_module, bos_token
 def test_what_is_no_text_is_refused_in_one_sentence(tiny, tmp_path):
     model = tiny("llama")
     for texts in (["Paris", 3], ["a lone \ud800"], [b"Paris"], [None]):
-        with pytest.raises(ReadingError, match="cannot be written as UTF-8|no text that can be written as UTF-8"):
+        with pytest.raises(ReadingError, match="cannot be written as UTF-8"):
             text_corpus(model, texts, 200)
     for path in (tmp_path / "none.txt", tmp_path, "a\0b", "A text in place of a path. " * 200):
         with pytest.raises(ReadingError, match="cannot be read as text") as caught:
