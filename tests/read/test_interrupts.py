@@ -94,7 +94,7 @@ def survives(model, work, check):
         for moment in moments:
             n_cut += interrupts.cuts(moment, work)
             assert what_is_on(model) == before
-    assert n_cut > ROUNDS // 5
+    assert n_cut > ROUNDS // 3
     check()
 
 

@@ -82,7 +82,6 @@ def test_a_damaged_file_of_a_step_is_never_taken_for_whole(finished):
                 assert f"Delete {step} and run the study again" in str(caught.value), how
 
 
-@pytest.mark.xfail(strict=False, reason="under revision: see the open points of the runs")
 @pytest.mark.slow
 @pytest.mark.parametrize("turn", range(len(HOW)))
 def test_damaged_steps_are_made_again_with_the_same_bits(finished, copied, contents, turn):

@@ -149,7 +149,6 @@ def test_forty_kills_at_random_moments(place, undisturbed, tmp_path):
         assert _different(root, wanted) == [], root.name
 
 
-@pytest.mark.xfail(strict=False, reason="under revision: see the open points of the runs")
 def test_a_kill_before_every_kind_of_file_takes_its_place(place, undisturbed, tmp_path):
     """Each process goes on to the first kind of file that none died at yet, and dies with it written beside its place.
 

@@ -66,7 +66,6 @@ def test_what_was_altered_is_damaged_by_name(copied, harm, name):
     assert "run the study again" in row.detail
 
 
-@pytest.mark.xfail(strict=False, reason="under revision: see the open points of the runs")
 def test_what_was_made_from_another_step_is_out_of_date(copied):
     """The reading before is swapped for that of another state, whole in itself."""
     before = copied / "readings" / "read_logits" / "before"
