@@ -72,7 +72,7 @@ def test_what_was_made_from_another_step_is_out_of_date(copied):
     shutil.rmtree(before)
     shutil.copytree(copied / "readings" / "read_logits" / "finetune", before)
     row = _by_name(copied)["results/erase"]
-    assert (row.state, row.detail) == ("out of date", "readings/read_logits/before has been made anew since")
+    assert (row.state, row.detail) == ("out of date", "readings/read_logits/before has since been made again")
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "[]", '{"schema_version": 3}', "[" * 100_000])
