@@ -6,6 +6,7 @@ with the first model, numpy and xarray with the first reading.
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -166,10 +167,11 @@ __all__ = ["__version__", "draw", *_HOMES]  # pyright: ignore[reportUnsupportedD
 
 
 def __getattr__(name: str) -> Any:
-    if name == "draw":
-        return import_module("mechmask.draw")
-    if name in _HOMES:
-        return getattr(import_module(f"mechmask.{_HOMES[name]}"), name)
+    if name in _HOMES or name == "draw":
+        with warnings.catch_warnings():  # tqdm, which transformers imports, misses its widgets in a notebook
+            warnings.filterwarnings("ignore", message="IProgress not found")
+            home = import_module(f"mechmask.{_HOMES.get(name, name)}")
+        return home if name == "draw" else getattr(home, name)
     raise AttributeError(f"module 'mechmask' has no attribute {name!r}")
 
 

@@ -5,9 +5,6 @@ Errors are one sentence on standard error and exit code 2; results go to standar
 
 from __future__ import annotations
 
-import json as encoder
-import math
-import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -15,10 +12,11 @@ from contextlib import contextmanager
 from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mechmask.console import drop_output, loading, print_json, show, stop, stop_at_usage
 from mechmask.errors import MechmaskError, ReadingError, StudyError
 from mechmask.file_errors import file_errors
 
@@ -78,57 +76,31 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except KeyboardInterrupt:
-        _stop("mechmask: stopped.", _INTERRUPTED)
+        stop("mechmask: stopped.", _INTERRUPTED)
     except MechmaskError as error:
-        _stop(f"mechmask: {error}", 2)
+        stop(f"mechmask: {error}", 2)
     except BrokenPipeError:
-        _drop_output()
-        _stop("", 1)
+        drop_output()
+        stop("", 1)
     except RecursionError:
-        _stop("mechmask: The input is nested too deeply to be read. Give a plainer file.", 2)
+        stop("mechmask: The input is nested too deeply to be read. Give a plainer file.", 2)
     except OSError as error:
         if error.filename is None:
-            _drop_output()
+            drop_output()
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
-        _stop(f"mechmask: {what}. Check the path, its permissions and the free space.", 2)
+        stop(f"mechmask: {what}. Check the path, its permissions and the free space.", 2)
     except MemoryError:
-        _stop(
+        stop(
             "mechmask: There is not enough memory. Use a smaller model, or in a study a smaller batch_size.",
             2,
         )
     except Exception as error:
-        _stop_at_usage(error)
+        stop_at_usage(error)
         first = (str(error).strip().splitlines() or ["no message"])[0]
-        _stop(f"mechmask: {type(error).__name__}: {first}. This is a bug of mechmask: please report it.", 1)
+        stop(f"mechmask: {type(error).__name__}: {first}. This is a bug of mechmask: please report it.", 1)
     if code == _INTERRUPTED:
-        _stop("mechmask: stopped.", _INTERRUPTED)
+        stop("mechmask: stopped.", _INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _stop_at_usage(error: Exception) -> None:
-    """One line for a command that was typed wrongly; typer carries click's errors under a name of its own."""
-    sentence, show = getattr(error, "format_message", None), getattr(error, "show", None)
-    if not callable(sentence) or not callable(show):
-        return
-    if type(error).__name__ == "NoArgsIsHelpError":
-        show()
-        _stop("", 2)
-    complaint = str(sentence()).strip().replace("Value error, ", "").replace("\n", " ").rstrip(".")
-    command = getattr(getattr(error, "ctx", None), "command_path", "mechmask")
-    _stop(f"mechmask: {complaint}. See {command} --help.", 2)
-
-
-def _stop(message: str, code: int) -> NoReturn:
-    if message:
-        typer.echo(message.encode("utf-8", "backslashreplace").decode("utf-8"), err=True)
-    sys.exit(code)
-
-
-def _drop_output() -> None:
-    """Send what is still to be printed nowhere: standard output is full or closed, and would fail again at the end."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
 
 
 def _version(asked: bool) -> None:
@@ -156,11 +128,11 @@ def demo(
 ) -> None:
     """The main job on SmolLM2-135M: install, contradict, edit, and say what became of the old values."""
     with _resumable(out):
-        with _loading():
+        with loading():
             from mechmask.models.load import load_model
             from mechmask.study.demo import demo_config, demo_facts
             from mechmask.study.protocols.mask import MaskStudy
-        with _loading("the model"):
+        with loading("the model"):
             model = load_model()
         _report(MaskStudy(model, demo_facts(seed), demo_config()).run(out), out, json)
 
@@ -184,9 +156,9 @@ def study(
     if out is None:
         raise StudyError("The study needs a directory. Give --out DIR, or --init to write a configuration.")
     with _resumable(out):
-        with _loading():
+        with loading():
             from mechmask.study.toml import study_from_file
-        with _loading("the model"):
+        with loading("the model"):
             described = study_from_file(config)
         _report(described.run(out), out, json)
 
@@ -200,7 +172,7 @@ def status(
 
     rows = study_status(directory)
     if json:
-        _print_json([row._asdict() for row in rows])
+        print_json([row._asdict() for row in rows])
         return
     width = max([len(row.step) for row in rows], default=0)
     for row in rows:
@@ -224,7 +196,7 @@ def read(
 ) -> None:
     """Log-probabilities of old, new and distractors of every fact."""
     _require_new(out, (".nc", ".csv"))
-    with _loading():
+    with loading():
         from mechmask.facts.load import load_facts
         from mechmask.models.load import load_model
         from mechmask.read.depth import read_depth
@@ -232,7 +204,7 @@ def read(
         from mechmask.read.logits import read_logits
 
     contested = load_facts(facts)
-    with _loading("the model"):
+    with loading("the model"):
         loaded = load_model(model)
     if depth:
         chosen = load_lens(lens, loaded) if Path(lens).is_dir() else lens
@@ -242,7 +214,7 @@ def read(
     table = _table(reading)
     if out is not None:
         _write(reading, table, out)
-    _show(table, f"{loaded.name}, {score.value}, nats", json)
+    show(table, f"{loaded.name}, {score.value}, nats", json)
 
 
 @lenses.command()
@@ -262,14 +234,14 @@ def fit(
     """Fit a lens, save it, and print its held-out KL divergence from the model's output at every layer."""
     if out.exists():
         raise ReadingError(f"{out} already exists. Name a new directory for the lens.")
-    with _loading():
+    with loading():
         from mechmask.models.load import load_model
         from mechmask.read.lenses.fit import fit_lens
 
     lens = fit_lens(load_model(model), corpus, kind=kind.value, n_tokens=n_tokens, seed=seed)
     lens.save(out)
     if lens.report is not None:  # a lens that was fitted just now has one
-        _show(lens.report.kl.transpose("layer", "lens").to_pandas(), "Held-out KL, nats", json)
+        show(lens.report.kl.transpose("layer", "lens").to_pandas(), "Held-out KL, nats", json)
 
 
 @app.command()
@@ -279,12 +251,12 @@ def doctor(
     json: Json = False,
 ) -> None:
     """What is installed, and what the model and the facts would hit."""
-    with _loading():
+    with loading():
         from mechmask.study.doctor import examine
 
     findings = examine(model, facts)
     if json:
-        _print_json(findings)
+        print_json(findings)
     else:
         for name, value in findings.items():
             typer.echo(f"{name:<22} {value}")
@@ -298,28 +270,16 @@ def _resumable(out: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        _stop(
+        stop(
             f"mechmask: stopped. What is finished is kept in {out}: the same command goes on from there, and "
             f"'mechmask status {out}' says how far it is.",
             _INTERRUPTED,
         )
 
 
-@contextmanager
-def _loading(what: str = "PyTorch and transformers") -> Iterator[None]:
-    """A word on standard error while something is loaded that takes seconds."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status(f"loading {what} (some seconds)"):
-        yield
-
-
 def _report(done: StudyResults, out: Path, json: bool) -> None:
     if json:
-        _print_json(
+        print_json(
             {
                 "conclusion": done.conclusion(),
                 "summary": done.summary().reset_index().to_dict("records"),
@@ -332,7 +292,7 @@ def _report(done: StudyResults, out: Path, json: bool) -> None:
         *("never_low", "never_high", "took", "verdict", "reason", "commit_layer"),
     ]
     table = done.summary()
-    _show(table.loc[:, [name for name in columns if name in table]], "Erase index (nats) beside commit layer", json)
+    show(table.loc[:, [name for name in columns if name in table]], "Erase index (nats) beside commit layer", json)
     typer.echo(done.conclusion())
     typer.echo(f"Figures in {out / 'figures'}, all results in {out}.")
 
@@ -369,35 +329,3 @@ def _write(reading: xr.Dataset, table: pd.DataFrame, out: Path) -> None:
         write_text(out, table.to_csv())
     else:
         save_reading(reading, out)
-
-
-def _show(table: pd.DataFrame, title: str, json: bool) -> None:
-    if json:
-        _print_json(table.reset_index().to_dict("records"))
-        return
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    sheet = Table(title=escape(title))
-    for name in [*table.index.names, *table.columns]:
-        sheet.add_column(str(name), justify="left" if name in table.index.names else "right")
-    for index, row in table.iterrows():
-        labels = index if isinstance(index, tuple) else (index,)
-        cells = [*map(str, labels), *(f"{value:.2f}" if isinstance(value, float) else str(value) for value in row)]
-        sheet.add_row(*map(escape, cells))
-    Console(width=None if sys.stdout.isatty() else 200).print(sheet)
-
-
-def _print_json(data: Any) -> None:
-    typer.echo(encoder.dumps(_plain(data), indent=2, ensure_ascii=False))
-
-
-def _plain(value: Any) -> Any:
-    """What JSON can say: Python's own types, and null for a number that is not finite."""
-    if isinstance(value, dict):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    value = value.item() if hasattr(value, "item") else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -8,6 +8,7 @@ that reads is one bar, not two that overwrite each other.
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -125,4 +126,6 @@ def note(text: str) -> None:
 
 
 def _console() -> Console:
-    return Console(stderr=True, force_jupyter=False)
+    """Standard error; a notebook's stream says that it is a terminal, and would keep every refresh of a bar."""
+    in_notebook = type(sys.stderr).__module__.startswith("ipykernel")
+    return Console(stderr=True, force_jupyter=False, force_terminal=False if in_notebook else None)

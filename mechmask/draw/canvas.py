@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import isfinite
 from string import ascii_lowercase
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -111,8 +111,7 @@ class Canvas:
                     axes.remove()
                 page = Page(self, what, figure, grid, n, coloured)
             else:
-                figure = panels[0].get_figure(root=False)
-                assert figure is not None
+                figure = panels[0].figure
                 grid = np.empty(shape, dtype=object)
                 grid.flat[:n] = panels
                 page = Page(self, what, figure, grid, n, coloured)
@@ -162,9 +161,7 @@ class Page:
     @property
     def root(self) -> Figure:
         """The figure as a whole, to be handed to the user."""
-        figure = self.figure.get_figure(root=True)
-        assert isinstance(figure, Figure)
-        return figure
+        return cast("Figure", self.figure.get_figure(root=True))
 
     def entitle(self, axes: Axes, title: str, *, pad: float = _TITLE_PAD) -> None:
         """A title; in a new figure of several panels with the panel's letter before it."""

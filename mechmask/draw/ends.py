@@ -7,6 +7,7 @@ apart a little. Where that would not do, the panel's lines stay in the legend.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -34,9 +35,7 @@ class LineEnd:
     @property
     def axes(self) -> Axes:
         """The panel of the line."""
-        axes = self.line.axes
-        assert isinstance(axes, Axes)
-        return axes
+        return cast("Axes", self.line.axes)
 
 
 def name_ends(ends: list[LineEnd], renderer: RendererBase) -> set[str]:

@@ -9,9 +9,9 @@ import numpy as np
 import xarray as xr
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
@@ -113,15 +113,14 @@ def _draw_cells(
     tables = [reading[variable].transpose("projection", "block").values for reading in changes.values()]
     finite = np.concatenate([table[np.isfinite(table)] for table in tables])
     limits = (0.0, float(finite.max())) if finite.size else (0.0, 1.0)
-    image: AxesImage | None = None
+    scale, visible = Normalize(*limits), shades.with_extremes(bad=(0, 0, 0, 0))
     for axes, reading, table in zip(panels, changes.values(), tables, strict=True):
         mark_missing(axes)
         blocks, projections = reading.block.values, reading.projection.values
-        image = axes.imshow(
+        axes.imshow(
             np.ma.masked_invalid(table),
-            cmap=shades.with_extremes(bad=(0, 0, 0, 0)),
-            vmin=limits[0],
-            vmax=limits[1],
+            cmap=visible,
+            norm=scale,
             extent=(blocks[0] - 0.5, blocks[-1] + 0.5, len(projections) - 0.5, -0.5),
             aspect="auto",
             interpolation="nearest",
@@ -130,7 +129,6 @@ def _draw_cells(
         axes.tick_params(axis="y", length=0, labelleft=axes is panels[0])
     names = [shortened(name, _NAME_CHARACTERS) for name in next(iter(changes.values())).projection.values]
     panels[0].set_yticks(range(len(names)), names, fontsize=text_points(6))
-    assert image is not None
-    bar = page.figure.colorbar(image, ax=panels, pad=0.02, aspect=12)
+    bar = page.figure.colorbar(ScalarMappable(scale, visible), ax=panels, pad=0.02, aspect=12)
     bar.set_label(_LABELS[variable])
     bar.outline.set_linewidth(stroke(0.6))  # pyright: ignore[reportCallIssue]

@@ -61,8 +61,8 @@ def save_reading(reading: xr.Dataset, path: str | Path) -> None:
         )
     try:
         with file_errors(path):
-            there = path.is_dir()
-        if there:
+            is_directory = path.is_dir()
+        if is_directory:
             raise ReadingError(f"{path} is a directory. Name a file for the reading.")
         stamped = escaped(reading).assign_attrs({"schema_version": SCHEMA_VERSION, _SEALED: 1})
         content = sealed(_netcdf(stamped))

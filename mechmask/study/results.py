@@ -20,7 +20,7 @@ from mechmask.facts.load import load_facts
 from mechmask.measure.reading import load_reading
 from mechmask.measure.summary import conclusion, overview, summary
 from mechmask.measure.tables import latex_table, markdown_table
-from mechmask.study.run import FACTS, read_card
+from mechmask.study.card import FACTS, read_card
 from mechmask.study.step import MANIFEST, Step, peek, require_whole
 
 READING = "reading.nc"
@@ -139,20 +139,24 @@ class StudyResults:
         return conclusion(self.erase)
 
     def to_markdown(self, digits: int = 2) -> str:
-        """The summary as a Markdown table, rounded; intervals stand in one cell with their estimate.
+        """The summary as a Markdown table, rounded, remedies left out; an interval shares the cell of its estimate.
 
         Args:
             digits: after the decimal point.
         """
-        return markdown_table(self.summary(), digits)
+        return markdown_table(self._short_summary(), digits)
 
     def to_latex(self, digits: int = 2) -> str:
-        """The summary as a LaTeX table (booktabs), rounded; intervals stand in one cell with their estimate.
+        """The summary as a LaTeX table (booktabs), as ``to_markdown`` has it.
 
         Args:
             digits: after the decimal point.
         """
-        return latex_table(self.summary(), digits)
+        return latex_table(self._short_summary(), digits)
+
+    def _short_summary(self) -> pd.DataFrame:
+        """The summary without sentences, which no column of a printed page holds."""
+        return self.summary().drop(columns="remedy", errors="ignore")
 
     def reading(self, name: str) -> xr.Dataset:
         """A reading or result of the study.

@@ -13,7 +13,6 @@ No torch here: the model of a run is only handed on.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -29,6 +28,7 @@ from mechmask.facts.fact_set import FactSet
 from mechmask.file_errors import file_errors
 from mechmask.files import content_digest, is_temporary, new_directory, replaced_file, write_text
 from mechmask.progress import note
+from mechmask.study.card import CARD, EXPORTS, FACTS, LOCK, read_card, refuse_strangers
 from mechmask.study.step import (
     MANIFEST,
     SCHEMA_VERSION,
@@ -45,11 +45,6 @@ from mechmask.study.step import (
 if TYPE_CHECKING:
     from mechmask.models.model import Model
 
-CARD = "run.json"
-ROOMS = ("changes", "checkpoints", "training", "readings", "results", "lenses", "superseded")  # of a run's directory
-EXPORTS = "exports.json"
-FACTS = "facts.jsonl"
-LOCK = ".lock"
 _UNFINISHED = ".unfinished-"
 _LONGEST_PART = 200  # bytes: file systems take 255, and temporary names are longer than what they replace
 
@@ -127,8 +122,8 @@ class Run:
                 or it cannot be written.
         """
         self._require_present(name, inputs)
-        there = self.find(name, settings, inputs)
-        return there if there is not None else self._make(name, settings, inputs, make)
+        present = self.find(name, settings, inputs)
+        return present if present is not None else self._make(name, settings, inputs, make)
 
     def find(self, name: str, settings: Settings, inputs: Mapping[str, str]) -> Step | None:
         """The step of that name, settings and inputs if it is there and whole; a damaged one is removed.
@@ -308,14 +303,14 @@ class Run:
     def _claim(self) -> None:
         """Write the run's card, or hold the one that is there against this run's model and facts."""
         if (self.root / CARD).is_file():
-            there = read_card(self.root)
+            card = read_card(self.root)
             for name, what in (("model", "another model"), ("facts", "other facts")):
-                if there["inputs"].get(name) != self.inputs[name]:
+                if card["inputs"].get(name) != self.inputs[name]:
                     raise StudyError(
-                        f"{self.root} holds a study of {what} ({name} is {there['inputs'].get(name)} there and "
+                        f"{self.root} holds a study of {what} ({name} is {card['inputs'].get(name)} there and "
                         f"{self.inputs[name]} here). Give a new directory, or the {name} of the study that is there."
                     )
-            self._about = {**{k: v for k, v in there["about"].items() if k == "plan"}, **self._about}
+            self._about = {**{k: v for k, v in card["about"].items() if k == "plan"}, **self._about}
         facts = self.facts.to_jsonl_text()
         path = self.root / FACTS
         if not path.is_file() or path.read_bytes() != facts.encode():
@@ -345,62 +340,6 @@ class Run:
             return unsealed((self.root / EXPORTS).read_bytes().decode("utf-8"))["files"]
         except (OSError, ValueError, KeyError):
             return {}
-
-
-def read_card(root: Path) -> dict[str, Any]:
-    """What a run's directory says of itself.
-
-    Raises:
-        StudyError: if there is no card, it is damaged, or it is of a schema that this version does not know.
-    """
-    path = root / CARD
-    if not path.is_file():
-        raise StudyError(f"{root} holds no study. {_earlier(root) or 'Give the directory of one.'}")
-    version = SCHEMA_VERSION
-    try:
-        text = path.read_bytes()
-        with suppress(ValueError, TypeError, KeyError, RecursionError):
-            version = json.loads(text)["schema_version"]
-        card = unsealed(text.decode("utf-8")) if version == SCHEMA_VERSION else {}
-    except (OSError, ValueError) as error:
-        raise StudyError(
-            f"{path} is damaged ({error}). Delete it and run the study again: it is written anew and the steps are "
-            "kept."
-        ) from error
-    if version != SCHEMA_VERSION:
-        raise StudyError(
-            f"{path} has schema version {version}; this mechmask reads version {SCHEMA_VERSION}. Run the study again "
-            "in a new directory."
-        )
-    return card
-
-
-def refuse_strangers(root: Path, facts: FactSet) -> None:
-    """Leave a directory alone that holds something but no run.
-
-    Raises:
-        StudyError: naming what is there.
-    """
-    if not root.is_dir() or (root / CARD).is_file():
-        return
-    has_steps = any(next((root / room).rglob(MANIFEST), None) for room in ROOMS)  # then only the card was lost
-    for path in sorted(root.iterdir()):
-        if path.name == FACTS:
-            ours = path.is_file() and path.read_bytes() == facts.to_jsonl_text().encode()
-        else:
-            ours = has_steps or path.name in (EXPORTS, LOCK) or path.name.startswith((f".{FACTS}.", f".{CARD}."))
-        if not ours:
-            raise StudyError(
-                f"{root} is not empty and holds no study (there is {path.name}). "
-                f"{_earlier(root) or 'Give a new directory.'}"
-            )
-
-
-def _earlier(root: Path) -> str:
-    """What to say of a directory that an earlier mechmask wrote; empty where it did not."""
-    if not (root / "study.json").is_file():
-        return ""
-    return "Its study.json is of mechmask 0.1.0, which kept studies in another way. Run the study in a new directory."
 
 
 def _can_be_named(part: str) -> bool:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from mechmask.errors import StudyError
+from mechmask.study.card import read_card
 from mechmask.study.results import stale_input
-from mechmask.study.run import read_card
 from mechmask.study.step import MANIFEST, require_whole
 
 State = Literal["done", "under way", "missing", "damaged", "out of date"]
@@ -40,8 +40,8 @@ def study_status(directory: str | Path) -> list[StepStatus]:
     """
     root = Path(directory)
     planned: dict[str, int | None] = dict(read_card(root)["about"].get("plan", []))
-    there = [path.parent.relative_to(root).as_posix() for path in _manifests(root)]
-    names = list(dict.fromkeys([*planned, *there]))
+    made = [path.parent.relative_to(root).as_posix() for path in _manifests(root)]
+    names = list(dict.fromkeys([*planned, *made]))
     return [_status(root, name, planned.get(name)) for name in names]
 
 

@@ -248,11 +248,11 @@ def _remedy(directory: Path) -> str:
     return f"Delete {directory} and run the study again, which makes this step again."
 
 
-def _agree(there: object, here: object) -> bool:
+def _agree(stored: object, current: object) -> bool:
     """Whether two settings are equal wherever both say something."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        return all(_agree(there[name], here[name]) for name in there.keys() & here.keys())
-    return there == here
+    if isinstance(stored, dict) and isinstance(current, dict):
+        return all(_agree(stored[name], current[name]) for name in stored.keys() & current.keys())
+    return stored == current
 
 
 def _hash(content: object) -> str:

@@ -139,11 +139,11 @@ class _Training:
         last = self._config.steps
         if self._watch:
             for number in self._numbers:
-                there = self._run.find(*self._checkpoint_key(self._watch, number))
-                if there is None:
+                checkpoint = self._run.find(*self._checkpoint_key(self._watch, number))
+                if checkpoint is None:
                     return None
-                self.checkpoints[number] = there
-                if self._has_recalled(there):
+                self.checkpoints[number] = checkpoint
+                if self._has_recalled(checkpoint):
                     last = number
                     break
         return self._run.find(f"changes/{self._name}", self._at(last), self._inputs)
@@ -237,15 +237,15 @@ class _Training:
     def _keep(self, tuning: Finetuning) -> None:
         """Store the training state, then drop the one before: a process killed in between goes on from either."""
         number = tuning.step
-        there = [int(step.directory.name) for step in self._run.steps_below(self._states_below)]
-        if not number or max(there, default=0) >= number:
+        stored = [int(step.directory.name) for step in self._run.steps_below(self._states_below)]
+        if not number or max(stored, default=0) >= number:
             return
 
         def make(directory: Path) -> None:
             save_file(tuning.state(), directory / "state.safetensors")
 
         self._run.step(*self._state_key(number), make)
-        for earlier in there:
+        for earlier in stored:
             self._run.drop(f"{self._states_below}/{earlier:06d}")
 
     def _change(self, tuning: Finetuning) -> Step:

@@ -193,10 +193,10 @@ class Finetuning(_AtomicContext["Finetuning"]):
         if start.base != self._base:
             raise ChangeError("The adapter to start from was trained on other weights. Undo other changes first.")
         # which layers carry it is compared when the factors are filled in: peft rewrites target_modules
-        there, here = (start.config.r, start.config.lora_alpha), (self.config.rank, self.config.alpha)
-        if there != here:
+        stored, asked = (start.config.r, start.config.lora_alpha), (self.config.rank, self.config.alpha)
+        if stored != asked:
             raise ChangeError(
-                f"The adapter to start from has rank and alpha {there}, not {here}, so its factors "
+                f"The adapter to start from has rank and alpha {stored}, not {asked}, so its factors "
                 "would mean something else. Use its own."
             )
 

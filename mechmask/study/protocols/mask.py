@@ -116,8 +116,8 @@ class MaskStudy:
                 backend=c.backend,
                 batch_size=c.batch_size,
             )
-            said = generate(model, facts, reading=output)
-            return {"output": output.assign(generation=said), "depth": layers}
+            generation = generate(model, facts, reading=output)
+            return {"output": output.assign(generation=generation), "depth": layers}
 
         settings = {"score": c.score, "backend": c.backend}
         inputs = {"lens": lens.lens.name, **lens.inputs}
