@@ -410,13 +410,20 @@ def test_a_study_without_a_directory_says_which_option_is_missing(mechmask, tmp_
     assert "--out DIR" in shown.err and "--init" in shown.err
 
 
+def _heed_interrupts() -> None:
+    """A suite that runs in the background of a script inherits a SIGINT that is ignored, and so would the child."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_says_how_to_go_on(saved, tmp_path):
     """A real process with a real signal, while it trains."""
     endless = STUDY.replace("steps = 1, lr = 1e-2", "steps = 100000, lr = 1e-4").replace("every = 1", "every = 50000")
     (tmp_path / "study.toml").write_text(endless.format(model=saved))
     command = [sys.executable, "-c", "from mechmask.cli import main; main()"]
     command += ["study", str(tmp_path / "study.toml"), "--out", str(tmp_path / "run")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_heed_interrupts
+    )
     try:
         deadline = time.monotonic() + 120
         while not (tmp_path / "run" / "run.json").is_file() and time.monotonic() < deadline:
