@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
+from transformers import Cache, DynamicCache
 
 from mechmask.models.model import Model
+from mechmask.models.packing import Batch
 
 
 def greedy(model: Model, prompts: Sequence[Sequence[int]], n: Sequence[int]) -> list[list[int]]:
@@ -33,6 +39,46 @@ def greedy(model: Model, prompts: Sequence[Sequence[int]], n: Sequence[int]) -> 
     return tokens
 
 
+def continued(
+    model: Model, batch: Batch, past: Cache, nodes: Sequence[int], tokens: Sequence[int], n: Sequence[int]
+) -> list[list[int]]:
+    """The tokens that greedy decoding puts behind nodes of a pass whose keys and values were kept.
+
+    Args:
+        model: the model that made the pass; it turns its positions alike at every length, and has no window.
+        batch: what the pass read.
+        past: keys and values of the pass.
+        nodes: where decoding goes on, at least one.
+        tokens: the token that follows each node.
+        n: how many tokens are wanted after that.
+
+    Returns:
+        The tokens behind each node, ``n`` of them, the one that was given left out.
+    """
+    paths = [batch.path(node) for node in nodes]
+    length = max(map(len, paths))
+    rows = batch.rows[torch.tensor(nodes)]
+    columns = torch.stack([F.pad(path, (length - len(path), 0)) for path in paths])
+    cache = DynamicCache()
+    layer: Any  # of full attention: transformers' type covers kinds that have no keys and values
+    for number, layer in enumerate(past.layers):
+        cache.update(_gathered(layer.keys, rows, columns), _gathered(layer.values, rows, columns), number)
+    lengths = torch.tensor([[len(path)] for path in paths], device=model.device)
+    mask = F.pad(torch.arange(length, device=model.device) >= length - lengths, (0, 1), value=True)
+    more = _steps(model, torch.tensor(tokens, device=model.device)[:, None], mask, lengths, cache, max(n))
+    return [row[:wanted] for row, wanted in zip(more, n, strict=True)]
+
+
+def _gathered(
+    kept: Float[Tensor, "row head position width"],
+    rows: Int[Tensor, " prompt"],
+    columns: Int[Tensor, "prompt path"],
+) -> Float[Tensor, "prompt head path width"]:
+    """Keys or values along the path of each prompt."""
+    chosen = kept[rows.to(kept.device)[:, None], :, columns.to(kept.device)]
+    return rearrange(chosen, "prompt path head width -> prompt head path width")
+
+
 def _stages(
     threshold: int | None, prompts: Sequence[Sequence[int]], n: Sequence[int]
 ) -> list[tuple[int | None, dict[int, int]]]:
@@ -53,15 +99,36 @@ def _decoded(model: Model, prompts: Sequence[Sequence[int]], n: int, limit: int 
     pads = torch.tensor([length - len(ids) for ids in prompts], device=model.device)[:, None]
     ids = torch.tensor([[0] * (length - len(row)) + list(row) for row in prompts], device=model.device)
     columns = torch.arange(length, device=model.device)[None]
-    mask = (columns >= pads).long()
-    position = (columns - pads).clamp(min=0)
-    cache, tokens = None, []
-    for step in range(n):
+    return _steps(model, ids, columns >= pads, (columns - pads).clamp(min=0), None, n, limit)
+
+
+def _steps(
+    model: Model,
+    ids: Int[Tensor, "prompt token"],
+    mask: Bool[Tensor, "prompt position"],
+    position: Int[Tensor, "prompt token"],
+    cache: Cache | None,
+    n: int,
+    limit: int | None = None,
+) -> list[list[int]]:
+    """Decode step by step.
+
+    Args:
+        model: the model.
+        ids: what is read first; further tokens follow the last.
+        mask: which positions hold a token, those of the cache and those of ``ids``.
+        position: each token's position in its own prompt.
+        cache: keys and values of what comes before ``ids``.
+        n: how many tokens follow each prompt.
+        limit: no token takes a position from here on.
+    """
+    mask, tokens = mask.long(), []
+    for _ in range(n):
         output = model.anatomy.decoder(
             input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
         )
         ids = model.anatomy.unembedding(output.last_hidden_state[:, -1]).argmax(-1, keepdim=True).to(model.device)
         tokens.append(ids)
-        cache, mask, position = output.past_key_values, F.pad(mask, (0, 1), value=1), length + step - pads
+        cache, mask, position = output.past_key_values, F.pad(mask, (0, 1), value=1), position[:, -1:] + 1
         position = position if limit is None else position.clamp(max=limit - 1)
     return torch.cat(tokens, dim=1).tolist()

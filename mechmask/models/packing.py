@@ -10,18 +10,22 @@ distractors that is about a third of the tokens, and memory depends on the batch
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from transformers import Cache
 
 from mechmask.models.routes import Contest
 
 # Attention over a row of so many tokens is 4% of a block's own products on SmolLM2-135M, and rows of a full budget
 # leave little padding.
 ROW_TOKENS = 128
+_LONGEST_ROW = 1.5  # times that, where it saves padding
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class Batch:
         columns: position of each node that is read ``[node]``.
         queries: which token of which route is read at which of those nodes.
         divergence: for each contest, the node at which old and new diverge.
+        past: what keeps the keys and values of the pass, where somebody goes on from it; none are kept by default.
     """
 
     input_ids: Int[Tensor, "row position"]
@@ -74,15 +79,24 @@ class Batch:
     columns: Int[Tensor, " node"]
     queries: tuple[Query, ...]
     divergence: dict[int, int]
+    past: Cache | None = None
 
     def asked(self, device: torch.device) -> tuple[Int[Tensor, " query"], Int[Tensor, " query"]]:
         """Node and token of every query."""
         nodes = torch.tensor([query.node for query in self.queries], device=device)
         return nodes, torch.tensor([query.token for query in self.queries], device=device)
 
-    def inputs(self, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+    def path(self, node: int) -> Int[Tensor, " position"]:
+        """The positions, in its row, of what a node sees: the prompt and the tokens of its route, itself the last."""
+        row, column = self.rows[node], self.columns[node]
+        if self.attention_mask is None:
+            return torch.arange(int(column) + 1)
+        return self.attention_mask[row, 0, column].nonzero()[:, 0]
+
+    def inputs(self, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
         """Keyword arguments of a transformers decoder."""
         inputs = {"input_ids": self.input_ids.to(device), "position_ids": self.position_ids.to(device)}
+        inputs |= {"use_cache": self.past is not None, "past_key_values": self.past}
         if self.attention_mask is not None:
             inputs["attention_mask"] = additive(self.attention_mask, dtype).to(device)
         return inputs
@@ -141,7 +155,8 @@ def batches(
         score: ``divergence`` asks for one token of each route, ``sequence`` and ``mean`` for all.
         batch_size: contests per batch.
         pack: whether the routes of a contest share a row; else each route has its own.
-        row_tokens: contests share a row up to about so many tokens; 0 gives each contest a row of its own.
+        row_tokens: contests share a row up to about so many tokens, half as many more where that saves padding; 0 gives
+            each contest a row of its own.
         threshold: the most tokens of a route, prompt included, with which a model computes as with fewer.
     """
     present = [(i, contest) for i, contest in enumerate(contests) if contest is not None]
@@ -157,36 +172,52 @@ def batches(
 
 def n_read(contest: Contest, score: str) -> dict[str, int]:
     """How many tokens the model reads for each route: the prompt, and the value up to the token before the last."""
-    return {route: len(contest.prompt) + asked.stop - 1 for route, asked in _asked(contest, score).items()}
+    return {route: len(contest.prompt) + asked.stop - 1 for route, asked in scored_tokens(contest, score).items()}
 
 
 def _rows(contests: Mapping[int, Contest], score: str, row_tokens: int) -> list[list[tuple[int, str]]]:
-    """Which routes of which contests stand in one row, in rows of about equal length."""
-    routes = [[(index, route) for route in _asked(contest, score)] for index, contest in contests.items()]
+    """Which routes of which contests stand in one row: in as many rows as need the least padding."""
+    routes = [[(index, route) for route in scored_tokens(contest, score)] for index, contest in contests.items()]
+    if not row_tokens:
+        return routes
     sizes = [_tokens_of(contest, score) for contest in contests.values()]
-    n_rows = math.ceil(sum(sizes) / row_tokens) if row_tokens else len(sizes)
-    rows: list[list[tuple[int, str]]] = []
-    filled = math.inf
-    for asked, size in zip(routes, sizes, strict=True):
-        if filled + size / 2 > sum(sizes) / n_rows or not row_tokens:
-            rows.append([])
-            filled = 0
-        rows[-1] += asked
-        filled += size
+    fewest, most = (math.ceil(sum(sizes) / length) for length in (_LONGEST_ROW * row_tokens, row_tokens))
+    rows_of = min((_filled(sizes, n) for n in range(most, fewest - 1, -1)), key=lambda rows: _padded_size(sizes, rows))
+    rows: list[list[tuple[int, str]]] = [[] for _ in range(rows_of[-1] + 1)]
+    for asked, row in zip(routes, rows_of, strict=True):
+        rows[row] += asked
     return rows
 
 
+def _filled(sizes: Sequence[int], n_rows: int) -> list[int]:
+    """The row of each contest, one after the other, in about so many rows of about equal length."""
+    rows, filled = [0], sizes[0]
+    for size in sizes[1:]:
+        is_full = filled + size / 2 > sum(sizes) / n_rows
+        rows.append(rows[-1] + is_full)
+        filled = size if is_full else filled + size
+    return rows
+
+
+def _padded_size(sizes: Sequence[int], rows: Sequence[int]) -> int:
+    """How many tokens a pass reads, padding included."""
+    lengths = Counter()
+    for size, row in zip(sizes, rows, strict=True):
+        lengths[row] += size
+    return len(lengths) * max(lengths.values())
+
+
 def _rows_alone(contests: Mapping[int, Contest], score: str) -> list[list[tuple[int, str]]]:
-    return [[(index, route)] for index, contest in contests.items() for route in _asked(contest, score)]
+    return [[(index, route)] for index, contest in contests.items() for route in scored_tokens(contest, score)]
 
 
 def _tokens_of(contest: Contest, score: str) -> int:
     """How many tokens a contest's own tree has."""
-    paths = [contest.routes[route][: asked.stop - 1] for route, asked in _asked(contest, score).items()]
+    paths = [contest.routes[route][: asked.stop - 1] for route, asked in scored_tokens(contest, score).items()]
     return len(contest.prompt) + len({path[:n] for path in paths for n in range(1, len(path) + 1)})
 
 
-def _asked(contest: Contest, score: str) -> dict[str, range]:
+def scored_tokens(contest: Contest, score: str) -> dict[str, range]:
     """Which value tokens of each route are read, by index.
 
     The divergence score reads one token after the common prefix of old and new; a distractor that does not share that
@@ -209,21 +240,21 @@ def _batch(contests: Mapping[int, Contest], rows: Sequence[Sequence[tuple[int, s
     nodes: dict[tuple[int, int], int] = {}
     queries: list[Query] = []
     divergence: dict[int, int] = {}
-    scored_tokens = {index: _asked(contest, score) for index, contest in contests.items()}
+    scored = {index: scored_tokens(contest, score) for index, contest in contests.items()}
     for row in rows:
         tree = _Tree()
         for index, route in row:
-            contest, scored = contests[index], scored_tokens[index][route]
+            contest, asked = contests[index], scored[index][route]
             node_at = -1
             for token in contest.prompt:
                 node_at = tree.grow(node_at, token)
-            for i, token in enumerate(contest.routes[route][: scored.stop]):
-                if i in scored:
+            for i, token in enumerate(contest.routes[route][: asked.stop]):
+                if i in asked:
                     node = nodes.setdefault((len(trees), node_at), len(nodes))
                     queries.append(Query(index, route, i, node, token))
                     if route == "old" and i == contest.n_common:
                         divergence[index] = node
-                if i + 1 < scored.stop:
+                if i + 1 < asked.stop:
                     node_at = tree.grow(node_at, token)
         trees.append(tree)
     rows_of, columns = (torch.tensor(axis) for axis in zip(*nodes, strict=True))

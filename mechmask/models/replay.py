@@ -7,6 +7,7 @@ captured once. Used to patch a residual (``read.patch``) and to train one block 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -28,7 +29,7 @@ class Replay:
         first: the first layer that will be asked for, 0..L-1; what lies below is not kept.
     """
 
-    def __init__(self, model: Model, inputs: Mapping[str, Tensor], first: int = 0) -> None:
+    def __init__(self, model: Model, inputs: Mapping[str, Any], first: int = 0) -> None:
         self._first = first
         self._blocks = model.anatomy.blocks[first:]
         self._calls: list[tuple[tuple, dict]] = []
@@ -42,7 +43,7 @@ class Replay:
         hooks.append(self._blocks[-1].register_forward_hook(self._keep_end))
         try:
             with torch.no_grad():
-                model.anatomy.decoder(**inputs, use_cache=False)
+                model.anatomy.decoder(**{**inputs, "use_cache": False})
         finally:
             for hook in hooks:
                 hook.remove()

@@ -1,12 +1,13 @@
 """``read_logits_and_depth``: what a training checkpoint is asked, by one forward pass.
 
 The pass that reads every fact at the output is watched on its way: where some of the facts are read at every layer too,
-their residual stream comes from it, instead of from a pass, a self-check and a fingerprint of their own.
+their residual stream comes from it, instead of from a pass, a self-check and a fingerprint of their own. Greedy
+decoding goes on from the keys and values of that pass, instead of reading every prompt again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,14 +15,18 @@ import torch
 import xarray as xr
 from jaxtyping import Int
 from torch import Tensor
+from transformers import Cache, DynamicCache
 
 from mechmask.errors import ReadingError
 from mechmask.facts.fact_set import FactSet
+from mechmask.models.decoding import continued
 from mechmask.models.model import Model
-from mechmask.models.packing import Batch
+from mechmask.models.packing import Batch, scored_tokens
+from mechmask.models.routes import Contest
 from mechmask.models.states import Variant, active, unchanged
 from mechmask.read.backends import Backend, BackendName, backend_of
 from mechmask.read.depth import DepthReading, read_depth
+from mechmask.read.generate import as_text, generate, longer_value
 from mechmask.read.lenses.lens import Lens, lens_of
 from mechmask.read.logits import OutputReading, read_logits
 from mechmask.read.scoring.check import require_identity
@@ -41,6 +46,7 @@ def read_logits_and_depth(
     score: Score = "sequence",
     depth_score: Score = "divergence",
     backend: BackendName | Backend = "transformer_lens",
+    generation: bool = False,
     batch_size: int = 32,
 ) -> tuple[xr.Dataset, xr.Dataset]:
     """The output reading of some facts and the depth reading of some of them, by one forward pass.
@@ -53,11 +59,13 @@ def read_logits_and_depth(
         score: the score of the output reading.
         depth_score: the score of the depth reading.
         backend: who watches the residual stream, as in ``read_depth``.
+        generation: whether the output reading also holds what greedy decoding says, as ``generate`` does.
         batch_size: prompts per forward pass; affects memory only.
 
     Returns:
         What ``read_logits(model, facts, score)`` and ``read_depth(model, depth_facts, lens, depth_score)`` return:
-        ``logprob[fact, route]`` and ``logprob[fact, route, layer]`` in nats.
+        ``logprob[fact, route]`` and ``logprob[fact, route, layer]`` in nats. With ``generation``, the first holds what
+        ``generate(model, facts)`` returns as ``generation[fact]``.
 
     Raises:
         FactError: listing every problem of the facts in one message.
@@ -75,17 +83,24 @@ def read_logits_and_depth(
     whole = _shared_score(unchanged(model), contests, (score, depth_score))
     if whole is None:
         output = read_logits(model, facts, score, batch_size=batch_size)
+        output = _with_generation(model, output, facts) if generation else output
         return output, read_depth(model, deeper, chosen, depth_score, backend, batch_size=batch_size)
     numbers = {facts.ids.index(label): number for number, label in enumerate(deeper.ids)}
     with active(model) as now:
         watcher = backend_of(backend, now)
         output = OutputReading(now, contests, score)
         depth = DepthReading(now, contests.part(list(numbers)), depth_score, chosen, watcher)
-        _read(now, output, depth, numbers, watcher, contests.batches(now, whole, batch_size))
+        decoding = _Decoding(now, output) if generation and _goes_on(now, score) else None
+        _read(now, output, depth, numbers, watcher, contests.batches(now, whole, batch_size), decoding)
         output_error, depth_error = require_identity(now, output.table, depth.table)
         about = provenance(now, model)
+    at_output = output.dataset().assign_attrs(about, score=score, check_error_nats=output_error)
+    if decoding:
+        at_output = at_output.assign(generation=as_text(model, contests.facts, decoding.tokens))
+    elif generation:
+        at_output = _with_generation(model, at_output, facts)
     return (
-        output.dataset().assign_attrs(about, score=score, check_error_nats=output_error),
+        at_output,
         depth.dataset().assign_attrs({**about, "score": depth_score, **depth.method}, check_error_nats=depth_error),
     )
 
@@ -117,6 +132,7 @@ def _read(
     numbers: Mapping[int, int],
     backend: Backend,
     batches: Iterator[Batch],
+    decoding: _Decoding | None,
 ) -> None:
     """Fill both readings.
 
@@ -127,26 +143,88 @@ def _read(
         numbers: each of those by its number among all, with its number in the depth reading.
         backend: who watches the residual stream.
         batches: all contests.
+        decoding: goes on from each pass, if asked for.
     """
-    at_output, at_layers = (_asked(model, reading) for reading in (output, depth))
+    at_output, at_layers = (_asked(reading) for reading in (output, depth))
     every = {number: number for number in range(len(output.table.contests))}
     with model.inference():
         for batch in batches:
+            past = DynamicCache() if decoding else None
+            batch = replace(batch, past=past)
             part, nodes = _part(batch, every, at_output)
             if numbers.keys().isdisjoint(batch.divergence):
                 output.add(part, decoded(model, part))
-                continue
-            residuals = backend.residuals(batch)
-            output.add(part, model.anatomy.final_norm(residuals[-1, nodes]))
-            part, nodes = _part(batch, numbers, at_layers)
-            depth.add(part, residuals[:, nodes])
+            else:
+                residuals = backend.residuals(batch)
+                output.add(part, model.anatomy.final_norm(residuals[-1, nodes]))
+                deeper, nodes = _part(batch, numbers, at_layers)
+                depth.add(deeper, residuals[:, nodes])
+            if decoding and past:
+                decoding.go_on(part, past)
 
 
-def _asked(model: Model, reading: OutputReading | DepthReading) -> set[_Asked]:
-    """What a reading would ask for in passes of its own."""
-    contests = reading.table.contests
-    batches = contests.batches(model, reading.table.score, len(contests))
-    return {(query.contest, query.route, query.index) for batch in batches for query in batch.queries}
+class _Decoding:
+    """What greedy decoding says behind each prompt, as far as the longer of old and new value goes.
+
+    Args:
+        model: what decodes.
+        output: its reading at the output, which met the first tokens of it.
+
+    Attributes:
+        tokens: what follows each prompt, by contest.
+    """
+
+    def __init__(self, model: Model, output: OutputReading) -> None:
+        self._model = model
+        self._output = output
+        self.tokens: list[list[int]] = [[] for _ in output.table.contests]
+
+    def go_on(self, batch: Batch, past: Cache) -> None:
+        """Decode the contests of a batch that has been read."""
+        contests = self._output.table.contests
+        nodes, missing = {}, {}
+        for number in batch.divergence:
+            path, wanted = self._output.greedy_path(number), longer_value(contests[number])
+            self.tokens[number] = path[:wanted]
+            if len(path) < wanted:
+                nodes[number], missing[number] = _last_node(batch, contests[number], number, path), wanted - len(path)
+        if nodes:
+            last = [self.tokens[number][-1] for number in nodes]
+            more = continued(self._model, batch, past, list(nodes.values()), last, list(missing.values()))
+            for number, tokens in zip(nodes, more, strict=True):
+                self.tokens[number] += tokens
+
+
+def _last_node(batch: Batch, contest: Contest, number: int, path: Sequence[int]) -> int:
+    """The node that decided the last token of a contest's greedy path."""
+    before = tuple(path[:-1])
+    return next(
+        query.node
+        for query in batch.queries
+        if query.contest == number
+        and query.index == len(before)
+        and contest.routes[query.route][: len(before)] == before
+    )
+
+
+def _goes_on(model: Model, score: Score) -> bool:
+    """Whether decoding can go on from the keys and values of a packed pass, whose tokens lie apart in its rows."""
+    return score != "divergence" and model.rope_threshold is None and model.anatomy.sliding_window is None
+
+
+def _with_generation(model: Model | Variant, output: xr.Dataset, facts: FactSet) -> xr.Dataset:
+    """The reading with what greedy decoding says, by passes of its own."""
+    return output.assign(generation=generate(model, facts, reading=output if "greedy" in output else None))
+
+
+def _asked(reading: OutputReading | DepthReading) -> set[_Asked]:
+    """What a reading asks for."""
+    return {
+        (number, route, index)
+        for number, contest in enumerate(reading.table.contests)
+        for route, indices in scored_tokens(contest, reading.table.score).items()
+        for index in indices
+    }
 
 
 def _part(batch: Batch, numbers: Mapping[int, int], asked: Collection[_Asked]) -> tuple[Batch, Int[Tensor, " node"]]:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import xarray as xr
 
 from mechmask.errors import ReadingError
+from mechmask.facts.fact_set import FactSet
 from mechmask.models.decoding import greedy
 from mechmask.models.model import Model
 from mechmask.models.routes import Contest
-from mechmask.models.states import Variant, active
+from mechmask.models.states import Variant, active, unchanged
 from mechmask.read.scoring.contests import ContestSet, Facts
 from mechmask.read.scoring.labels import storable
 
@@ -49,7 +50,7 @@ def generate(
         contests = ContestSet.of(now, facts)
         known = _known(contests, reading) if reading is not None else [[] for _ in contests]
         prompts = [
-            _Prompt(number, contest.prompt, known[number], n_tokens or _wanted(contest))
+            _Prompt(number, contest.prompt, known[number], n_tokens or longer_value(contest))
             for number, contest in enumerate(contests)
         ]
         continued = {prompt.number: prompt.known[: prompt.wanted] for prompt in prompts}
@@ -60,8 +61,18 @@ def generate(
                 some = unfinished[start : start + batch_size]
                 more = greedy(now, [prompt.begun for prompt in some], [prompt.missing for prompt in some])
                 continued |= {p.number: [*p.known, *tokens] for p, tokens in zip(some, more, strict=True)}
-        texts = [storable(str(now.tokenizer.decode(continued[i])).strip()) for i in range(len(contests))]
-    return xr.DataArray(texts, {"fact": list(contests.facts.ids)}, "fact", name="generation")
+    return as_text(model, contests.facts, [continued[number] for number in range(len(contests))])
+
+
+def as_text(model: Model | Variant, facts: FactSet, tokens: Sequence[Sequence[int]]) -> xr.DataArray:
+    """``generation[fact]`` of what follows each fact's prompt."""
+    texts = [storable(str(unchanged(model).tokenizer.decode(list(row))).strip()) for row in tokens]
+    return xr.DataArray(texts, {"fact": list(facts.ids)}, "fact", name="generation")
+
+
+def longer_value(contest: Contest) -> int:
+    """How many tokens the longer of old and new value has."""
+    return max(len(contest.routes["old"]), len(contest.routes["new"]))
 
 
 @dataclass(frozen=True)
@@ -93,10 +104,6 @@ def _require_room(model: Model, contests: ContestSet, prompts: Sequence[_Prompt]
                 f"The prompt of fact {contests[prompt.number].fact_id!r} has {len(prompt.ids)} tokens and {model.name} "
                 f"reads {limit} at most, so {prompt.wanted} more cannot follow it. Ask for fewer."
             )
-
-
-def _wanted(contest: Contest) -> int:
-    return max(len(contest.routes["old"]), len(contest.routes["new"]))
 
 
 def _known(contests: ContestSet, reading: xr.Dataset) -> list[list[int]]:

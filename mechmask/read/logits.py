@@ -105,6 +105,10 @@ class OutputReading:
         diverging = torch.tensor(list(batch.divergence.values()), device=normed.device)
         self._entropy[list(batch.divergence)] = entropy(anatomy, normed[diverging]).cpu().numpy()
 
+    def greedy_path(self, contest: int) -> list[int]:
+        """The tokens that greedy decoding says, as far as a contest's routes go along and the first that none has."""
+        return [token for token in self._greedy[contest].tolist() if token >= 0]
+
     def dataset(self) -> xr.Dataset:
         """What ``read_logits`` returns, but for its provenance."""
         recalled = (self._missed == 0) & (self.table.n_tokens > 0)

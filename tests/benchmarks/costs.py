@@ -64,8 +64,7 @@ def one_round(model, facts, config, installed, device):
         took["training_step"] = seconds(lambda: run.advance(1), device)
 
         def readout():
-            output, _ = read_logits_and_depth(model, facts, depth_facts=facts.contradicted)
-            mm.generate(model, facts, reading=output)
+            read_logits_and_depth(model, facts, depth_facts=facts.contradicted, generation=True)
 
         def readout_in_two_passes():
             mm.generate(model, facts, reading=mm.read_logits(model, facts))

@@ -124,7 +124,7 @@ def one_round(model, low, facts, device):
     def plain():
         with model.inference():
             for batch in packed:
-                model.anatomy.decoder(**batch.inputs(model.device, model.dtype), use_cache=False)
+                model.anatomy.decoder(**batch.inputs(model.device, model.dtype))
 
     def plain_prompts():
         with model.inference():

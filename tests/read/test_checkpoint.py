@@ -90,6 +90,14 @@ def test_generation_goes_on_from_it(taught, facts):
     xr.testing.assert_identical(mm.generate(taught, facts, reading=output), mm.generate(taught, facts))
 
 
+def test_generation_of_every_family_is_that_of_passes_of_its_own(tiny, family, awkward):
+    model = tiny(family)
+    longer = [fact.model_copy(update={"old": f"{fact.old} and {fact.old} or {fact.old}"}) for fact in awkward]
+    output, _ = read_logits_and_depth(model, longer, depth_facts=longer[1:2], generation=True, batch_size=3)
+    said = mm.generate(model, longer)
+    xr.testing.assert_identical(output.generation.reset_coords(drop=True), said)
+
+
 def test_facts_that_are_not_read_at_the_output_are_refused(tiny, awkward):
     model = tiny("llama")
     with pytest.raises(ReadingError, match="is not among the facts"):

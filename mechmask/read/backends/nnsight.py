@@ -93,7 +93,7 @@ class NnsightBackend:
 def _trace(
     root: Any,
     envoys: list[tuple[Any, str]],
-    inputs: dict[str, Tensor],
+    inputs: dict[str, Any],
     rows: Tensor,
     columns: Tensor,
     how: dict[str, Any],
@@ -103,7 +103,7 @@ def _trace(
 
     shape = tuple(inputs["input_ids"].shape)
     passed: list[Tensor] = []
-    with root.trace(**inputs, use_cache=False, **how) as tracer:
+    with root.trace(**inputs, **how) as tracer:
         passed = []
         for envoy, side in envoys:
             value = envoy.input if side == "input" else envoy.output

@@ -14,7 +14,7 @@ from mechmask.models.routes import Contest
 
 def decoded(model: Model, batch: Batch) -> Float[Tensor, "node width"]:
     """What the unembedding reads at the nodes of a batch."""
-    hidden = model.anatomy.decoder(**batch.inputs(model.device, model.dtype), use_cache=False).last_hidden_state
+    hidden = model.anatomy.decoder(**batch.inputs(model.device, model.dtype)).last_hidden_state
     return hidden[batch.rows.to(hidden.device), batch.columns.to(hidden.device)]
 
 

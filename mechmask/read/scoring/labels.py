@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from importlib.metadata import version
 from typing import Any, Literal, get_args
 
@@ -32,16 +33,20 @@ def provenance(now: Model, state: Model | Variant | None = None, **how: str | fl
         how: how the reading was made.
     """
     under = {"base_model": unchanged(state).name} if isinstance(state, Variant) else {}
-    versions = {f"version_{name.replace('-', '_')}": version(name) for name in _PACKAGES}
     return {
         "schema_version": SCHEMA_VERSION,
         "model": now.name,
         "fingerprint": now.fingerprint,
         **under,
         **how,
-        **versions,
+        **_versions(),
         "threads": torch.get_num_threads(),
     }
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {f"version_{name.replace('-', '_')}": version(name) for name in _PACKAGES}
 
 
 def fact_coordinates(facts: Sequence[Fact]) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from mechmask.models.routes import encode_contests
 from mechmask.read.backends import require_backend
 from mechmask.read.checkpoint import read_logits_and_depth
 from mechmask.read.depth import read_depth
-from mechmask.read.generate import generate
 from mechmask.read.logits import read_logits
 from mechmask.read.scoring.labels import provenance
 from mechmask.study.config import StudyConfig
@@ -114,10 +113,10 @@ class MaskStudy:
                 lens=lens.lens,
                 score=c.score,
                 backend=c.backend,
+                generation=True,
                 batch_size=c.batch_size,
             )
-            generation = generate(model, facts, reading=output)
-            return {"output": output.assign(generation=generation), "depth": layers}
+            return {"output": output, "depth": layers}
 
         settings = {"score": c.score, "backend": c.backend}
         inputs = {"lens": lens.lens.name, **lens.inputs}
