@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from mechmask.read.patch import patch_residual as patch_residual
     from mechmask.read.weights import weight_change as weight_change
     from mechmask.study.config import StudyConfig as StudyConfig
+    from mechmask.study.lenses import fitted_lens as fitted_lens
     from mechmask.study.protocols.graft_curve import graft_curve as graft_curve
     from mechmask.study.protocols.mask import MaskStudy as MaskStudy
     from mechmask.study.results import StudyResults as StudyResults
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from mechmask.study.states import StudyState as StudyState
     from mechmask.study.states import each_edit as each_edit
     from mechmask.study.states import read_states as read_states
+    from mechmask.study.states import state_of_change as state_of_change
     from mechmask.study.states import untouched as untouched
     from mechmask.study.status import study_status as study_status
     from mechmask.study.training import Watch as Watch
@@ -140,6 +142,7 @@ _HOMES = {
     "patch_residual": "read.patch",
     "weight_change": "read.weights",
     "StudyConfig": "study.config",
+    "fitted_lens": "study.lenses",
     "graft_curve": "study.protocols.graft_curve",
     "MaskStudy": "study.protocols.mask",
     "StudyResults": "study.results",
@@ -148,6 +151,7 @@ _HOMES = {
     "StudyState": "study.states",
     "each_edit": "study.states",
     "read_states": "study.states",
+    "state_of_change": "study.states",
     "untouched": "study.states",
     "study_status": "study.status",
     "Watch": "study.training",

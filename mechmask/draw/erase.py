@@ -6,8 +6,10 @@ The two panels stand beside each other so that a reader sees where they part.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -48,7 +50,27 @@ _NAME_INCHES, _MOST_NAMES, _NAME_CHARACTERS = 0.105, 60, 22  # of facts beside p
 _TITLE_PAD = 14.0  # points: above panel b stand the names of its two lines
 _POINTS_ABREAST = 38  # markers of 4 points that fit beside each other in half a page
 _VARIABLES = ("index", "normalised", "normalised_low", "normalised_high", "verdict")
+_MORE_MARKERS = ("X", "P", "p", "8")  # of undecided facts, for the reasons after the first; open, as they all are
 _MOST_REMEDIES = 2  # in the legend's note, the most frequent first
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """Facts that look alike.
+
+    Attributes:
+        label: in the legend.
+        verdict: of all of them.
+        marker: of their points.
+        color: of their points.
+        chosen: which facts of each state they are ``[fact]``, by state.
+    """
+
+    label: str
+    verdict: str
+    marker: str
+    color: str
+    chosen: dict[str, np.ndarray]
 
 
 def erase(
@@ -92,14 +114,17 @@ def erase(
     inches = (PAGE_INCHES, 1.9 + row_inches * len(states))
     with canvas.page(_WHAT, (1, 2), inches, looks=VERDICT_LOOKS, share=(False, True)) as page:
         left, right = page.panels
-        _draw_index(page, left, states, result.attrs, level)
-        any_goes_on = _draw_normalised(page, right, states, every)
+        kinds = _kinds(page, states)
+        _draw_index(page, left, states, kinds, result.attrs, level)
+        any_goes_on = _draw_normalised(page, right, states, kinds, every)
         names = [f"{name}\nn = {state.sizes['fact']}" for name, state in states.items()]
         left.set_yticks(range(len(names)), names)
         for panel in page.panels:
             panel.set_ylim(len(states) - 0.5, -0.5)
+            for row in range(1, len(states)):  # panel b has no names of its states: the rule joins it to panel a
+                panel.axhline(row - 0.5, color=light_grey(), linewidth=stroke(0.8), zorder=0.5)
         right.tick_params(left=False, labelleft=False)
-        _put_legend(page, states, result.attrs, any_goes_on)
+        _put_legend(page, states, kinds, result.attrs, any_goes_on)
     return page.root
 
 
@@ -121,17 +146,19 @@ def _states(result: xr.Dataset) -> dict[str, xr.Dataset]:
     return by_state(result, "all facts")
 
 
-def _draw_index(page: Page, axes: Axes, states: dict[str, xr.Dataset], attrs: dict, level: float) -> None:
+def _draw_index(
+    page: Page, axes: Axes, states: dict[str, xr.Dataset], kinds: list[_Kind], attrs: dict, level: float
+) -> None:
     """A swarm of points for each state, with their mean under it."""
     _draw_cutoffs(axes, attrs)
     values = np.concatenate([state["index"].values for state in states.values()])
     extent = float(np.ptp([*values[np.isfinite(values)], 0.0, PAPER_BAND_NATS[1]]))
-    for row, state in enumerate(states.values()):
+    for row, (name, state) in enumerate(states.items()):
         index = state["index"].values.astype(float)
         offsets = _swarm(index, extent / _POINTS_ABREAST)
-        for verdict in page.looks:
-            chosen = (state.verdict.values == verdict) & np.isfinite(index)
-            axes.plot(index[chosen], row + offsets[chosen], **_points(page, verdict, len(index)))
+        for kind in kinds:
+            chosen = kind.chosen[name] & np.isfinite(index)
+            axes.plot(index[chosen], row + offsets[chosen], **_points(kind, len(index)))
         mean = mean_interval(index[np.isfinite(index)], level)
         label = f"mean with {percent(level)} t interval" if row == 0 else None
         half = mean.high - mean.estimate
@@ -151,7 +178,7 @@ def _draw_cutoffs(axes: Axes, attrs: dict) -> None:
         axes.axvline(cutoff, color=grey(), linewidth=stroke(0.9), linestyle="--", zorder=0.5, label=label)
 
 
-def _draw_normalised(page: Page, axes: Axes, states: dict[str, xr.Dataset], every: int) -> bool:
+def _draw_normalised(page: Page, axes: Axes, states: dict[str, xr.Dataset], kinds: list[_Kind], every: int) -> bool:
     """Facts in order of EI*, each with its interval and name; returns whether an interval goes on beyond the panel."""
     for at, text, side in ((0.0, "kept", "right"), (1.0, "as never known", "left")):
         axes.axvline(at, color=grey(), linewidth=stroke(0.8), linestyle="-" if at else ":", zorder=0.5)
@@ -161,15 +188,16 @@ def _draw_normalised(page: Page, axes: Axes, states: dict[str, xr.Dataset], ever
     axes.set_xlim(*_limits(np.concatenate([state.normalised.values for state in states.values()])))
     any_goes_on = False
     names: dict[float, str] = {}
-    for row, state in enumerate(states.values()):
+    for row, (name, state) in enumerate(states.items()):
         there = np.flatnonzero(np.isfinite(state.normalised.values))
-        ordered = state.isel(fact=there[np.argsort(state.normalised.values[there], kind="stable")])
+        order = there[np.argsort(state.normalised.values[there], kind="stable")]
+        ordered = state.isel(fact=order)
         half = _HALF_LIST if len(there) > 1 else 0.0
         heights = row + np.linspace(-half, half, len(there))
         any_goes_on |= _draw_intervals(page, axes, ordered, heights)
-        for verdict in page.looks:
-            chosen = ordered.verdict.values == verdict
-            axes.plot(ordered.normalised.values[chosen], heights[chosen], **_points(page, verdict, len(there)))
+        for kind in kinds:
+            chosen = kind.chosen[name][order]
+            axes.plot(ordered.normalised.values[chosen], heights[chosen], **_points(kind, len(there)))
         names |= dict(zip(heights.tolist()[::every], ordered.fact.values[::every], strict=True))
     _name_facts(axes, names)
     page.label_x(axes, "normalised erase index EI*")
@@ -220,23 +248,21 @@ def _swarm(values: np.ndarray, width: float) -> np.ndarray:
     return places * min(0.085, _HALF_STRIP / max(1, np.abs(places).max(initial=0)))
 
 
-def _points(page: Page, verdict: str, n: int = 1) -> dict[str, Any]:
-    """How the points of a verdict look among ``n``: smaller where there are many."""
-    look = page.looks[verdict]
+def _points(kind: _Kind, n: int = 1) -> dict[str, Any]:
+    """How the points of a kind look among ``n``: smaller where there are many."""
     size = 4 * float(np.clip(np.sqrt(24 / n), 0.5, 1)) if n else 4
-    face = paper() if verdict == "undecided" else look.color
-    shape = {"linestyle": "", "marker": look.marker, "markersize": size}
-    return {**shape, "color": look.color, "markerfacecolor": face, "zorder": 3}
+    face = paper() if kind.verdict == "undecided" else kind.color
+    shape = {"linestyle": "", "marker": kind.marker, "markersize": size}
+    return {**shape, "color": kind.color, "markerfacecolor": face, "zorder": 3}
 
 
-def _put_legend(page: Page, states: dict[str, xr.Dataset], attrs: dict, any_goes_on: bool) -> None:
+def _put_legend(page: Page, states: dict[str, xr.Dataset], kinds: list[_Kind], attrs: dict, any_goes_on: bool) -> None:
     """Under both panels: verdicts with their counts, undecided ones by their reasons, then what else is drawn."""
     entries: dict[str, Any] = {}
-    for verdict in page.looks:
-        for label, chosen in _kinds(states, verdict).items():
-            counts = {name: int(of_state.sum()) for name, of_state in chosen.items()}
-            by_name = ", ".join(f"{name} {n}" if len(counts) > 1 else f"{n}" for name, n in counts.items())
-            entries[f"{label} ({by_name})"] = Line2D([], [], **_points(page, verdict))
+    for kind in kinds:
+        counts = {name: int(of_state.sum()) for name, of_state in kind.chosen.items()}
+        by_name = ", ".join(f"{name} {n}" if len(counts) > 1 else f"{n}" for name, n in counts.items())
+        entries[f"{kind.label} ({by_name})"] = Line2D([], [], **_points(kind))
     handles, labels = page.panels[0].get_legend_handles_labels()
     entries |= dict(zip(labels, handles, strict=True))
     at_level = f"{percent(attrs['level'])} " if "level" in attrs else ""
@@ -247,17 +273,28 @@ def _put_legend(page: Page, states: dict[str, xr.Dataset], attrs: dict, any_goes
     page.legend(entries, "\n".join(filter(None, [_left_out(states), _not_taken(states), *_remedies(states)])))
 
 
-def _kinds(states: dict[str, xr.Dataset], verdict: str) -> dict[str, dict[str, np.ndarray]]:
-    """Which facts of each state have a verdict, by what the legend calls them: an entry for each reason."""
-    chosen = {name: state.verdict.values == verdict for name, state in states.items()}
+def _kinds(page: Page, states: dict[str, xr.Dataset]) -> list[_Kind]:
+    """A kind for each verdict, and of undecided facts one for each reason, with a marker of its own."""
+    kinds: list[_Kind] = []
     reasons = {name: _texts(state, "reason") for name, state in states.items()}
-    words = sorted({reasons[name][i] for name, of in chosen.items() for i in np.flatnonzero(of)})
-    if verdict != "undecided" or not any(words):
-        return {verdict: chosen}
-    return {
-        f"{verdict}: {word}" if word else verdict: {name: of & (reasons[name] == word) for name, of in chosen.items()}
-        for word in words
-    }
+    for verdict, look in page.looks.items():
+        chosen = {name: state.verdict.values == verdict for name, state in states.items()}
+        words = sorted({reasons[name][i] for name, of in chosen.items() for i in np.flatnonzero(of)})
+        if verdict != "undecided" or not any(words):
+            kinds.append(_Kind(verdict, verdict, look.marker, look.color, chosen))
+            continue
+        markers = itertools.cycle([look.marker, *_MORE_MARKERS])
+        kinds += [
+            _Kind(
+                f"{verdict}: {word}" if word else verdict,
+                verdict,
+                marker,
+                look.color,
+                {name: of & (reasons[name] == word) for name, of in chosen.items()},
+            )
+            for word, marker in zip(words, markers, strict=False)
+        ]
+    return kinds
 
 
 def _texts(state: xr.Dataset, variable: str) -> np.ndarray:

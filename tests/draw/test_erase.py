@@ -11,14 +11,17 @@ from mechmask.draw.style import VERDICT_LOOKS
 from mechmask.errors import ReadingError
 
 
+def is_filled(line):
+    """Whether a line is points of facts: neither a caret, nor a rule, nor a mean."""
+    return line.get_linestyle() == "None" and line.get_marker() not in ("<", ">", "|")
+
+
 def points(axes, verdict):
-    """``(x, y)`` of the markers of a verdict, in order of x."""
+    """``(x, y)`` of the markers of a verdict, whatever the reason, in order of x."""
     look = VERDICT_LOOKS[verdict]
-    lines = [
-        line
-        for line in axes.lines
-        if line.get_marker() == look.marker and to_hex(line.get_color()) == look.color.lower()
-    ]
+    lines = [line for line in axes.lines if is_filled(line) and to_hex(line.get_color()) == look.color.lower()]
+    if verdict != "undecided":
+        assert {line.get_marker() for line in lines} == {look.marker}
     return np.array(sorted(zip(*np.concatenate([line.get_data() for line in lines], axis=1), strict=True))).reshape(
         -1, 2
     )
@@ -43,6 +46,18 @@ def test_points_do_not_lie_on_one_another(erase_result):
         )
         apart = np.hypot(*(places[:, None] - places[None]).T) + np.eye(len(places)) * 1e9
         assert apart.min() > 2 * figure.dpi / 72
+
+
+def test_every_reason_has_a_marker_of_its_own(erase_result):
+    figure = draw.erase(erase_result)
+    undecided = {"undecided"} & set(erase_result.verdict.values.flat)
+    reasons = set(erase_result.reason.values[erase_result.verdict.values == "undecided"])
+    assert undecided and len(reasons) > 1
+    for axes in figure.axes[:2]:
+        color = VERDICT_LOOKS["undecided"].color.lower()
+        lines = [line for line in axes.lines if is_filled(line) and to_hex(line.get_color()) == color]
+        with_points = [line for line in lines if len(line.get_xdata())]
+        assert len({line.get_marker() for line in with_points}) == len(reasons)
 
 
 def test_means_carry_t_intervals(erase_result):
