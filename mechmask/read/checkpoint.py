@@ -19,7 +19,7 @@ from transformers import Cache, DynamicCache
 
 from mechmask.errors import ReadingError
 from mechmask.facts.fact_set import FactSet
-from mechmask.models.decoding import continued
+from mechmask.models.decoding import continued, greedy
 from mechmask.models.model import Model
 from mechmask.models.packing import Batch, scored_tokens
 from mechmask.models.routes import Contest
@@ -83,22 +83,22 @@ def read_logits_and_depth(
     whole = _shared_score(unchanged(model), contests, (score, depth_score))
     if whole is None:
         output = read_logits(model, facts, score, batch_size=batch_size)
-        output = _with_generation(model, output, facts) if generation else output
+        if generation:
+            known = output if "greedy" in output else None
+            output = output.assign(generation=generate(model, facts, reading=known))
         return output, read_depth(model, deeper, chosen, depth_score, backend, batch_size=batch_size)
     numbers = {facts.ids.index(label): number for number, label in enumerate(deeper.ids)}
     with active(model) as now:
         watcher = backend_of(backend, now)
         output = OutputReading(now, contests, score)
         depth = DepthReading(now, contests.part(list(numbers)), depth_score, chosen, watcher)
-        decoding = _Decoding(now, output) if generation and _goes_on(now, score) else None
+        decoding = _Decoding(now, output) if generation else None
         _read(now, output, depth, numbers, watcher, contests.batches(now, whole, batch_size), decoding)
         output_error, depth_error = require_identity(now, output.table, depth.table)
         about = provenance(now, model)
     at_output = output.dataset().assign_attrs(about, score=score, check_error_nats=output_error)
     if decoding:
         at_output = at_output.assign(generation=as_text(model, contests.facts, decoding.tokens))
-    elif generation:
-        at_output = _with_generation(model, at_output, facts)
     return (
         at_output,
         depth.dataset().assign_attrs({**about, "score": depth_score, **depth.method}, check_error_nats=depth_error),
@@ -147,10 +147,10 @@ def _read(
     """
     at_output, at_layers = (_asked(reading) for reading in (output, depth))
     every = {number: number for number in range(len(output.table.contests))}
+    goes_on = decoding is not None and _goes_on(model, output.table.score)
     with model.inference():
         for batch in batches:
-            past = DynamicCache() if decoding else None
-            batch = replace(batch, past=past)
+            batch = replace(batch, past=DynamicCache() if goes_on else None)
             part, nodes = _part(batch, every, at_output)
             if numbers.keys().isdisjoint(batch.divergence):
                 output.add(part, decoded(model, part))
@@ -159,8 +159,8 @@ def _read(
                 output.add(part, model.anatomy.final_norm(residuals[-1, nodes]))
                 deeper, nodes = _part(batch, numbers, at_layers)
                 depth.add(deeper, residuals[:, nodes])
-            if decoding and past:
-                decoding.go_on(part, past)
+            if decoding:
+                decoding.go_on(part)
 
 
 class _Decoding:
@@ -179,20 +179,27 @@ class _Decoding:
         self._output = output
         self.tokens: list[list[int]] = [[] for _ in output.table.contests]
 
-    def go_on(self, batch: Batch, past: Cache) -> None:
+    def go_on(self, batch: Batch) -> None:
         """Decode the contests of a batch that has been read."""
         contests = self._output.table.contests
-        nodes, missing = {}, {}
+        missing = {}
         for number in batch.divergence:
             path, wanted = self._output.greedy_path(number), longer_value(contests[number])
             self.tokens[number] = path[:wanted]
             if len(path) < wanted:
-                nodes[number], missing[number] = _last_node(batch, contests[number], number, path), wanted - len(path)
-        if nodes:
-            last = [self.tokens[number][-1] for number in nodes]
-            more = continued(self._model, batch, past, list(nodes.values()), last, list(missing.values()))
-            for number, tokens in zip(nodes, more, strict=True):
+                missing[number] = wanted - len(path)
+        if missing:
+            for number, tokens in zip(missing, self._decoded(batch, missing), strict=True):
                 self.tokens[number] += tokens
+
+    def _decoded(self, batch: Batch, missing: Mapping[int, int]) -> list[list[int]]:
+        """So many more tokens of each contest."""
+        contests, n = self._output.table.contests, list(missing.values())
+        if batch.past is None or not _is_filled(batch.past, self._model, batch):
+            begun = [[*contests[number].prompt, *self.tokens[number]] for number in missing]
+            return greedy(self._model, begun, n)
+        nodes = [_last_node(batch, contests[number], number, self.tokens[number]) for number in missing]
+        return continued(self._model, batch, batch.past, nodes, [self.tokens[number][-1] for number in missing], n)
 
 
 def _last_node(batch: Batch, contest: Contest, number: int, path: Sequence[int]) -> int:
@@ -208,13 +215,14 @@ def _last_node(batch: Batch, contest: Contest, number: int, path: Sequence[int])
 
 
 def _goes_on(model: Model, score: Score) -> bool:
-    """Whether decoding can go on from the keys and values of a packed pass, whose tokens lie apart in its rows."""
+    """Whether decoding can go on from a packed pass: the tokens of a route lie apart in its row."""
     return score != "divergence" and model.rope_threshold is None and model.anatomy.sliding_window is None
 
 
-def _with_generation(model: Model | Variant, output: xr.Dataset, facts: FactSet) -> xr.Dataset:
-    """The reading with what greedy decoding says, by passes of its own."""
-    return output.assign(generation=generate(model, facts, reading=output if "greedy" in output else None))
+def _is_filled(past: Cache, model: Model, batch: Batch) -> bool:
+    """Whether the pass left its keys and values: a backend that runs elsewhere, or its own inputs, does not."""
+    lengths = [past.get_seq_length(number) for number in range(len(past.layers))]
+    return lengths == [batch.input_ids.shape[1]] * model.n_layers
 
 
 def _asked(reading: OutputReading | DepthReading) -> set[_Asked]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import xarray as xr
 
 import mechmask as mm
 from mechmask.errors import ReadingError
+from mechmask.read.backends.transformer_lens import BridgeBackend
 from mechmask.read.checkpoint import read_logits_and_depth
 
 NAMED = ("fingerprint", "model", "score", "lens", "backend", "schema_version")
@@ -96,6 +99,36 @@ def test_generation_of_every_family_is_that_of_passes_of_its_own(tiny, family, a
     output, _ = read_logits_and_depth(model, longer, depth_facts=longer[1:2], generation=True, batch_size=3)
     said = mm.generate(model, longer)
     xr.testing.assert_identical(output.generation.reset_coords(drop=True), said)
+
+
+class _OwnInputs:
+    """A backend that runs the model by inputs of its own, as one would that runs elsewhere."""
+
+    name = "own"
+
+    def __init__(self, model):
+        self._backend = BridgeBackend(model)
+
+    def residuals(self, batch):
+        return self._backend.residuals(replace(batch, past=None))
+
+
+@pytest.mark.parametrize("backend", ["transformer_lens", "nnsight", _OwnInputs])
+@pytest.mark.parametrize("score", ["sequence", "divergence"])
+def test_generation_by_every_backend_and_score(tiny, awkward, backend, score):
+    model = tiny("llama")
+    longer = [fact.model_copy(update={"old": f"{fact.old} and {fact.old}"}) for fact in awkward]
+    chosen = backend if isinstance(backend, str) else backend(model)
+    output, _ = read_logits_and_depth(model, longer, score=score, backend=chosen, generation=True)
+    xr.testing.assert_identical(output.generation.reset_coords(drop=True), mm.generate(model, longer))
+
+
+def test_no_prompt_is_read_again_for_the_generation(tiny, awkward):
+    model = tiny("llama")
+    longer = [fact.model_copy(update={"old": f"{fact.old} and {fact.old}"}) for fact in awkward]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mechmask.read.checkpoint.greedy", None)
+        read_logits_and_depth(model, longer, depth_facts=longer[:1], generation=True, batch_size=2)
 
 
 def test_facts_that_are_not_read_at_the_output_are_refused(tiny, awkward):
