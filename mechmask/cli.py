@@ -9,10 +9,9 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -40,27 +39,10 @@ lenses = typer.Typer(help="Lenses for readings of depth.", no_args_is_help=True,
 app.add_typer(lenses, name="lens")
 
 
-class ScoreName(str, Enum):
-    """How the log-probabilities of a value's tokens become one number."""
-
-    sequence = "sequence"
-    mean = "mean"
-    divergence = "divergence"
-
-
-class BackendChoice(str, Enum):
-    """Who watches the residual stream."""
-
-    transformer_lens = "transformer_lens"
-    nnsight = "nnsight"
-
-
-class LensChoice(str, Enum):
-    """What can be fitted."""
-
-    tuned = "tuned"
-    ridge = "ridge"
-
+# Named here once more: where they are defined, torch is imported.
+ScoreName = Literal["sequence", "mean", "divergence"]
+BackendName = Literal["transformer_lens", "nnsight"]
+FittedLensName = Literal["tuned", "ridge"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script instead of a table.")]
 ModelName = Annotated[
@@ -185,12 +167,12 @@ def status(
 def read(
     model: ModelName,
     facts: Annotated[Path, typer.Argument(help="JSONL or CSV of facts.")],
-    score: Annotated[ScoreName, typer.Option(help="How a value's tokens become one number.")] = ScoreName.sequence,
+    score: Annotated[ScoreName, typer.Option(help="How a value's tokens become one number.")] = "sequence",
     depth: Annotated[bool, typer.Option("--depth", help="Read every layer, not only the output.")] = False,
     lens: Annotated[str, typer.Option(help="With --depth: logit, ridge, tuned, or the directory of a lens.")] = "logit",
     backend: Annotated[
-        BackendChoice, typer.Option(help="With --depth: who watches the residual stream.")
-    ] = BackendChoice.transformer_lens,
+        BackendName, typer.Option(help="With --depth: who watches the residual stream.")
+    ] = "transformer_lens",
     out: Annotated[Path | None, typer.Option(help="Also write the reading here: .nc, or the table as .csv.")] = None,
     json: Json = False,
 ) -> None:
@@ -208,13 +190,13 @@ def read(
         loaded = load_model(model)
     if depth:
         chosen = load_lens(lens, loaded) if Path(lens).is_dir() else lens
-        reading = read_depth(loaded, contested, chosen, score.value, backend.value)
+        reading = read_depth(loaded, contested, chosen, score, backend)
     else:
-        reading = read_logits(loaded, contested, score.value)
+        reading = read_logits(loaded, contested, score)
     table = _table(reading)
     if out is not None:
         _write(reading, table, out)
-    show(table, f"{loaded.name}, {score.value}, nats", json)
+    show(table, f"{loaded.name}, {score}, nats", json)
 
 
 @lenses.command()
@@ -225,8 +207,8 @@ def fit(
         Path | None, typer.Option(help="UTF-8 text; by default text that the model samples from itself.")
     ] = None,
     kind: Annotated[
-        LensChoice, typer.Option(help="tuned, or ridge: the closed form that it starts from.")
-    ] = LensChoice.tuned,
+        FittedLensName, typer.Option(help="tuned, or ridge: the closed form that it starts from.")
+    ] = "tuned",
     n_tokens: Annotated[int, typer.Option(help="Tokens of text, a tenth of them held out.")] = 16384,
     seed: Annotated[int, typer.Option(help="Draws the text and the held-out part.", min=0)] = 0,
     json: Json = False,
@@ -238,7 +220,7 @@ def fit(
         from mechmask.models.load import load_model
         from mechmask.read.lenses.fit import fit_lens
 
-    lens = fit_lens(load_model(model), corpus, kind=kind.value, n_tokens=n_tokens, seed=seed)
+    lens = fit_lens(load_model(model), corpus, kind=kind, n_tokens=n_tokens, seed=seed)
     lens.save(out)
     if lens.report is not None:  # a lens that was fitted just now has one
         show(lens.report.kl.transpose("layer", "lens").to_pandas(), "Held-out KL, nats", json)

@@ -12,9 +12,14 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import pytest
+
+from mechmask import cli
+from mechmask.read.backends import BackendName
+from mechmask.read.lenses.lens import LensName
+from mechmask.read.scoring.labels import Score
 
 
 class Result(NamedTuple):
@@ -413,6 +418,12 @@ def test_a_study_without_a_directory_says_which_option_is_missing(mechmask, tmp_
 def _heed_interrupts() -> None:
     """A suite that runs in the background of a script inherits a SIGINT that is ignored, and so would the child."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def test_choices_are_those_of_the_library():
+    assert get_args(cli.ScoreName) == get_args(Score)
+    assert get_args(cli.BackendName) == get_args(BackendName)
+    assert {"logit", *get_args(cli.FittedLensName)} == set(get_args(LensName))
 
 
 def test_ctrl_c_says_how_to_go_on(saved, tmp_path):
