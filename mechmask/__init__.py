@@ -6,9 +6,11 @@ with the first model, numpy and xarray with the first reading.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from importlib import import_module
 from importlib.metadata import version
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = version("mechmask")
@@ -172,11 +174,18 @@ __all__ = ["__version__", "draw", *_HOMES]  # pyright: ignore[reportUnsupportedD
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES or name == "draw":
-        with warnings.catch_warnings():  # tqdm, which transformers imports, misses its widgets in a notebook
-            warnings.filterwarnings("ignore", message="IProgress not found")
-            home = import_module(f"mechmask.{_HOMES.get(name, name)}")
+        home = _imported(f"mechmask.{_HOMES.get(name, name)}")
         return home if name == "draw" else getattr(home, name)
     raise AttributeError(f"module 'mechmask' has no attribute {name!r}")
+
+
+def _imported(name: str) -> ModuleType:
+    """The module of that name. Filters are touched at its first import only: it makes the caller's warnings repeat."""
+    if name in sys.modules:
+        return import_module(name)
+    with warnings.catch_warnings():  # tqdm, which transformers imports, misses its widgets in a notebook
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        return import_module(name)
 
 
 def __dir__() -> list[str]:

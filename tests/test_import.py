@@ -4,6 +4,7 @@ import ast
 import json
 import subprocess
 import sys
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -104,3 +105,16 @@ def _is_there(name):
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="module 'mechmask' has no attribute 'erase_indx'"):
         mechmask.erase_indx  # noqa: B018
+
+
+def test_using_a_name_does_not_repeat_the_warnings_of_the_caller():
+    def warn():
+        warnings.warn("said before", stacklevel=1)
+
+    _ = mechmask.Fact  # its module is imported now
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            _ = mechmask.Fact
+            warn()
+    assert len(shown) == 1

@@ -191,9 +191,9 @@ def _rows(contests: Mapping[int, Contest], score: str, row_tokens: int) -> list[
 
 def _filled(sizes: Sequence[int], n_rows: int) -> list[int]:
     """The row of each contest, one after the other, in about so many rows of about equal length."""
-    rows, filled = [0], sizes[0]
+    rows, filled, mean = [0], sizes[0], sum(sizes) / n_rows
     for size in sizes[1:]:
-        is_full = filled + size / 2 > sum(sizes) / n_rows
+        is_full = filled + size / 2 > mean
         rows.append(rows[-1] + is_full)
         filled = size if is_full else filled + size
     return rows

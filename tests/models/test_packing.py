@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mechmask.models.packing import additive, batches, n_read, with_twins
+from mechmask.models.packing import ROW_TOKENS, additive, batches, n_read, with_twins
 from mechmask.models.routes import Contest, encode_contests
 
 SCORES = ("sequence", "mean", "divergence")
@@ -111,6 +111,18 @@ def test_facts_that_begin_alike_do_not_pay_for_it_twice(tokenizer, row_tokens):
     else:
         assert len(prefixes) < batch.input_ids.numel() < sum(map(len, prompts))
         assert 1 < len(batch.input_ids) < len(contests)
+
+
+@pytest.mark.parametrize("n", [4, 6, 9, 17, 20, 33])
+def test_padding_is_a_small_part_of_what_a_pass_reads(tokenizer, n):
+    from mechmask import synthetic_facts
+
+    contests = encode_contests(tokenizer, synthetic_facts(n, seed=2))
+    alone = sum(next(batches([contest], score="sequence")).input_ids.numel() for contest in contests)
+    (batch,) = batches(contests, score="sequence", batch_size=len(contests))
+    assert batch.input_ids.numel() <= 1.12 * alone
+    longest = max(len(contest.prompt) + len(ids) for contest in contests for ids in contest.routes.values())
+    assert longest < batch.input_ids.shape[1] < 2 * ROW_TOKENS
 
 
 def test_twins_see_what_their_original_sees_and_nobody_sees_them(contests):

@@ -10,6 +10,7 @@ import xarray as xr
 
 import mechmask as mm
 from mechmask.errors import ReadingError
+from mechmask.read.backends.nnsight import NnsightBackend
 from mechmask.read.backends.transformer_lens import BridgeBackend
 from mechmask.read.checkpoint import read_logits_and_depth
 
@@ -113,7 +114,11 @@ class _OwnInputs:
         return self._backend.residuals(replace(batch, past=None))
 
 
-@pytest.mark.parametrize("backend", ["transformer_lens", "nnsight", _OwnInputs])
+def _remote(model):
+    return NnsightBackend(model, "local")
+
+
+@pytest.mark.parametrize("backend", ["transformer_lens", "nnsight", _remote, _OwnInputs])
 @pytest.mark.parametrize("score", ["sequence", "divergence"])
 def test_generation_by_every_backend_and_score(tiny, awkward, backend, score):
     model = tiny("llama")

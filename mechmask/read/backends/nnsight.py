@@ -9,6 +9,7 @@ mount, and nnsight is imported when a backend is made.
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from types import ModuleType
 from typing import Any, Literal
 
@@ -76,6 +77,7 @@ class NnsightBackend:
     def _watch(self, batch: Batch, points: list[tuple[str, str]]) -> list[Tensor]:
         """Inputs and outputs of the modules of these names, in the order in which they run, at the nodes of a batch."""
         self._renew()
+        batch = replace(batch, past=None) if self._remote else batch  # keys and values would stay there
         inputs = batch.inputs(self.model.device, self.model.dtype)
         envoys = [(_envoy(self._root, name), side) for name, side in points]
         how = {"remote": self._remote} if self._remote else {}
