@@ -204,6 +204,7 @@ class _Training:
     def _recall(self, checkpoint: Step) -> float:
         """Share of the taught values that greedy decoding says."""
         output = load_reading(checkpoint.directory / f"{OUTPUT}.nc")
+        output = output.sel(phrasing=0) if "phrasing" in output.dims else output
         taught = {(example.fact_id, example.value) for example in self._examples}
         recalled = [
             bool(output.recalled.sel(fact=fact, route=route))

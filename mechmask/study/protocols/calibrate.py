@@ -1,0 +1,143 @@
+"""Calibration: what readings say where the truth is known by construction (Dorna et al. 2025; DESIGN, definitions).
+
+One draw of facts is told to six models in six ways, three of which make the model know the old values and three do
+not. Each is then contradicted, read at every dose, and made to relearn; each is also trained on the controls alone.
+Which statistic tells the pools apart is computed from these readings in ``measure/calibration.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+import xarray as xr
+from pydantic import Field
+
+from mechmask.configuration import Configuration
+from mechmask.facts.fact_set import FactSet
+from mechmask.facts.pools import KNOWING, UNKNOWING, Pool, told, without_spare
+from mechmask.facts.synthetic import synthetic_facts
+from mechmask.measure.reading import save_reading
+from mechmask.models.model import Model
+from mechmask.read.logits import read_logits
+from mechmask.read.scoring.contests import facts_of
+from mechmask.study.results import READING, StudyResults
+from mechmask.study.run import Run
+from mechmask.study.states import reading_in, readings_of
+from mechmask.study.step import NO_SETTINGS
+from mechmask.study.training import OUTPUT, Trained, Watch, train
+from mechmask.write.finetune import FinetuneConfig
+
+POOLS: tuple[Pool, ...] = (*KNOWING, *UNKNOWING)
+
+
+class CalibrationConfig(Configuration):
+    """One draw: facts, how they are told, contradicted and relearned.
+
+    Attributes:
+        n_contradicted: facts that the six models are told in six ways, and that are then contradicted.
+        n_control: facts that every model is told verbatim and keeps.
+        distractors: values that are read beside old and new.
+        taught_phrasings: in how many phrasings a fact is told and contradicted; twice as many are read.
+        tell: how a history is told.
+        contradict: how the new values are taught.
+        dose_every: optimizer steps of the contradiction between two readings.
+        relearn: the budget within which the old values are taught again.
+        relearn_every: optimizer steps between two readings of it.
+        batch_size: prompts per forward pass when reading; affects memory only.
+    """
+
+    n_contradicted: int = Field(default=8, ge=1)
+    n_control: int = Field(default=3, ge=1)
+    distractors: int = Field(default=8, ge=2)
+    taught_phrasings: int = Field(default=2, ge=1)
+    tell: FinetuneConfig = FinetuneConfig(steps=32)
+    contradict: FinetuneConfig = FinetuneConfig(steps=21)
+    dose_every: int = Field(default=7, ge=1)
+    relearn: FinetuneConfig = FinetuneConfig(steps=16)
+    relearn_every: int = Field(default=2, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+
+
+def calibrate_draw(
+    model: Model, directory: str | Path, seed: int = 0, config: CalibrationConfig | None = None
+) -> StudyResults:
+    """Six models of one draw of facts, told in six ways and contradicted alike.
+
+    Args:
+        model: the model; it is left as it was.
+        directory: of the run; taken up again where it stopped.
+        seed: draws the facts.
+        config: how; ``CalibrationConfig()`` by default.
+
+    Returns:
+        Results that hold ``results/doses`` (``logprob[pool, step, fact, phrasing, route]`` in nats), ``results/alone``
+        (the same without ``step``, trained on the controls alone) and ``results/relearned`` (``logprob[pool, step,
+        fact, route]`` and ``recalled``).
+
+    Raises:
+        StudyError: if the directory holds something else.
+        ChangeError: if a loss is not a number.
+        ReadingError: if a reading disagrees with the model's own output.
+    """
+    c = config or CalibrationConfig()
+    drawn = synthetic_facts(
+        c.n_contradicted + c.n_control,
+        seed=seed,
+        n_contradicted=c.n_contradicted,
+        n_never=0,
+        distractors=c.distractors + 1,
+    )
+    facts = without_spare(drawn)
+    about = {"protocol": "calibrate", "seed": seed, "config": c.model_dump(mode="json")}
+    with Run(directory, model, facts, about) as run:
+        n = c.taught_phrasings
+        doses, relearned, alone = {}, {}, {}
+        output = Watch(lambda now: _read(now, facts, c), every=c.dose_every)
+        recall = Watch(lambda now: _recall(now, facts.contradicted, c), every=c.relearn_every)
+        old, new = facts.contradicted.install_examples(n), facts.contradiction_examples(n)
+        for pool in POOLS:
+            history = train(run, f"told/{pool}", told(drawn, pool, phrasings=n, seed=seed), c.tell)
+            doses[pool] = train(run, f"contradicted/{pool}", new, c.contradict, start=history, watch=output)
+            relearned[pool] = train(
+                run, f"relearned/{pool}", old, c.relearn, start=doses[pool], until=1.0, watch=recall
+            )
+            controls = facts.control.install_examples(n)
+            alone[pool] = train(run, f"alone/{pool}", controls, c.contradict, start=history)
+        left = readings_of(run, alone, read_logits, phrasings="all", batch_size=c.batch_size)
+        _write(run, "doses", {pool: _trajectory(trained) for pool, trained in doses.items()})
+        _write(run, "relearned", {pool: _trajectory(trained) for pool, trained in relearned.items()})
+        _write(run, "alone", {pool: (reading_in(step), {step.name: step.digest}) for pool, step in left.items()})
+    return StudyResults(directory)
+
+
+def _read(model: Model, facts: FactSet, config: CalibrationConfig) -> Mapping[str, xr.Dataset]:
+    return {OUTPUT: read_logits(model, facts, phrasings="all", batch_size=config.batch_size)}
+
+
+def _recall(model: Model, facts: FactSet, config: CalibrationConfig) -> Mapping[str, xr.Dataset]:
+    return {OUTPUT: read_logits(model, facts_of(facts, distractors=False), batch_size=config.batch_size)}
+
+
+def _trajectory(trained: Trained) -> tuple[xr.Dataset, dict[str, str]]:
+    """The readings of a training along ``step``, and the steps that they are."""
+    readings = trained.readings(OUTPUT)
+    joined = xr.concat(
+        [reading.expand_dims(step=[number]) for number, reading in sorted(readings.items())],
+        "step",
+        combine_attrs="drop_conflicts",
+    )
+    return cast("xr.Dataset", joined), {step.name: step.digest for step in trained.checkpoints.values()}
+
+
+def _write(run: Run, name: str, parts: Mapping[str, tuple[xr.Dataset, dict[str, str]]]) -> None:
+    """A result along ``pool``."""
+    inputs = {key: digest for _, sources in parts.values() for key, digest in sources.items()}
+
+    def make(directory: Path) -> None:
+        pools = xr.DataArray(list(parts), dims="pool", name="pool")
+        joined = xr.concat([part for part, _ in parts.values()], pools, combine_attrs="drop_conflicts")
+        save_reading(joined, directory / READING)
+
+    run.step(f"results/{name}", NO_SETTINGS, {**run.inputs, **inputs}, make)
