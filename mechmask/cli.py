@@ -270,8 +270,8 @@ def _report(done: StudyResults, out: Path, json: bool) -> None:
         )
         return
     columns = [
-        *("index", "paper_verdict", "normalised", "standing_before", "standing_after"),
-        *("never_low", "never_high", "took", "verdict", "reason", "commit_layer"),
+        *("index", "paper_verdict", "trace_before", "trace_after"),
+        *("normalised", "took", "verdict", "reason", "commit_layer"),
     ]
     table = done.summary()
     show(table.loc[:, [name for name in columns if name in table]], "Erase index (nats) beside commit layer", json)

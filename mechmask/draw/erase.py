@@ -1,6 +1,6 @@
 """Deleted or out-competed: the erase index of every fact beside its normalised form and its verdict (paper 2F).
 
-The raw index counts probability that the new value took; the verdict, shown by marker, rests on the standing of old.
+The raw index counts probability that the new value took; the verdict, shown by marker, rests on the trace of old.
 The two panels stand beside each other so that a reader sees where they part.
 """
 
@@ -117,6 +117,7 @@ def erase(
         kinds = _kinds(page, states)
         _draw_index(page, left, states, kinds, result.attrs, level)
         any_goes_on = _draw_normalised(page, right, states, kinds, every)
+        _draw_margin(right, result.attrs)
         names = [f"{name}\nn = {state.sizes['fact']}" for name, state in states.items()]
         left.set_yticks(range(len(names)), names)
         for panel in page.panels:
@@ -205,6 +206,15 @@ def _draw_normalised(page: Page, axes: Axes, states: dict[str, xr.Dataset], kind
     return any_goes_on
 
 
+def _draw_margin(axes: Axes, attrs: dict) -> None:
+    """Where an interval has to lie for erased; to its left is masked, to its right suppressed."""
+    if "margin_share" not in attrs:
+        return
+    share = float(attrs["margin_share"])
+    label = f"margin of erased: {percent(share)} of the trace before"
+    axes.axvspan(1 - share, 1 + share, color=light_grey(), alpha=0.6, linewidth=0, zorder=0, label=label)
+
+
 def _name_facts(axes: Axes, names: dict[float, str]) -> None:
     """Names to the right of the panel, each at the height of its fact."""
     beside = axes.secondary_yaxis("right")
@@ -263,9 +273,10 @@ def _put_legend(page: Page, states: dict[str, xr.Dataset], kinds: list[_Kind], a
         counts = {name: int(of_state.sum()) for name, of_state in kind.chosen.items()}
         by_name = ", ".join(f"{name} {n}" if len(counts) > 1 else f"{n}" for name, n in counts.items())
         entries[f"{kind.label} ({by_name})"] = Line2D([], [], **_points(kind))
-    handles, labels = page.panels[0].get_legend_handles_labels()
-    entries |= dict(zip(labels, handles, strict=True))
-    at_level = f"{percent(attrs['level'])} " if "level" in attrs else ""
+    for panel in page.panels:
+        handles, labels = panel.get_legend_handles_labels()
+        entries |= dict(zip(labels, handles, strict=True))
+    at_level = f"{percent(attrs['interval_level'])} " if "interval_level" in attrs else ""
     line = Line2D([], [], color=grey(), linewidth=stroke(0.8))
     entries[f"{at_level}interval of a fact's EI*"] = line
     if any_goes_on:
@@ -328,7 +339,7 @@ def _left_out(states: dict[str, xr.Dataset]) -> str:
     }
     reasons = []
     if without["normalised"]:
-        reasons.append(f"{without['normalised']} without EI*: old did not stand above never-known facts before")
+        reasons.append(f"{without['normalised']} without EI*: no trace of old before")
     if without["index"]:
         reasons.append(f"{without['index']} without a finite EI")
     return "; ".join(reasons)

@@ -61,6 +61,7 @@ class Fact(Record):
         neighbors: prompts about other subjects, each with the correct value there.
         relation: the property or relation, such as ``mass`` or ``capital``.
         magnitude: how far the new value is from the old one, where that is graded.
+        stands_for: of a pseudo-subject the id of the fact in whose prompts it was put; empty for other facts.
         id: the fact's label in every result; ``subject/relation`` where none is given.
 
     Examples:
@@ -82,6 +83,7 @@ class Fact(Record):
     neighbors: tuple[Neighbor, ...] = ()
     relation: str = ""
     magnitude: Magnitude = ""
+    stands_for: str = ""
     id: str = ""
 
     @model_validator(mode="before")
@@ -106,6 +108,7 @@ class Fact(Record):
     def texts(self) -> Iterator[tuple[str, str]]:
         """Name and content of every text, neighbors included."""
         yield from [("id", self.id), ("subject", self.subject), ("relation", self.relation), ("prompt", self.prompt)]
+        yield "stands_for", self.stands_for
         yield from self.values.items()
         yield from (("paraphrase", phrasing) for phrasing in self.paraphrases)
         for neighbor in self.neighbors:

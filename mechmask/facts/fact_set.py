@@ -209,8 +209,9 @@ class FactSet(Sequence[Fact]):
         write_text(Path(path), buffer.getvalue())
 
     def to_jsonl_text(self) -> str:
-        """One JSON object per line, its keys in order."""
-        rows = (json.dumps(f.model_dump(mode="json"), ensure_ascii=False, sort_keys=True) for f in self)
+        """One JSON object per line, its keys in order; whom a fact stands for only where it stands for one."""
+        fields = ({name: v for name, v in f.model_dump(mode="json").items() if v or name != "stands_for"} for f in self)
+        rows = (json.dumps(row, ensure_ascii=False, sort_keys=True) for row in fields)
         return "\n".join(rows) + "\n"
 
     def _no_fact_called(self, label: str) -> str:

@@ -1,12 +1,13 @@
 """Roles for facts that a model already knows.
 
 Nothing was held out of pretraining by construction, so the never-known facts are about pseudo-subjects: invented names
-in the same prompts with the same values.
+of about the same length in the same prompts with the same values, each standing in for one fact.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 from mechmask.errors import FactError
 from mechmask.facts.fact import Fact
@@ -21,7 +22,9 @@ def assign_roles(facts: FactSet, *, n_contradicted: int, n_control: int, n_never
         facts: facts that the model knows, whatever their role.
         n_contradicted: how many will be contradicted.
         n_control: how many will be re-presented with their old value.
-        n_never: how many facts about pseudo-subjects to add, each in the prompts of one drawn fact after the other.
+        n_never: how many facts about pseudo-subjects to add, each in the prompts of one contradicted fact after the
+            other (of one control where none is contradicted). A trace needs one for each contradicted fact, and what is
+            known of its noise two for some.
         seed: the same seed gives the same draw.
 
     Returns:
@@ -46,8 +49,20 @@ def assign_roles(facts: FactSet, *, n_contradicted: int, n_control: int, n_never
         fact.model_copy(update={"role": "contradicted" if i < n_contradicted else "control"})
         for i, fact in enumerate(drawn)
     ]
-    names = pseudo_names(n_never, rng, taken=[fact.subject for fact in facts])
-    return FactSet([*taught, *(_never_known(drawn[i % len(drawn)], name) for i, name in enumerate(names))])
+    owners = [taught[i % (n_contradicted or len(taught))] for i in range(n_never)]
+    names = _of_like_length([fact.subject for fact in owners], rng, taken=[fact.subject for fact in facts])
+    return FactSet([*taught, *(_never_known(fact, name) for fact, name in zip(owners, names, strict=True))])
+
+
+def _of_like_length(subjects: Sequence[str], rng: random.Random, taken: Sequence[str]) -> list[str]:
+    """A pseudo-name for each subject, of those that were drawn the nearest in length that is free."""
+    names = pseudo_names(4 * len(subjects), rng, taken=taken)
+    chosen = []
+    for subject in subjects:
+        name = min(names, key=lambda name: abs(len(name) - len(subject)))
+        names.remove(name)
+        chosen.append(name)
+    return chosen
 
 
 def _never_known(fact: Fact, name: str) -> Fact:
@@ -60,4 +75,5 @@ def _never_known(fact: Fact, name: str) -> Fact:
         role="never",
         distractors=fact.distractors,
         relation=fact.relation,
+        stands_for=fact.id,
     )

@@ -1,8 +1,8 @@
 """Erase index, its normalised form, and the verdict (paper 2F; DESIGN, definitions).
 
 The paper's index is the drop of ``logp(old)`` less that of the controls. It counts probability that the new route took
-as if it were lost knowledge, so the verdict rests on the standing of old among distractors, held against facts that
-were never known under the same change (``measure/verdict.py``, ``measure/normalised.py``).
+as if it were lost knowledge, so the verdict rests on the trace of old above the same fact where it was never known
+(``measure/trace.py``), before the change and after it (``measure/normalised.py``, ``measure/verdict.py``).
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ import xarray as xr
 
 from mechmask.errors import ReadingError
 from mechmask.measure.contest import ceiling
-from mechmask.measure.normalised import never_mean, normalised
+from mechmask.measure.normalised import normalised
 from mechmask.measure.reading import require, require_same
-from mechmask.measure.standing import standing_interval
-from mechmask.measure.statistics import Interval, mean_interval, prediction_interval
-from mechmask.measure.verdict import FEWEST_NEVER as FEWEST_NEVER
-from mechmask.measure.verdict import judge, took
+from mechmask.measure.statistics import over_facts
+from mechmask.measure.trace import STATISTIC, TWIN, matched_trace, shared_trace, twin_trace
+from mechmask.measure.verdict import ALPHA, MARGIN_SHARE, judge, took
 
 PAPER_CUTOFF_NATS = 8.0  # the middle of 3..13 nats, within which every cutoff separates the paper's two regimes
 
@@ -25,91 +24,140 @@ _WHAT = "The erase index"
 
 
 def erase_index(
-    before: xr.Dataset, after: xr.Dataset, *, cutoff_nats: float = PAPER_CUTOFF_NATS, level: float = 0.95
+    before: xr.Dataset,
+    after: xr.Dataset,
+    *,
+    statistic: str = STATISTIC,
+    margin_share: float = MARGIN_SHARE,
+    alpha: float = ALPHA,
+    cutoff_nats: float = PAPER_CUTOFF_NATS,
+    level: float = 0.95,
 ) -> xr.Dataset:
     """What became of the old value of every contradicted fact.
 
+    What never knowing looks like is taken from the best reference that the readings hold. Readings of twins have a
+    dimension ``twin`` and ``knew[twin, fact]``: each fact is held against itself where it was not taught. Else
+    pseudo-subjects of its own (coordinate ``stands_for``), else all facts of role ``never``.
+
     Args:
-        before: reading of all facts before the change, ``logprob[fact, route]`` or ``[fact, phrasing, route]`` in nats.
+        before: reading of all facts before the change, ``logprob[fact, route]`` or ``[fact, phrasing, route]`` in nats,
+            with ``twin`` in front where there are twins.
         after: reading of the same facts by the same score after it.
+        statistic: of which the trace is made (``measure/old_value.py``), averaged over phrasings.
+        margin_share: the margin of the verdict, as a share of a fact's trace before.
+        alpha: the rate at which each verdict may be wrong; intervals of traces and EI* are at ``1 - 2 alpha``.
         cutoff_nats: erase index above which the paper's criterion says erased, in nats.
-        level: of all intervals.
+        level: of the interval of the paper's index.
 
     Returns:
         Over ``fact`` (the contradicted ones), in nats unless stated otherwise:
 
         * ``drop`` of ``logp(old)``, ``index`` with ``index_low`` and ``index_high`` (uncertainty of the control mean),
           ``ceiling`` after the change (none for the score ``mean``), ``surprise`` (``-logp(new)`` before), and
-          ``paper_verdict`` (text), all of the prompt itself;
-        * ``standing_before`` with ``standing_before_low`` and ``standing_before_high``, ``standing_after`` with
-          ``standing_low`` and ``standing_high`` (over distractors and phrasings), averaged over phrasings;
+          ``paper_verdict`` (text), all of the prompt itself, where there are twins in those that knew the fact;
+        * ``old_before`` and ``old_after``, the statistic of the fact; ``never_before`` and ``never_after``, that of its
+          reference; ``trace_before`` and ``trace_after``, the difference, each with ``_low`` and ``_high``;
         * ``normalised`` (EI*, a ratio) with ``normalised_low`` and ``normalised_high``; NaN where old did not stand
-          above the never-known facts before;
+          above its reference before;
         * ``took`` (boolean), whether new leads on the prompt after the change or greedy decoding produces it;
-        * ``verdict``, ``reason`` and ``remedy`` (text; see ``measure/verdict.py``).
+        * ``verdict``, ``reason`` and ``remedy`` (text; see ``measure/verdict.py``);
+        * ``n_never``, readings of the reference.
 
-        Over nothing: ``never``, the mean standing of never-known facts after the change, its standard error
-        ``never_error`` and the bounds ``never_low`` and ``never_high`` within which one more of them falls;
-        ``never_before``, ``never_before_low`` and ``never_before_high``, the same before it; the counts ``n_never`` and
-        ``n_control``.
+        Over nothing: ``noise``, the standard deviation of one never-known reading after the change, with ``freedom``
+        and ``shared_error``; ``n_control``. Attributes name the ``statistic``, the ``reference`` (``twins``,
+        ``pseudo-subjects`` or ``never facts``), ``margin_share``, ``alpha``, and ``interval_level``.
 
     Raises:
         ReadingError: if the readings are not of the same facts, values, roles, routes and phrasings by the same score
-            with the same model, or there is no contradicted or no control fact.
+            with the same model, there is no contradicted or no control fact, or no reference.
     """
     before, after = _comparable(before, after)
     facts, controls = _role(before, "contradicted"), _role(before, "control")
+    if TWIN in before.logprob.dims and "knew" not in before:
+        raise ReadingError(f"{_WHAT} of twins needs knew[twin, fact]: which twin was taught which fact. Give it.")
     if not facts.any() or not controls.any():
         raise ReadingError(f"{_WHAT} needs at least one contradicted and one control fact. Give facts both roles.")
-    first, last = standing_interval(before.logprob, level), standing_interval(after.logprob, level)
-    unknown = {"never_before": _never(first, before), "never": _never(last, before)}
-    never = {name: prediction_interval(standings, level) for name, standings in unknown.items()}
-    mean, error = never_mean(unknown["never"])
-    control = mean_interval(_drop(before, after)[controls].values, level)
-    result = _paper_index(before, after, control, cutoff_nats)
-    result = result.assign(
-        standing_before=first.standing,
-        standing_before_low=first.low,
-        standing_before_high=first.high,
-        standing_after=last.standing,
-        standing_low=last.low,
-        standing_high=last.high,
-        took=took(_prompt(after)),
-    )
-    result = result.assign(normalised(first, last, mean, error, level))
-    result = result.assign(judge(first, last, never["never_before"], never["never"], result.took))
-    bounds = {f"{name}{end}": value for name, of in never.items() for end, value in _bounds(of).items()}
-    return (
-        result[{"fact": np.flatnonzero(facts)}]
-        .assign({**bounds, "never_error": error, "n_never": never["never"].n, "n_control": control.n})
-        .assign_attrs(_origin(before, after), level=level, cutoff_nats=cutoff_nats)
+    if not (0 < margin_share < 1 and 0 < alpha < 0.5):
+        raise ReadingError(
+            f"margin_share={margin_share:g} and alpha={alpha:g} make no verdict. Give shares between 0 and 1, alpha "
+            "below a half."
+        )
+    contradicted = before.fact.values[facts]
+    interval_level = 1 - 2 * alpha
+    if TWIN in before.dims:
+        after = after.assign(knew=before.knew)
+    reference, first = _traces(before, contradicted, statistic, interval_level)
+    _, last = _traces(after, contradicted, statistic, interval_level)
+    result = _paper_index(before, after, controls, cutoff_nats, level).sel(fact=contradicted)
+    for when, traces in (("before", first), ("after", last)):
+        result = result.assign(
+            {
+                f"old_{when}": traces.old,
+                f"never_{when}": traces.never,
+                f"trace_{when}": traces.trace,
+                f"trace_{when}_low": traces.low,
+                f"trace_{when}_high": traces.high,
+            }
+        )
+    taken = _took(after).sel(fact=contradicted)
+    ratio = normalised(first, last, interval_level)
+    result = result.assign(ratio).assign(took=taken).assign(judge(first, ratio, taken, margin_share))
+    scalars = {"noise": last.noise, "freedom": last.freedom, "shared_error": last.shared_error}
+    return result.assign({**scalars, "n_never": last.n_never}).assign_attrs(
+        _origin(before, after),
+        statistic=statistic,
+        reference=reference,
+        margin_share=margin_share,
+        alpha=alpha,
+        interval_level=interval_level,
+        cutoff_nats=cutoff_nats,
+        level=level,
     )
 
 
-def _paper_index(before: xr.Dataset, after: xr.Dataset, control: Interval, cutoff_nats: float) -> xr.Dataset:
-    """The paper's index of every fact, with what is read beside it."""
-    drop = _drop(before, after)
-    index = drop - control.estimate
+def _traces(reading: xr.Dataset, facts: np.ndarray, statistic: str, level: float) -> tuple[str, xr.Dataset]:
+    """The traces of some facts, and what they are held against."""
+    logprob, options = reading.logprob, {"statistic": statistic, "level": level}
+    if TWIN in logprob.dims:
+        name, traces = "twins", twin_trace(logprob, reading.knew, **options)
+    elif "stands_for" in reading.coords and (reading.stands_for != "").any():
+        name, traces = "pseudo-subjects", matched_trace(logprob, reading.stands_for, **options)
+    else:
+        name, traces = "never facts", shared_trace(logprob, reading.role == "never", **options)
+    return name, traces.reindex(fact=facts)
+
+
+def _took(after: xr.Dataset) -> xr.DataArray:
+    """Whether the change took on each fact; of twins, in every one that knew it."""
+    taken = took(_prompt(after))
+    return (taken | ~after.knew).all(TWIN) if TWIN in taken.dims else taken
+
+
+def _paper_index(
+    before: xr.Dataset, after: xr.Dataset, controls: np.ndarray, cutoff_nats: float, level: float
+) -> xr.Dataset:
+    """The paper's index of every fact, with what is read beside it; of twins, the mean over those that knew it."""
+    first, last = _prompt(before), _prompt(after)
+    drop = _of_old(first) - _of_old(last)
+    control = over_facts(drop.isel(fact=np.flatnonzero(controls)).drop_vars("seed", errors="ignore"), level)
+    in_nats = {
+        "drop": drop,
+        "index": drop - control.estimate,
+        "index_low": drop - control.high,
+        "index_high": drop - control.low,
+    }
+    result = xr.Dataset(in_nats).assign(surprise=-first.logprob.sel(route="new", drop=True))  # coordinates stay old's
+    if before.attrs.get("score") != "mean":
+        result = result.assign(ceiling=ceiling(last.logprob))
+    if TWIN in drop.dims:
+        result = result.where(before.knew).mean(TWIN)
+    index = result["index"]
     verdict = np.select([index > cutoff_nats, index <= cutoff_nats], ["erased", "masked"], "undecided")
-    result = xr.Dataset(
-        {
-            "drop": drop,
-            "index": index,
-            "index_low": drop - control.high,
-            "index_high": drop - control.low,
-            "paper_verdict": ("fact", verdict),
-        }
-    )
-    result = result.assign(surprise=-_prompt(before).logprob.sel(route="new", drop=True))  # coordinates stay old's
-    return result if before.attrs.get("score") == "mean" else result.assign(ceiling=ceiling(_prompt(after).logprob))
+    return result.assign(paper_verdict=("fact", verdict), n_control=int(control.n.max()))
 
 
-def _drop(before: xr.Dataset, after: xr.Dataset) -> xr.DataArray:
-    return _prompt(before).logprob.sel(route="old", drop=True) - _prompt(after).logprob.sel(route="old", drop=True)
-
-
-def _bounds(interval: Interval) -> dict[str, float]:
-    return {"": interval.estimate, "_low": interval.low, "_high": interval.high}
+def _of_old(reading: xr.Dataset) -> xr.DataArray:
+    return reading.logprob.sel(route="old", drop=True)
 
 
 def _origin(before: xr.Dataset, after: xr.Dataset) -> dict[str, object]:
@@ -123,17 +171,17 @@ def _comparable(before: xr.Dataset, after: xr.Dataset) -> tuple[xr.Dataset, xr.D
     """The two readings, checked, without phrasings and distractors that none of their facts has."""
     for name, reading in (("before", before), ("after", after)):
         require(reading, f"{_WHAT} ({name})", variables=("logprob", "role"), dims=("fact", "route"))
-        others = set(reading.logprob.dims) - {"fact", "phrasing", "route"}
+        others = set(reading.logprob.dims) - {TWIN, "fact", "phrasing", "route"}
         if others or not {"old", "new"} <= set(reading.route.values):
             raise ReadingError(
-                f"{_WHAT} takes one reading of the routes old and new at the output, over fact, route and phrasing; "
-                f"this one has {', '.join(map(str, reading.logprob.dims))}. Select one layer, step or state."
+                f"{_WHAT} takes one reading of the routes old and new at the output, over fact, phrasing, route and "
+                f"twin; this one has {', '.join(map(str, reading.logprob.dims))}. Select one layer, step or state."
             )
     before, after = _read(before), _read(after)
     require_same(
         {"before": before, "after": after},
         _WHAT,
-        dims=("fact", "phrasing", "route"),
+        dims=(TWIN, "fact", "phrasing", "route"),
         attributes=("score",),
         coordinates=("role", "subject", "value", "token"),
         same_model=True,
@@ -153,10 +201,6 @@ def _read(reading: xr.Dataset) -> xr.Dataset:
 
 def _role(reading: xr.Dataset, role: str) -> np.ndarray:
     return reading.role.values == role
-
-
-def _never(standing: xr.Dataset, reading: xr.Dataset) -> np.ndarray:
-    return standing.standing.values[_role(reading, "never")]
 
 
 def _prompt(reading: xr.Dataset) -> xr.Dataset:

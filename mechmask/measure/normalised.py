@@ -1,8 +1,8 @@
 """The normalised erase index EI* of one fact and of a group of facts (DESIGN, definitions).
 
-``EI* = (S_before - S_after) / (S_before - S_never)``: 0 is untouched, 1 is as if never known, above 1 is pushed below
-that. A group is a ratio of means, never a mean of ratios: facts that hardly stood above the never-known ones would rule
-the latter. Both carry the error of the never-known mean; in a group all facts share it, so more facts do not shrink it.
+``EI* = 1 - trace_after / trace_before``: 0 is untouched, 1 is as if never known, above 1 is pushed below that. A group
+is a ratio of means, never a mean of ratios: facts that hardly stood above the never-known ones would rule the latter.
+Both carry the error of the traces; where all facts share one reference, more facts do not shrink its part.
 """
 
 from __future__ import annotations
@@ -17,58 +17,54 @@ from scipy import stats
 from mechmask.measure.statistics import Interval
 
 
-def never_mean(standing: np.ndarray) -> tuple[float, float]:
-    """Mean standing of the never-known facts ``[fact]`` and its standard error, in nats; NaNs are left out."""
-    read = standing[~np.isnan(standing)]
-    mean = float(read.mean()) if len(read) else math.nan
-    error = float(stats.sem(read)) if len(read) > 1 else math.nan
-    return mean, error
+def normalised(before: xr.Dataset, after: xr.Dataset, level: float) -> xr.Dataset:
+    """EI* of every fact with the interval of Fieller (1954).
 
-
-def normalised(before: xr.Dataset, after: xr.Dataset, never: float, never_error: float, level: float) -> xr.Dataset:
-    """EI* of every fact, its interval by the delta method.
-
-    The errors of before and after are taken as independent, which is on the safe side: their distractors are shared.
+    The errors of before and after are taken as independent and with the fewer of their degrees of freedom, which is on
+    the safe side: a fact is asked by the same prompts in both.
 
     Args:
-        before: ``standing_interval`` before the change: ``standing[fact]`` and ``error[fact]`` in nats.
+        before: traces before the change: ``trace[fact]`` and ``error[fact]`` in nats, ``freedom``.
         after: the same after it.
-        never: mean standing of the never-known facts after it, in nats.
-        never_error: standard error of ``never``, in nats.
         level: of the interval.
 
     Returns:
-        Over ``fact``: ``normalised``, ``normalised_low``, ``normalised_high``, ratios; NaN where the fact did not stand
-        above ``never`` before.
+        Over ``fact``: ``normalised``, ``normalised_low``, ``normalised_high``, ratios. NaN where the trace before is
+        not positive or an error is not known; the interval is without end where that trace is not surely positive.
     """
-    room = (before.standing - never).where(before.standing > never)
-    ratio = (before.standing - after.standing) / room
-    variance = ((1 - ratio) * before.error) ** 2 + after.error**2 + (ratio * never_error) ** 2
-    half = stats.norm.ppf(0.5 + level / 2) * np.sqrt(variance) / room
-    return xr.Dataset({"normalised": ratio, "normalised_low": ratio - half, "normalised_high": ratio + half})
+    freedom = np.minimum(before.freedom, after.freedom)
+    t = xr.apply_ufunc(lambda df: stats.t.ppf(0.5 + level / 2, np.where(df > 0, df, np.nan)), freedom)
+    variances = after.error.values**2, before.error.values**2, np.zeros(before.sizes["fact"])
+    ratio, low, high = _fieller(after.trace.values, before.trace.values, *variances, t.values)
+    values = {"normalised": 1 - ratio, "normalised_low": 1 - high, "normalised_high": 1 - low}
+    return xr.Dataset({name: ("fact", value) for name, value in values.items()}, before.trace.coords)
 
 
 def group_normalised(result: xr.Dataset, level: float | None = None) -> Interval:
-    """EI* of a group: ``sum(S_before - S_after) / sum(S_before - S_never)`` with Fieller's interval.
+    """EI* of a group: ``1 - sum(trace_after) / sum(trace_before)`` with Fieller's interval.
+
+    Facts that were trained together are not independent: where ``fact`` has the coordinate ``seed`` and several draws
+    were read, the mean of each draw is one observation.
 
     Args:
-        result: what ``erase_index`` returned: ``standing_before[fact]``, ``standing_after[fact]``, ``never`` and
-            ``never_error`` in nats, ``n_never``; the last three may be ``[fact]``, where each fact was changed
-            alone. For a result of an earlier version the error is derived from ``never_low`` and ``never_high``.
-        level: of the interval; by default that of the result.
+        result: what ``erase_index`` returned: ``trace_before[fact]``, ``trace_after[fact]`` and ``shared_error`` in
+            nats, ``n_never[fact]``; the last two may be ``[fact]``, where each fact was changed alone.
+        level: of the interval; by default that of the result's intervals of single facts.
 
     Returns:
-        The ratio, its interval and the number of facts whose standing was read; see ``ratio_of_means``.
+        The ratio, its interval and the number of facts whose traces were read; see ``ratio_of_means``.
     """
-    level = float(result.attrs.get("level", 0.95)) if level is None else level
-    never, n_never = (np.broadcast_to(result[name].values, result.fact.shape) for name in ("never", "n_never"))
-    traces = [result[name].values - never for name in ("standing_before", "standing_after")]
-    there = ~np.isnan(traces).any(0)
+    level = float(result.attrs.get("interval_level", 0.90)) if level is None else level
+    traces = xr.Dataset({name: result[name] for name in ("trace_before", "trace_after")})
+    shared = [result[name].broadcast_like(result.fact) for name in ("shared_error", "n_never")]
+    there = traces.to_array().notnull().all("variable").values
     if not there.any():
         return Interval(math.nan, math.nan, math.nan, 0)
-    error = np.broadcast_to(_never_error(result), result.fact.shape)
-    before, after = (trace[there] for trace in traces)
-    ratio, low, high = ratio_of_means(before, after, error[there].mean(), n_never[there].min(), level)
+    error, n_shared = (float(of.values[there].mean()) for of in shared)
+    kept = traces.isel(fact=np.flatnonzero(there))
+    if "seed" in kept.coords and len(np.unique(kept["seed"].values)) > 1:
+        kept = kept.groupby("seed").mean()
+    ratio, low, high = ratio_of_means(kept.trace_before.values, kept.trace_after.values, error, max(n_shared, 2), level)
     return Interval(float(ratio), float(low), float(high), int(there.sum()))
 
 
@@ -84,10 +80,11 @@ def ratio_of_means(
     reference that spread by 6 nats, and 34% with 24, where everything was erased.
 
     Args:
-        trace_before: standing above the reference before the change, ``[..., fact]`` in nats.
+        trace_before: trace before the change, ``[..., fact]`` in nats.
         trace_after: the same after it.
-        shared_error: standard error of the reference, ``[...]`` in nats.
-        n_shared: how many facts the reference is the mean of, ``[...]``.
+        shared_error: standard error of a reference that all facts share, ``[...]`` in nats; 0 for one of each fact's
+            own.
+        n_shared: how many facts that reference is the mean of, ``[...]``.
         level: of the interval.
 
     Returns:
@@ -109,21 +106,30 @@ def ratio_of_means(
         from_shared = (1 - share) ** 2 * shared
         squares = over_facts**2 / (n - 1) + from_shared**2 / (np.asarray(n_shared) - 1)
         freedom = np.where(squares > 0, (over_facts + from_shared) ** 2 / squares, n - 1)
-        t2 = np.square(stats.t.ppf(0.5 + level / 2, freedom))
-        leading = mean_before**2 - t2 * of_before
-        middle = mean_before * mean_after - t2 * of_both
-        discriminant = np.maximum(middle**2 - leading * (mean_after**2 - t2 * of_after), 0.0)
+        t = stats.t.ppf(0.5 + level / 2, freedom)
+    _, low, high = _fieller(mean_after, mean_before, of_after, of_before, of_both, t)
+    return 1 - share, 1 - high, 1 - low
+
+
+def _fieller(
+    above: np.ndarray,
+    below: np.ndarray,
+    variance_above: np.ndarray,
+    variance_below: np.ndarray,
+    covariance: np.ndarray,
+    t: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """``above / below`` with low and high, all ``[...]``: NaN where below is not positive, endless where not surely."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t2 = np.square(t)
+        leading = below**2 - t2 * variance_below
+        middle = below * above - t2 * covariance
+        discriminant = np.maximum(middle**2 - leading * (above**2 - t2 * variance_above), 0.0)
         low, high = ((middle + sign * np.sqrt(discriminant)) / leading for sign in (-1, 1))
-    bounded, known = leading > 0, mean_before > 0
-    low = np.where(bounded, low, np.where(np.isnan(leading), np.nan, -np.inf))
-    high = np.where(bounded, high, np.where(np.isnan(leading), np.nan, np.inf))
-    return 1 - share, np.where(known, 1 - high, np.nan), np.where(known, 1 - low, np.nan)
-
-
-def _never_error(result: xr.Dataset) -> np.ndarray:
-    """Standard error of the never-known mean; the prediction interval is ``sqrt(n + 1)`` of ``t`` times it."""
-    if "never_error" in result:
-        return result.never_error.values
-    n = result.n_never.values
-    t = stats.t.ppf(0.5 + float(result.attrs.get("level", 0.95)) / 2, n - 1)
-    return (result.never_high.values - result.never_low.values) / (2 * t * np.sqrt(n + 1))
+        ratio = np.where(below > 0, above / below, np.nan)
+    low, high = (
+        np.where(leading > 0, bound, np.where(np.isnan(leading), np.nan, end))
+        for bound, end in ((low, -np.inf), (high, np.inf))
+    )
+    known = below > 0
+    return ratio, np.where(known, low, np.nan), np.where(known, high, np.nan)

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 
 from mechmask.measure.names import state_name
 from mechmask.measure.normalised import group_normalised
 from mechmask.measure.reading import require
-from mechmask.measure.statistics import mean_interval, proportion_interval
-from mechmask.measure.verdict import REMEDIES, VERDICTS, describe
+from mechmask.measure.statistics import Interval, over_facts, proportion_interval
+from mechmask.measure.verdict import DECIDED, MARGIN_SHARE, REMEDIES, VERDICTS, describe, reason_of
 
 _ONE_CHANGE = "change"
 
 _COLUMNS = (
     *("index", "index_low", "index_high", "paper_verdict"),
     *("normalised", "normalised_low", "normalised_high"),
-    *("standing_before", "standing_after", "standing_low", "standing_high", "never_low", "never_high"),
+    *("trace_before", "trace_before_low", "trace_before_high", "trace_after", "trace_after_low", "trace_after_high"),
     *("took", "verdict", "reason", "commit_layer", "commit_low", "commit_high", "recalled", "remedy"),
 )
 
@@ -31,9 +32,9 @@ def summary(result: xr.Dataset) -> pd.DataFrame:
 
     Returns:
         In nats unless stated otherwise: erase index with interval and the paper's verdict, normalised index (a ratio),
-        standing before and after with the range that never-known facts span, whether the change took, the verdict with
-        its reason, the commit layer of the new value with its range over phrasings (layers), whether greedy decoding
-        produces new, and what would decide an undecided fact.
+        trace before and after, whether the change took, the verdict with its reason, the commit layer of the new value
+        with its range over phrasings (layers), whether greedy decoding produces new, and what would decide an undecided
+        fact.
 
     Raises:
         ReadingError: if ``result`` is not a dataset with ``index[fact]`` and ``verdict[fact]``.
@@ -51,21 +52,21 @@ def overview(result: xr.Dataset, level: float = 0.95) -> pd.DataFrame:
     Args:
         result: what ``erase_index`` returned, or a study's ``erase``: ``index[fact]`` in nats, ``verdict[fact]`` and
             so on, with the dimension ``state`` where there are several.
-        level: of all intervals.
+        level: of the intervals of means and shares.
 
     Returns:
-        ``n`` facts; ``index``, the mean erase index in nats with Student's interval; ``normalised``, EI* of the group
-        (a ratio of means with Fieller's interval, see ``group_normalised``); ``took``, how many facts the change took
-        on; for every verdict its count and the exact interval of its share; ``undecided_reasons``, such as
-        ``few_never: 3`` (``none`` where all are decided). Intervals are ``_low`` and ``_high``. The table of a result
-        of an earlier version lacks ``took`` and ``undecided_reasons``.
+        ``n`` facts; ``index``, the mean erase index in nats, and ``trace_before`` and ``trace_after``, the mean traces,
+        with Student's intervals; ``normalised``, EI* of the group (a ratio of means with Fieller's interval at the
+        result's ``interval_level``, see ``group_normalised``), and from it the ``verdict`` on the group and its
+        ``reason``; ``took``, how many facts the change took on; for every verdict on single facts its count and the
+        exact interval of its share; ``undecided_reasons``, such as ``not_known_before: 3`` (``none`` where all are
+        decided). Intervals are ``_low`` and ``_high``.
 
     Raises:
-        ReadingError: if ``result`` lacks the index, the verdict, a standing or the never-known reference.
+        ReadingError: if ``result`` lacks the index, the verdict or a trace.
     """
-    variables = ("index", "verdict", "standing_before", "standing_after", "never", "n_never")
-    error = ("never_error",) if "never_error" in getattr(result, "variables", ()) else ("never_low", "never_high")
-    require(result, "The overview", variables=(*variables, *error), dims=("fact",))
+    variables = ("index", "verdict", "reason", "took", "trace_before", "trace_after", "shared_error", "n_never")
+    require(result, "The overview", variables=variables, dims=("fact",))
     rows = {state: _row(one, level) for state, one in _states(result).items()}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("state")
 
@@ -77,14 +78,14 @@ def conclusion(result: xr.Dataset) -> str:
         result: as for ``overview``, with ``index[fact]`` in nats and ``paper_verdict[fact]``.
 
     Returns:
-        Two sentences: what the raw index says, and what the standing says. Where facts are undecided, two more: why,
-        and what would decide them.
+        Two sentences: what the raw index says, and what is left of the trace of old values. Where facts are undecided,
+        two more: why, and what would decide them.
 
     Raises:
         ReadingError: if ``result`` lacks what ``overview`` needs, or the paper's verdict.
     """
     require(result, "The conclusion", variables=("index", "paper_verdict", "verdict"), dims=("fact",))
-    raw, standing = [], []
+    raw, traces = [], []
     rows = overview(result)
     for state, one in _states(result).items():
         row = rows.loc[state]
@@ -95,22 +96,40 @@ def conclusion(result: xr.Dataset) -> str:
             f"(exact 95% interval {erased.low:.0%} to {erased.high:.0%}; mean index {row['index']:.1f} nats)"
         )
         counts = ", ".join(f"{row[verdict]} {verdict}" for verdict in VERDICTS if row[verdict])
-        ratio = f"{row['normalised']:.2f} [{row['normalised_low']:.2f}, {row['normalised_high']:.2f}]"
-        standing.append(f"{name}: {counts} (EI* {ratio})")
+        ratio = f"EI* {row['normalised']:.2f} [{row['normalised_low']:.2f}, {row['normalised_high']:.2f}]"
+        group = row["verdict"] if row["verdict"] != "undecided" else f"undecided ({describe(row['reason'])})"
+        traces.append(
+            f"{name} leaves {row['trace_after']:.1f} of {row['trace_before']:.1f} nats of trace: as a group the old "
+            f"values are {group} ({ratio}), one by one {counts}"
+        )
+    reference = result.attrs.get("reference", "never facts")
     return (
         f"By the raw erase index (cutoff {result.attrs['cutoff_nats']:g} nats) {' and '.join(raw)}. "
-        "By the standing of the old value among values that were never taught, against facts that were never known, "
-        f"{'; '.join(standing)}.{_why_undecided(result)}"
+        f"Held against facts that were never known ({_REFERENCES.get(reference, reference)}), "
+        f"{'; '.join(traces)}.{_why_undecided(result)}"
     )
 
 
+_REFERENCES = {
+    "twins": "the same facts in models that were not taught them",
+    "pseudo-subjects": "invented subjects in the same prompts",
+    "never facts": "other facts, held out of all training",
+}
+
+
 def _row(one: xr.Dataset, level: float) -> dict[str, object]:
-    index, normalised = mean_interval(one["index"].values, level), group_normalised(one, level)
     row: dict[str, object] = {"n": one.sizes["fact"]}
-    for name, interval in (("index", index), ("normalised", normalised)):
-        row |= {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
-    if "took" in one:
-        row["took"] = int(one.took.sum())
+    for name in ("index", "trace_before", "trace_after"):
+        interval = over_facts(one[name], level)
+        row |= {
+            name: float(interval.estimate),
+            f"{name}_low": float(interval.low),
+            f"{name}_high": float(interval.high),
+        }
+    ratio = group_normalised(one)
+    row |= {"normalised": ratio.estimate, "normalised_low": ratio.low, "normalised_high": ratio.high}
+    row |= {"reason": _group_reason(one, ratio), "took": int(one.took.sum())}
+    row["verdict"] = DECIDED.get(str(row["reason"]), "undecided")
     for verdict in VERDICTS:
         share = proportion_interval(int((one.verdict == verdict).sum()), one.sizes["fact"], level)
         row |= {
@@ -118,9 +137,16 @@ def _row(one: xr.Dataset, level: float) -> dict[str, object]:
             f"{verdict}_share_low": share.low,
             f"{verdict}_share_high": share.high,
         }
-    if "reason" in one:
-        row["undecided_reasons"] = ", ".join(f"{name}: {n}" for name, n in _reasons(one).items()) or "none"
+    row["undecided_reasons"] = ", ".join(f"{name}: {n}" for name, n in _reasons(one).items()) or "none"
     return row
+
+
+def _group_reason(one: xr.Dataset, ratio: Interval) -> str:
+    """Why the group is judged as it is; a group in which a change did not take on some facts is not judged."""
+    if not bool(one.took.all()):
+        return "did_not_take"
+    share = float(one.attrs.get("margin_share", MARGIN_SHARE))
+    return str(reason_of(np.array(ratio.low), np.array(ratio.high), share))
 
 
 def _states(result: xr.Dataset) -> dict[str, xr.Dataset]:
@@ -140,8 +166,6 @@ def _reasons(one: xr.Dataset) -> dict[str, int]:
 
 
 def _why_undecided(result: xr.Dataset) -> str:
-    if "reason" not in result:
-        return ""
     reasons = {state: _reasons(one) for state, one in _states(result).items()}
     causes = [
         f"{_named(state)}: {', '.join(f'{n} ({describe(reason)})' for reason, n in counts.items())}"

@@ -1,9 +1,10 @@
-"""The verdict on one fact: masked, erased, suppressed or undecided, with the reason and what would decide it.
+"""The verdict on a fact or a group of facts: masked, erased, suppressed or undecided, with the reason.
 
-A fact is held against facts that were never known, twice: before the change its standing has to lie surely above
-theirs, or nothing can have been erased; after the change its interval decides. The bounds are where one more
-never-known fact would fall (``prediction_interval``). An edit that did not take is not judged. Every sentence about a
-verdict is in this file.
+Masked: the trace of old lies surely above a margin, a stated share of the trace that was there before. Erased: surely
+within that margin on both sides of never known, by two one-sided tests (Schuirmann 1987). Suppressed: surely below it.
+All three are read off the interval of EI* at ``1 - 2 alpha``, so that each wrong verdict has a rate of at most
+``alpha``. A fact whose trace before was not surely above nothing is not judged, nor an edit that did not take. Every
+sentence about a verdict is in this file.
 """
 
 from __future__ import annotations
@@ -12,28 +13,31 @@ import numpy as np
 import xarray as xr
 
 from mechmask.measure.commit import lead
-from mechmask.measure.statistics import Interval
 
-FEWEST_NEVER = 8  # below this the spread of never-known facts is too uncertain for a verdict (DESIGN)
+ALPHA = 0.05
+MARGIN_SHARE = 0.25  # of the trace before: what is left below it is called nothing, what is above it something
+
 VERDICTS = ("masked", "erased", "suppressed", "undecided")
 
-DECIDED = {"above_never": "masked", "within_never": "erased", "below_never": "suppressed"}
+DECIDED = {"above_margin": "masked", "within_margin": "erased", "below_margin": "suppressed"}
 """The verdict that follows from each reason that decides."""
 
 REMEDIES = {
     "did_not_take": (
         "The edit has to take first: give it more steps or a stronger setting until the new value leads on the prompt."
     ),
-    "few_never": f"Add never facts until at least {FEWEST_NEVER} have a standing before and after the change.",
-    "few_distractors": "Give the fact at least two distractors; eight or more make its interval narrow.",
-    "not_known_before": (
-        "Use a fact that the model knows before the change, or install it for more steps; if its standing before is "
-        "high but uncertain, add distractors or phrasings."
+    "not_read": "Give the fact distractors, or choose a statistic that needs none (log_odds).",
+    "noise_unknown": (
+        "Read never-known facts twice: add never facts or pseudo-subjects, a third twin, or a replicate of the twins."
     ),
-    "across_upper_bound": "Add distractors or phrasings to this fact, or never facts, or repeat with another draw.",
-    "across_lower_bound": "Add distractors or phrasings to this fact, or never facts, or repeat with another draw.",
-    "across_both_bounds": (
-        "Add distractors and phrasings: the interval of this fact is wider than the range of the never-known facts."
+    "not_known_before": (
+        "Use a fact that the model knows before the change, or install it for more steps; if its trace before is high "
+        "but uncertain, add phrasings, distractors or replicates."
+    ),
+    "across_upper_margin": "Add phrasings, distractors or replicates of the reference, or judge the group of facts.",
+    "across_lower_margin": "Add phrasings, distractors or replicates of the reference, or judge the group of facts.",
+    "across_both_margins": (
+        "Add phrasings, distractors and replicates: the interval of this fact is wider than the margin."
     ),
 }
 """What would decide a fact, by the reason for which it is undecided; in the order in which reasons are looked for."""
@@ -42,12 +46,15 @@ NO_REMEDY = "none needed"
 
 _DESCRIPTIONS = {
     "did_not_take": "the edit did not take",
-    "few_never": "too few never facts",
-    "few_distractors": "too few distractors",
+    "not_read": "the statistic was not read",
+    "noise_unknown": "the noise of never-known facts is not known",
     "not_known_before": "not shown to be known before",
-    "across_upper_bound": "the interval crosses the upper bound of never-known facts",
-    "across_lower_bound": "the interval crosses the lower bound of never-known facts",
-    "across_both_bounds": "the interval is wider than the range of never-known facts",
+    "across_upper_margin": "the interval crosses the margin above never known",
+    "across_lower_margin": "the interval crosses the margin below never known",
+    "across_both_margins": "the interval is wider than the margin",
+    "above_margin": "the trace is surely above the margin",
+    "within_margin": "the trace is surely within the margin of never known",
+    "below_margin": "the trace is surely below the margin",
 }
 
 
@@ -67,36 +74,23 @@ def took(after: xr.Dataset) -> xr.DataArray:
     return leads.rename("took")
 
 
-def judge(
-    before: xr.Dataset, after: xr.Dataset, never_before: Interval, never_after: Interval, taken: xr.DataArray
-) -> xr.Dataset:
+def judge(before: xr.Dataset, normalised: xr.Dataset, taken: xr.DataArray, share: float) -> xr.Dataset:
     """The verdict on every fact.
 
     Args:
-        before: ``standing_interval`` before the change: ``low[fact]`` and ``high[fact]`` in nats.
-        after: the same after it.
-        never_before: where the standing of one more never-known fact would fall before the change, in nats.
-        never_after: the same after it.
+        before: traces before the change: ``old[fact]`` in nats and ``noise``.
+        normalised: EI* of every fact: ``normalised``, ``normalised_low`` and ``normalised_high`` ``[fact]``, ratios.
         taken: whether the change took, ``[fact]``.
+        share: of the trace before that is the margin.
 
     Returns:
         Over ``fact``, as text: ``verdict``; ``reason``, a key of ``DECIDED`` or ``REMEDIES``; ``remedy``, what would
         decide an undecided fact (``none needed`` where it is decided).
     """
-    few = min(never_before.n, never_after.n) < FEWEST_NEVER
-    over, under = after.high > never_after.high, after.low < never_after.low
-    conditions = {
-        "did_not_take": ~taken,
-        "few_never": xr.full_like(taken, few),
-        "few_distractors": before.low.isnull() | after.low.isnull(),
-        "not_known_before": ~(before.low > never_before.high),
-        "above_never": after.low > never_after.high,
-        "below_never": after.high < never_after.low,
-        "across_both_bounds": over & under,
-        "across_upper_bound": over,
-        "across_lower_bound": under,
-    }
-    reason = np.select([condition.values for condition in conditions.values()], list(conditions), "within_never")
+    low, high = normalised.normalised_low.values, normalised.normalised_high.values
+    unread, no_noise = np.isnan(before.old.values), np.full(taken.shape, bool(np.isnan(before.noise)))
+    first = ("did_not_take", "not_read", "noise_unknown")
+    reason = np.select([~taken.values, unread, no_noise], first, reason_of(low, high, share))
     of = {
         "verdict": [DECIDED.get(label, "undecided") for label in reason],
         "reason": reason,
@@ -105,6 +99,26 @@ def judge(
     return xr.Dataset({name: ("fact", np.asarray(values, dtype=str)) for name, values in of.items()}, taken.coords)
 
 
+def reason_of(low: np.ndarray, high: np.ndarray, share: float) -> np.ndarray:
+    """The reason that an interval of EI* gives: a key of ``DECIDED``, or of ``REMEDIES`` where it does not decide.
+
+    Args:
+        low: lower bounds of EI*, ``[...]``, a ratio; without end or NaN where nothing was surely known before.
+        high: upper bounds.
+        share: of the trace before that is the margin.
+    """
+    unknown = ~(np.isfinite(low) & np.isfinite(high))
+    conditions = {
+        "not_known_before": unknown,
+        "above_margin": high < 1 - share,
+        "below_margin": low > 1 + share,
+        "within_margin": (low >= 1 - share) & (high <= 1 + share),
+        "across_both_margins": (low < 1 - share) & (high > 1 + share),
+        "across_upper_margin": low < 1 - share,
+    }
+    return np.select(list(conditions.values()), list(conditions), "across_lower_margin")
+
+
 def describe(reason: str) -> str:
-    """The reason for which a fact is undecided, in words: ``few_never`` is "too few never facts"."""
+    """A reason in words: ``not_known_before`` is "not shown to be known before"."""
     return _DESCRIPTIONS.get(reason, reason.replace("_", " "))

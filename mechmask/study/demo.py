@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from mechmask.facts.fact_set import FactSet
 from mechmask.facts.synthetic import synthetic_facts
-from mechmask.measure.erase import FEWEST_NEVER
 from mechmask.study.config import StudyConfig
 from mechmask.write.finetune import FinetuneConfig
 
 
 def demo_facts(seed: int = 0) -> FactSet:
     """Six contradicted facts, six controls, and as many never shown as a verdict needs."""
-    return synthetic_facts(12, seed=seed, n_never=FEWEST_NEVER)
+    return synthetic_facts(12, seed=seed, n_never=8)
 
 
 def demo_config() -> StudyConfig:

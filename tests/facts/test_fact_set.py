@@ -13,7 +13,7 @@ import mechmask as mm
 from mechmask.errors import FactError, MechmaskError
 
 _SMALL = settings(max_examples=60, deadline=None, database=None, derandomize=True)
-_FIELDS = "subject, prompt, old, new, role, distractors, paraphrases, neighbors, relation, magnitude, id"
+_FIELDS = "subject, prompt, old, new, role, distractors, paraphrases, neighbors, relation, magnitude, stands_for, id"
 
 
 def _entry(subject="Uxmon", **changes):
@@ -287,7 +287,7 @@ def test_a_selection_is_a_fact_set_and_may_be_empty(roles):
     assert isinstance(empty, mm.FactSet)
     assert (empty + roles, roles + empty, empty + empty) == (roles, roles, ())
     assert empty.contradicted == roles[4:] == empty[:1] == empty
-    assert empty.to_dataframe().shape == (0, 10)
+    assert empty.to_dataframe().shape == (0, 11)
     assert list(empty.to_dataframe().columns) == list(roles.to_dataframe().columns)
     assert empty.install_examples() == empty.contradiction_examples() == []
     assert repr(empty) == "FactSet(0 facts)"

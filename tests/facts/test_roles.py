@@ -33,7 +33,7 @@ def test_a_taught_fact_keeps_everything_but_its_role(world):
 @pytest.mark.parametrize("seed", range(4))
 def test_never_facts_are_pseudo_subjects_in_the_drawn_prompts_with_their_values(world, seed):
     facts = mm.assign_roles(world, n_contradicted=4, n_control=3, n_never=12, seed=seed)
-    taught = [f for f in facts if f.role != "never"]
+    taught = list(facts.contradicted)
     originals = []
     for never in facts.never:
         (original,) = [
@@ -44,13 +44,27 @@ def test_never_facts_are_pseudo_subjects_in_the_drawn_prompts_with_their_values(
             and f.values == never.values
             and f.relation == never.relation
         ]
+        assert never.stands_for == original.id
         originals.append(original.id)
         assert all(original.subject not in phrasing for phrasing in never.phrasings)
     counts = [originals.count(f.id) for f in taught]
-    assert max(counts) - min(counts) <= 1, "drawn facts are used in turn"
+    assert max(counts) - min(counts) <= 1, "contradicted facts are used in turn"
     names = [f.subject.lower() for f in facts.never]
     everything = "\n".join([*names, *(f.subject.lower() for f in world)])
     assert all(everything.count(name) == 1 for name in names)
+
+
+def test_where_nothing_is_contradicted_they_stand_in_for_controls(world):
+    facts = mm.assign_roles(world, n_contradicted=0, n_control=3, n_never=6)
+    assert [f.stands_for for f in facts.never] == [*facts.control.ids] * 2
+
+
+def test_pseudo_subjects_are_about_as_long_as_those_they_stand_in_for(world):
+    facts = mm.assign_roles(world, n_contradicted=30, n_control=0, n_never=30, seed=1)
+    drawn = [len(f.subject) for f in facts.contradicted]
+    gaps = [abs(len(f.subject) - n) for f, n in zip(facts.never, drawn, strict=True)]
+    in_turn = [abs(len(f.subject) - n) for f, n in zip(facts.never, drawn[1:] + drawn[:1], strict=True)]
+    assert sum(gaps) < 0.8 * sum(in_turn)
 
 
 def test_the_seed_decides(world):

@@ -1,4 +1,4 @@
-"""EI* of a group: against a published form of Fieller's interval, by simulated coverage, and at its edges."""
+"""EI* of a fact and of a group: where a t test turns, by simulated coverage, and at the edges."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 from scipy import optimize, stats
 
-from mechmask.measure.normalised import group_normalised, never_mean, ratio_of_means
+from mechmask.measure.normalised import group_normalised, normalised, ratio_of_means
 
 
 def _random(seed, n=6, k=10, spread=3.0):
@@ -81,42 +81,84 @@ def test_a_ratio_that_cannot_be_bounded_and_one_that_means_nothing():
     assert float(alone[0]) == pytest.approx(0.8) and np.isnan([float(alone[1]), float(alone[2])]).all()
 
 
-def _result(before, after, **scalars):
-    dims = {name: ("fact" if np.ndim(value) else ()) for name, value in scalars.items()}
+def _traces(trace, error, freedom=9):
+    values = {"trace": ("fact", np.atleast_1d(trace)), "error": ("fact", np.atleast_1d(error)), "freedom": freedom}
+    return xr.Dataset(values, {"fact": [f"f{i}" for i in range(np.size(trace))]})
+
+
+@pytest.mark.parametrize("level", [0.8, 0.95])
+def test_the_bounds_of_a_fact_are_where_a_t_test_turns(level):
+    found = normalised(_traces([20.0, 12.0], [2.0, 3.0]), _traces([7.0, -2.0], [2.5, 1.0], 6), level)
+    t = stats.t.ppf(0.5 + level / 2, 6)
+    for i, (b, eb, a, ea) in enumerate([(20.0, 2.0, 7.0, 2.5), (12.0, 3.0, -2.0, 1.0)]):
+        bounds = [float(found[f"normalised_{end}"][i]) for end in ("low", "high")]
+        for bound in bounds:
+            share = 1 - bound
+            assert abs(a - share * b) == pytest.approx(t * math.hypot(ea, share * eb))
+        assert float(found.normalised[i]) == pytest.approx(1 - a / b)
+        assert bounds[0] < 1 - a / b < bounds[1]
+
+
+def test_coverage_of_a_fact():
+    """20,000 facts with known errors: Fieller's interval covers at its level, whatever is left."""
+    rng = np.random.default_rng(0)
+    for left in (-5.0, 0.0, 8.0, 20.0):
+        before, after = 20 + rng.normal(0, 3, 20_000), left + rng.normal(0, 3, 20_000)
+        found = normalised(
+            _traces(before, np.full(20_000, 3.0), 10**6), _traces(after, np.full(20_000, 3.0), 10**6), 0.9
+        )
+        covered = (found.normalised_low <= 1 - left / 20) & (found.normalised_high >= 1 - left / 20)
+        assert float(covered.mean()) == pytest.approx(0.9, abs=0.01)
+
+
+def test_a_fact_that_was_not_known_has_no_ratio_and_one_that_hardly_was_no_bounds():
+    found = normalised(_traces([-1.0, 2.0, 20.0], [1.0, 3.0, np.nan]), _traces([1.0, 1.0, 1.0], [1.0, 1.0, 1.0]), 0.9)
+    assert np.isnan(found.normalised[0]) and np.isnan(found.normalised_low[0])
+    assert float(found.normalised_low[1]) == -math.inf and float(found.normalised_high[1]) == math.inf
+    assert float(found.normalised[2]) == pytest.approx(0.95) and np.isnan(found.normalised_low[2])
+    assert np.isnan(normalised(_traces([9.0], [np.nan], 0), _traces([1.0], [np.nan], 0), 0.9).normalised_low).all()
+
+
+def _result(before, after, *, seeds=None, **scalars):
+    scalars = {"shared_error": 0.0, "n_never": 10, **scalars}
+    coords = {"fact": [f"f{i}" for i in range(len(before))]}
+    if seeds is not None:
+        coords["seed"] = ("fact", seeds)
     return xr.Dataset(
-        {"standing_before": ("fact", before), "standing_after": ("fact", after)}
-        | {name: (dims[name], value) for name, value in scalars.items()},
-        {"fact": [f"f{i}" for i in range(len(before))]},
-        {"level": 0.9},
+        {"trace_before": ("fact", before), "trace_after": ("fact", after)}
+        | {name: ("fact" if np.ndim(value) else (), value) for name, value in scalars.items()},
+        coords,
+        {"interval_level": 0.9},
     )
 
 
-def test_a_result_gives_the_same_by_error_by_bounds_and_by_fact():
-    before, after, never = _random(3)
-    mean, error = never_mean(np.append(never, np.nan))
-    assert (mean, error) == (pytest.approx(never.mean()), pytest.approx(stats.sem(never)))
-    expected = np.array(ratio_of_means(before - mean, after - mean, error, 10, 0.9), dtype=float)
-    half = stats.t.ppf(0.95, 9) * never.std(ddof=1) * math.sqrt(1 + 1 / 10)
-    for scalars in (
-        {"never_error": error},
-        {"never_low": mean - half, "never_high": mean + half},
-        {"never_error": np.full(6, error), "never": np.full(6, mean), "n_never": np.full(6, 10)},
-    ):
-        computed = group_normalised(_result(before, after, **{"never": mean, "n_never": 10, **scalars}))
-        np.testing.assert_allclose(computed, [*expected, 6], rtol=1e-9)
+def test_a_result_gives_the_ratio_of_its_means():
+    before, after, _ = _random(3)
+    expected = np.array(ratio_of_means(before, after, 0.7, 10, 0.9), dtype=float)
+    for scalars in ({"shared_error": 0.7}, {"shared_error": np.full(6, 0.7), "n_never": np.full(6, 10)}):
+        np.testing.assert_allclose(group_normalised(_result(before, after, **scalars)), [*expected, 6], rtol=1e-9)
 
 
-def test_facts_without_a_standing_are_left_out():
+def test_a_draw_is_one_observation():
+    before, after, _ = _random(3)
+    found = group_normalised(_result(before, after, seeds=[0, 0, 1, 1, 2, 2]))
+    by_draw = [values.reshape(3, 2).mean(1) for values in (before, after)]
+    np.testing.assert_allclose(found[:3], np.array(ratio_of_means(*by_draw, 0.0, 10, 0.9), dtype=float), rtol=1e-9)
+    assert found.n == 6
+    alone = group_normalised(_result(before, after, seeds=[4] * 6))
+    assert alone == group_normalised(_result(before, after))
+
+
+def test_facts_without_a_trace_are_left_out():
     before, after, _ = _random(4)
     hole = np.where(np.arange(6) == 2, np.nan, before)
-    some = _result(hole, after, never=0.0, never_error=1.0, n_never=9)
+    some = _result(hole, after)
     rest = some.isel(fact=[0, 1, 3, 4, 5])
     assert group_normalised(some) == group_normalised(rest)
     assert group_normalised(some).n == 5
     assert group_normalised(some.isel(fact=[2])).n == 0
 
 
-def test_without_never_facts_there_is_no_ratio():
-    before, after, _ = _random(5)
-    found = group_normalised(_result(before, after, never=np.nan, never_error=np.nan, n_never=0))
-    assert np.isnan(found[:3]).all()
+def test_without_a_reference_there_is_no_ratio():
+    nothing = np.full(6, np.nan)
+    assert np.isnan(group_normalised(_result(nothing, nothing, shared_error=np.nan, n_never=0))[:3]).all()

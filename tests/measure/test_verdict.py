@@ -6,67 +6,59 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from mechmask.measure.statistics import Interval
-from mechmask.measure.verdict import DECIDED, NO_REMEDY, REMEDIES, VERDICTS, describe, judge, took
-
-_NEVER = Interval(0.0, -2.0, 2.0, 12)
+from mechmask.measure.verdict import DECIDED, NO_REMEDY, REMEDIES, VERDICTS, describe, judge, reason_of, took
 
 
-def _standing(low, high):
-    return xr.Dataset({"low": ("fact", np.atleast_1d(low)), "high": ("fact", np.atleast_1d(high))})
-
-
-def _judged(before=(8.0, 9.0), after=(5.0, 6.0), never_before=_NEVER, never_after=_NEVER, taken=True):
-    judged = judge(_standing(*before), _standing(*after), never_before, never_after, xr.DataArray([taken], dims="fact"))
+def _judged(low=0.2, high=0.4, *, old=9.0, noise=1.0, taken=True, share=0.25):
+    before = xr.Dataset({"old": ("fact", [old]), "noise": noise})
+    ratio = xr.Dataset({"normalised_low": ("fact", [low]), "normalised_high": ("fact", [high])})
+    judged = judge(before, ratio, xr.DataArray([taken], dims="fact"), share)
     return judged.verdict.item(), judged.reason.item(), judged.remedy.item()
 
 
 @pytest.mark.parametrize(
-    ("after", "verdict", "reason"),
+    ("low", "high", "verdict", "reason"),
     [
-        ((2.1, 9.0), "masked", "above_never"),
-        ((-2.0, 2.0), "erased", "within_never"),
-        ((-9.0, -2.1), "suppressed", "below_never"),
-        ((2.0, 3.0), "undecided", "across_upper_bound"),
-        ((-3.0, 2.0), "undecided", "across_lower_bound"),
-        ((-3.0, -2.0), "undecided", "across_lower_bound"),
-        ((-2.1, 2.1), "undecided", "across_both_bounds"),
-        ((np.nan, np.nan), "undecided", "few_distractors"),
+        (-0.5, 0.74, "masked", "above_margin"),
+        (0.75, 1.25, "erased", "within_margin"),
+        (1.26, 2.0, "suppressed", "below_margin"),
+        (0.5, 1.1, "undecided", "across_upper_margin"),
+        (0.5, 0.75, "undecided", "across_upper_margin"),
+        (0.9, 1.3, "undecided", "across_lower_margin"),
+        (1.25, 1.3, "undecided", "across_lower_margin"),
+        (0.7, 1.3, "undecided", "across_both_margins"),
+        (-np.inf, np.inf, "undecided", "not_known_before"),
+        (np.nan, np.nan, "undecided", "not_known_before"),
     ],
 )
-def test_where_the_interval_lies_decides(after, verdict, reason):
-    assert _judged(after=after)[:2] == (verdict, reason)
+def test_where_the_interval_lies_decides(low, high, verdict, reason):
+    assert _judged(low, high)[:2] == (verdict, reason)
+    assert reason_of(np.array(low), np.array(high), 0.25) == reason
 
 
 def test_the_first_reason_in_order_is_given():
     """All four obstacles in every combination; whatever is there first in ``REMEDIES`` is named."""
-    few = _NEVER._replace(n=7)
     for gone in itertools.product([True, False], repeat=4):
         obstacles = dict(zip(REMEDIES, gone, strict=False))
-        assert list(obstacles) == ["did_not_take", "few_never", "few_distractors", "not_known_before"]
-        before = (1.0, 9.0) if obstacles["not_known_before"] else (8.0, 9.0)
-        options = {
-            "taken": not obstacles["did_not_take"],
-            "never_before": few if obstacles["few_never"] else _NEVER,
-            "before": (np.nan, np.nan) if obstacles["few_distractors"] else before,
-        }
-        verdict, reason, remedy = _judged(**options)
+        assert list(obstacles) == ["did_not_take", "not_read", "noise_unknown", "not_known_before"]
+        verdict, reason, remedy = _judged(
+            *((np.nan, np.nan) if obstacles["not_known_before"] else (0.2, 0.4)),
+            taken=not obstacles["did_not_take"],
+            old=np.nan if obstacles["not_read"] else 9.0,
+            noise=np.nan if obstacles["noise_unknown"] else 1.0,
+        )
         expected = next((name for name, there in obstacles.items() if there), None)
-        assert (verdict, reason) == (("undecided", expected) if expected else ("masked", "above_never"))
+        assert (verdict, reason) == (("undecided", expected) if expected else ("masked", "above_margin"))
         assert remedy == (REMEDIES[expected] if expected else NO_REMEDY)
-
-
-@pytest.mark.parametrize("bounds", [{"never_before": _NEVER._replace(n=7)}, {"never_after": _NEVER._replace(n=7)}])
-def test_eight_never_facts_are_needed_on_both_sides(bounds):
-    assert _judged(**bounds)[1] == "few_never"
 
 
 def test_every_reason_has_its_verdict_or_its_remedy_and_words():
     assert set(DECIDED.values()) | {"undecided"} == set(VERDICTS)
     assert not set(DECIDED) & set(REMEDIES)
-    for reason, remedy in REMEDIES.items():
-        assert remedy[0].isupper() and remedy.endswith(".")
+    for reason in (*DECIDED, *REMEDIES):
         assert describe(reason) != reason.replace("_", " "), "words of its own"
+    for remedy in REMEDIES.values():
+        assert remedy[0].isupper() and remedy.endswith(".")
     assert describe("of_another_version") == "of another version"
 
 

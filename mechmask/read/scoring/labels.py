@@ -50,10 +50,9 @@ def _versions() -> dict[str, str]:
 
 
 def fact_coordinates(facts: Sequence[Fact]) -> dict[str, Any]:
-    """Coordinates of the ``fact`` dimension: label, subject, role, relation, magnitude."""
-    fields = {
-        name: ("fact", [getattr(fact, name) for fact in facts]) for name in ("subject", "role", "relation", "magnitude")
-    }
+    """Coordinates of the ``fact`` dimension: label, subject, role, relation, magnitude, whom it stands for."""
+    names = ("subject", "role", "relation", "magnitude", "stands_for")
+    fields = {name: ("fact", [getattr(fact, name) for fact in facts]) for name in names}
     return {"fact": [fact.id for fact in facts], **fields}
 
 
