@@ -53,8 +53,9 @@ def erase_index(
         Over ``fact`` (the contradicted ones), in nats unless stated otherwise:
 
         * ``drop`` of ``logp(old)``, ``index`` with ``index_low`` and ``index_high`` (uncertainty of the control mean),
-          ``ceiling`` after the change (none for the score ``mean``), ``surprise`` (``-logp(new)`` before), and
-          ``paper_verdict`` (text), all of the prompt itself, where there are twins in those that knew the fact;
+          ``logprob_old``, ``logprob_new`` and ``ceiling`` after the change (no ceiling for the score ``mean``),
+          ``surprise`` (``-logp(new)`` before), and ``paper_verdict`` (text), all of the prompt itself, where there are
+          twins in those that knew the fact;
         * ``old_before`` and ``old_after``, the statistic of the fact; ``never_before`` and ``never_after``, that of its
           reference; ``trace_before`` and ``trace_after``, the difference, each with ``_low`` and ``_high``;
         * ``normalised`` (EI*, a ratio) with ``normalised_low`` and ``normalised_high``; NaN where old did not stand
@@ -138,7 +139,7 @@ def _paper_index(
 ) -> xr.Dataset:
     """The paper's index of every fact, with what is read beside it; of twins, the mean over those that knew it."""
     first, last = _prompt(before), _prompt(after)
-    drop = _of_old(first) - _of_old(last)
+    drop = _of(first, "old") - _of(last, "old")
     control = over_facts(drop.isel(fact=np.flatnonzero(controls)).drop_vars("seed", errors="ignore"), level)
     in_nats = {
         "drop": drop,
@@ -146,7 +147,8 @@ def _paper_index(
         "index_low": drop - control.high,
         "index_high": drop - control.low,
     }
-    result = xr.Dataset(in_nats).assign(surprise=-first.logprob.sel(route="new", drop=True))  # coordinates stay old's
+    result = xr.Dataset(in_nats)  # coordinates are those of old, which comes first
+    result = result.assign(surprise=-_of(first, "new"), logprob_old=_of(last, "old"), logprob_new=_of(last, "new"))
     if before.attrs.get("score") != "mean":
         result = result.assign(ceiling=ceiling(last.logprob))
     if TWIN in drop.dims:
@@ -156,8 +158,8 @@ def _paper_index(
     return result.assign(paper_verdict=("fact", verdict), n_control=int(control.n.max()))
 
 
-def _of_old(reading: xr.Dataset) -> xr.DataArray:
-    return reading.logprob.sel(route="old", drop=True)
+def _of(reading: xr.Dataset, route: str) -> xr.DataArray:
+    return reading.logprob.sel(route=route, drop=True)
 
 
 def _origin(before: xr.Dataset, after: xr.Dataset) -> dict[str, object]:
@@ -190,7 +192,12 @@ def _comparable(before: xr.Dataset, after: xr.Dataset) -> tuple[xr.Dataset, xr.D
 
 
 def _read(reading: xr.Dataset) -> xr.Dataset:
-    """The reading without phrasings and distractors that only other facts of the original set had."""
+    """The reading without phrasings and distractors that only other facts of the original set had, nor its place.
+
+    Its place is where it was selected from, such as its step: a coordinate without a dimension, which two readings
+    need not have in common.
+    """
+    reading = reading.drop_vars([name for name, of in reading.coords.items() if not of.dims])
     there = reading.logprob.notnull()
     for dim, always in (("route", ["old", "new"]), ("phrasing", [0])):
         if dim in reading.dims:

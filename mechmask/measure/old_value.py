@@ -7,6 +7,7 @@ did is a question for calibration (``measure/calibration.py``), not of taste; a 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal, get_args
 
 import numpy as np
 import xarray as xr
@@ -75,7 +76,8 @@ STATISTICS: dict[str, Callable[[xr.DataArray], xr.DataArray]] = {
 }
 """Every statistic by its name in results and tables."""
 
-IN_NATS = ("logprob", "log_odds", "standing", "geometric_standing", "median_standing")
+StatisticName = Literal["logprob", "log_odds", "standing", "geometric_standing", "median_standing"]
+IN_NATS: tuple[StatisticName, ...] = get_args(StatisticName)
 """Those whose differences are nats, of which a trace can be made."""
 
 
@@ -107,4 +109,4 @@ def statistic_of_old(logprob: xr.DataArray, statistic: str) -> xr.DataArray:
 def _log_sum(logprob: np.ndarray) -> np.ndarray:
     """Log of the summed probabilities of the routes that were read, at most 0."""
     present = np.where(np.isnan(logprob), -np.inf, logprob)
-    return np.minimum(logsumexp(present, axis=-1), 0.0)
+    return np.clip(logsumexp(present, axis=-1), None, 0.0)

@@ -13,9 +13,9 @@ import xarray as xr
 from scipy import stats
 
 from mechmask.errors import ReadingError
-from mechmask.measure.old_value import IN_NATS, statistic_of_old
+from mechmask.measure.old_value import IN_NATS, StatisticName, statistic_of_old
 
-STATISTIC = "geometric_standing"
+STATISTIC: StatisticName = "geometric_standing"
 
 TWIN = "twin"
 

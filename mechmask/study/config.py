@@ -12,8 +12,12 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator
 from mechmask.configuration import Configuration
 from mechmask.errors import StudyError, known_names
 from mechmask.measure.erase import PAPER_CUTOFF_NATS
+from mechmask.measure.old_value import StatisticName
+from mechmask.measure.trace import STATISTIC
+from mechmask.measure.verdict import ALPHA, MARGIN_SHARE
 from mechmask.read.backends import BackendName
 from mechmask.read.lenses.lens import LensName
+from mechmask.study.until import Until
 from mechmask.write.edit import METHODS, EditConfig
 from mechmask.write.finetune import FinetuneConfig
 
@@ -41,7 +45,9 @@ class StudyConfig(Configuration):
     Attributes:
         install: how the old values are taught; ``None`` (``"none"`` in TOML) for facts that the model holds already.
         install_recall: installing ends at the first checkpoint at which this share of the taught facts is recalled.
-        contradict: how the new values are taught, from the installed adapter on.
+        contradict: how the new values are taught, from the installed adapter on, and for how many steps at most.
+        contradict_until: contradicting ends at the first checkpoint at which new is recalled or leads by so much, such
+            as ``{ margin = 1.0 }`` or ``{ recall = 1.0 }``; after all steps (``"none"`` in TOML) by default.
         taught_phrasings: in how many of its phrasings each fact is installed and contradicted, the prompt first; the
             others are only read, as what carries over. The paper teaches one.
         checkpoint_every: optimizer steps between two readings.
@@ -51,6 +57,9 @@ class StudyConfig(Configuration):
         score: of the readings at the output.
         lens: of the depth readings.
         backend: of the depth readings.
+        statistic: of the old value, of which the trace is made.
+        margin_share: the margin of the verdict, as a share of the trace before.
+        alpha: the rate at which each verdict may be wrong.
         cutoff_nats: erase index above which the paper's criterion says erased.
         level: of all intervals.
         batch_size: prompts per forward pass when reading; affects memory only.
@@ -66,17 +75,21 @@ class StudyConfig(Configuration):
     install: FinetuneConfig | None = FinetuneConfig(steps=60)
     install_recall: float = Field(default=1.0, gt=0, le=1)
     contradict: FinetuneConfig = FinetuneConfig(steps=30)
+    contradict_until: Until | None = None
     taught_phrasings: int = Field(default=1, ge=1)
     checkpoint_every: int = Field(default=10, ge=1)
     edits: tuple[Editor, ...] = ("ft_l",)
     score: Literal["sequence", "mean"] = "sequence"
     lens: LensName = "logit"
     backend: BackendName = "transformer_lens"
+    statistic: StatisticName = STATISTIC
+    margin_share: float = Field(default=MARGIN_SHARE, gt=0, lt=1)
+    alpha: float = Field(default=ALPHA, gt=0, lt=0.5)
     cutoff_nats: float = Field(default=PAPER_CUTOFF_NATS, gt=0)
     level: float = Field(default=0.95, gt=0, lt=1)
     batch_size: int = Field(default=32, ge=1)
 
-    @field_validator("install", mode="before")
+    @field_validator("install", "contradict_until", mode="before")
     @classmethod
     def _none_by_name(cls, value: object) -> object:
         """TOML has no null."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
 
 from mechmask import draw
 from mechmask.files import write_text
@@ -19,6 +21,7 @@ _FIGURES = {
     "depth": draw.depth,
     "erase": draw.erase,
 }
+_TWIN_FIGURES = {"course": draw.trace, "erase": draw.erase}
 
 
 def export_study(run: Run, results: StudyResults, about: Mapping[str, str | float]) -> None:
@@ -29,13 +32,24 @@ def export_study(run: Run, results: StudyResults, about: Mapping[str, str | floa
         results: what they show.
         about: provenance of the model.
     """
-    for name, make in _FIGURES.items():
+    _export(run, results, _FIGURES, about)
+
+
+def export_twins(run: Run, results: StudyResults, about: Mapping[str, str | float]) -> None:
+    """The same of a study of twins."""
+    _export(run, results, _TWIN_FIGURES, about)
+
+
+def _export(
+    run: Run, results: StudyResults, figures: Mapping[str, Callable[..., Figure]], about: Mapping[str, str | float]
+) -> None:
+    for name, make in figures.items():
         sources = {f"results/{name}": results.step(f"results/{name}").digest}
         for suffix in ("pdf", "png"):  # drawn anew for each: saving a figure moves what its layout begins from
             run.export(
                 f"figures/{name}.{suffix}",
                 sources,
-                lambda path, name=name, make=make: draw.save_figure(make(getattr(results, name)), path),
+                lambda path, name=name, make=make: draw.save_figure(make(results.reading(f"results/{name}")), path),
             )
     erased = {"results/erase": results.step("results/erase").digest}
     run.export("summary.csv", erased, lambda path: write_text(path, results.summary().to_csv()))

@@ -147,7 +147,7 @@ def edit_settings(model: Model, edits: Sequence[str | EditConfig]) -> dict[str, 
 
 
 def each_edit(
-    run: Run, start: StudyState, facts: Sequence[str], edits: Mapping[str, EditConfig]
+    run: Run, start: StudyState, facts: Sequence[str], edits: Mapping[str, EditConfig], *, below: str = ""
 ) -> dict[str, StudyState]:
     """Every fact edited alone by every editor, on one state; other facts of the run are read under each edit.
 
@@ -156,10 +156,11 @@ def each_edit(
         start: what is edited.
         facts: ids of the facts to edit, each by itself.
         edits: configuration of each editor, by the name that its states have.
+        below: what stands before the names of the states, where several states are edited alike.
 
     Returns:
-        A state for each editor and fact, named ``editor/number``; under it the edited fact is read, and every fact that
-        is not edited.
+        A state for each editor and fact, by its name, ``editor/number``; under it the edited fact is read, and every
+        fact that is not edited.
     """
     _require_of_run(run, start)
     others = [fact.id for fact in run.facts if fact.id not in set(facts)]
@@ -167,7 +168,7 @@ def each_edit(
     for method, config in edits.items():
         with progress_bar(method, len(facts)) as bar:
             for number, fact_id in enumerate(facts):
-                name = f"{method}/{number:04d}"
+                name = "/".join(filter(None, (below, method, f"{number:04d}")))
                 step = _edited(run, start, fact_id, name, config)
                 states[name] = state_of_step(step, start, name, method, [fact_id, *others])
                 bar(fact_id)

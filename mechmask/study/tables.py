@@ -5,12 +5,25 @@ Labelled arrays in, labelled arrays out; no model and no torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
 import xarray as xr
 
 from mechmask.measure.commit import commit_layer
 from mechmask.measure.erase import erase_index
+
+
+def concatenated(readings: Iterable[xr.Dataset], dim: str, labels: Iterable[object]) -> xr.Dataset:
+    """Readings along a new dimension; attributes in which they differ are left out.
+
+    Args:
+        readings: what is joined.
+        dim: the dimension.
+        labels: one for each reading.
+    """
+    axis = xr.DataArray(list(labels), dims=dim, name=dim)
+    return cast("xr.Dataset", xr.concat(list(readings), axis, combine_attrs="drop_conflicts"))
 
 
 def joined_trajectory(phases: Mapping[str, Mapping[int, xr.Dataset]]) -> xr.Dataset:
@@ -55,11 +68,10 @@ def by_method(readings: Mapping[str, xr.Dataset], methods: Mapping[str, str]) ->
 
 def by_state(parts: Mapping[str, xr.Dataset]) -> xr.Dataset:
     """Datasets of several states along a dimension ``state``, each variable given the dimension ``fact``."""
-    states = xr.DataArray(list(parts), dims="state", name="state")
     spread = [
         part.assign({n: v.broadcast_like(part.fact) for n, v in part.data_vars.items()}) for part in parts.values()
     ]
-    return xr.concat(spread, states, combine_attrs="drop_conflicts")  # pyright: ignore[reportReturnType]
+    return concatenated(spread, "state", parts)
 
 
 def erase_table(
@@ -67,9 +79,7 @@ def erase_table(
     after: Mapping[str, xr.Dataset],
     depth: xr.Dataset,
     methods: Mapping[str, str],
-    *,
-    cutoff_nats: float,
-    level: float,
+    **options: Any,
 ) -> xr.Dataset:
     """Erase index, verdict and commit layer of every contradicted fact under every change.
 
@@ -79,8 +89,7 @@ def erase_table(
             facts that are not contradicted.
         depth: the contest at every layer ``[state, fact, phrasing, route, layer]``, states by method.
         methods: the method of every state of ``after``.
-        cutoff_nats: erase index above which the paper's criterion says erased.
-        level: of all intervals.
+        **options: of ``erase_index``.
 
     Returns:
         ``erase_index`` of every method along ``state``, with ``recalled`` and, in layers, ``commit_layer`` of the
@@ -88,7 +97,7 @@ def erase_table(
     """
     judged = {}
     for name, reading in after.items():
-        result = erase_index(before.sel(fact=reading.fact), reading, cutoff_nats=cutoff_nats, level=level)
+        result = erase_index(before.sel(fact=reading.fact), reading, **options)
         recalled = reading.recalled.sel(route="new", phrasing=0, drop=True)
         judged[name] = result.assign(recalled=recalled.sel(fact=result.fact))
     rows = by_method(judged, methods)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import xarray as xr
 from safetensors.torch import load_file, save_file
 
@@ -24,6 +23,7 @@ from mechmask.progress import PhaseBar, phase_bar
 from mechmask.study.run import Run
 from mechmask.study.states import StudyState, state_of_step, untouched
 from mechmask.study.step import NO_SETTINGS, Settings, Step, code_digest, digest_of, file_in
+from mechmask.study.until import Until, recall_of
 from mechmask.write.adapter import AdapterChange
 from mechmask.write.finetune import FinetuneConfig, Finetuning
 
@@ -74,10 +74,10 @@ def train(
     config: FinetuneConfig,
     *,
     start: StudyState | None = None,
-    until: float | None = None,
+    until: Until | float | None = None,
     watch: Watch | None = None,
 ) -> Trained:
-    """Fine-tune in a run: to the last step, or to the first checkpoint at which enough is recalled.
+    """Fine-tune in a run: to the last step, or to the first checkpoint at which it is far enough.
 
     Args:
         run: where change, checkpoints and training state are kept.
@@ -86,7 +86,7 @@ def train(
         config: how.
         start: the state to go on from: its adapter is trained further, with a new optimizer. A fresh adapter on the
             model by default.
-        until: share of the taught values that greedy decoding has to say for the training to end before its last step.
+        until: where it ends before its last step: by recall or by margin; a number is a share that is recalled.
         watch: what is read at checkpoints; nothing by default.
 
     Returns:
@@ -97,10 +97,11 @@ def train(
         ChangeError: if a loss is not a number, nothing changes, or what it starts from is not an adapter.
         ReadingError: if a reading disagrees with the model's output.
     """
+    until = Until(recall=until) if isinstance(until, float | int) else until
     if until is not None and watch is None:
         raise StudyError(
-            f"The training {name!r} is to end when a share of {until:g} is recalled, but nothing is read on the way. "
-            "Give watch=, or leave until= out."
+            f"The training {name!r} is to end at {until}, but nothing is read on the way. Give watch=, or leave until= "
+            "out."
         )
     training = _Training(run, name, examples, config, start or untouched(run), until, watch)
     step = training.finished() or training.carried_out()
@@ -118,14 +119,15 @@ class _Training:
         examples: Sequence[Example],
         config: FinetuneConfig,
         start: StudyState,
-        until: float | None,
+        until: Until | None,
         watch: Watch | None,
     ) -> None:
         self._run, self._name, self._examples, self._config = run, name, examples, config
         self._start, self._until, self._watch = start, until, watch
         self._course = Settings.of(config, leave_out=frozenset({"steps"}))
-        taught = digest_of([example.model_dump(mode="json") for example in examples])
-        self._inputs = {**run.inputs, "examples": taught, **start.inputs}
+        examples_digest = digest_of([example.model_dump(mode="json") for example in examples])
+        self._inputs = {**run.inputs, "examples": examples_digest, **start.inputs}
+        self._taught = {(example.fact_id, example.value) for example in examples}
         self.checkpoints: dict[int, Step] = {}
 
     @property
@@ -143,7 +145,7 @@ class _Training:
                 if checkpoint is None:
                     return None
                 self.checkpoints[number] = checkpoint
-                if self._has_recalled(checkpoint):
+                if self._is_far_enough(checkpoint):
                     last = number
                     break
         return self._run.find(f"changes/{self._name}", self._at(last), self._inputs)
@@ -165,7 +167,7 @@ class _Training:
                         continue
                     tuning.advance(number - tuning.step, bar.step)
                     if self._checkpoint(number, bar) and number < steps:
-                        bar.end_early(f"recall {self._until:g} is reached at step {number}: no more are needed")
+                        bar.end_early(f"{self._until} is reached at step {number}: no more are needed")
                         break
                     self._keep(tuning)
             self._keep(tuning)
@@ -196,23 +198,18 @@ class _Training:
         step = self._run.step(*self._checkpoint_key(self._watch, number), make)
         self.checkpoints[number] = step
         bar.recall(self._recall(step))
-        return self._has_recalled(step)
+        return self._is_far_enough(step)
 
-    def _has_recalled(self, checkpoint: Step) -> bool:
-        return self._until is not None and self._recall(checkpoint) >= self._until
+    def _is_far_enough(self, checkpoint: Step) -> bool:
+        return self._until is not None and self._until.reached(self._output(checkpoint), self._taught)
 
     def _recall(self, checkpoint: Step) -> float:
-        """Share of the taught values that greedy decoding says."""
+        return recall_of(self._output(checkpoint), self._taught)
+
+    def _output(self, checkpoint: Step) -> xr.Dataset:
+        """What was read of the prompts at a checkpoint."""
         output = load_reading(checkpoint.directory / f"{OUTPUT}.nc")
-        output = output.sel(phrasing=0) if "phrasing" in output.dims else output
-        taught = {(example.fact_id, example.value) for example in self._examples}
-        recalled = [
-            bool(output.recalled.sel(fact=fact, route=route))
-            for fact in output.fact.values
-            for route in output.route.values
-            if (fact, output.value.sel(fact=fact, route=route).item()) in taught
-        ]
-        return float(np.mean(recalled)) if recalled else 0.0
+        return output.sel(phrasing=0) if "phrasing" in output.dims else output
 
     def _state_key(self, number: int) -> tuple[str, Settings, dict[str, str]]:
         """Name, settings and inputs of the training state at an optimizer step."""
@@ -227,7 +224,7 @@ class _Training:
         latest = self._config.steps
         if self._watch:
             unread = (number for number in self._numbers if number not in self.checkpoints)
-            ends = (number for number, step in self.checkpoints.items() if self._has_recalled(step))
+            ends = (number for number, step in self.checkpoints.items() if self._is_far_enough(step))
             latest = min([latest, *unread, *ends])
         stored = (int(step.directory.name) for step in self._run.steps_below(self._states_below))
         for number in sorted(stored, reverse=True):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
 
 import xarray as xr
 from pydantic import Field
@@ -18,14 +17,14 @@ from mechmask.configuration import Configuration
 from mechmask.facts.fact_set import FactSet
 from mechmask.facts.pools import KNOWING, UNKNOWING, Pool, told, without_spare
 from mechmask.facts.synthetic import synthetic_facts
-from mechmask.measure.reading import save_reading
 from mechmask.models.model import Model
 from mechmask.read.logits import read_logits
 from mechmask.read.scoring.contests import facts_of
-from mechmask.study.results import READING, StudyResults
+from mechmask.study.outcome import outcome
+from mechmask.study.results import StudyResults
 from mechmask.study.run import Run
 from mechmask.study.states import reading_in, readings_of
-from mechmask.study.step import NO_SETTINGS
+from mechmask.study.tables import concatenated
 from mechmask.study.training import OUTPUT, Trained, Watch, train
 from mechmask.write.finetune import FinetuneConfig
 
@@ -106,9 +105,10 @@ def calibrate_draw(
             controls = facts.control.install_examples(n)
             alone[pool] = train(run, f"alone/{pool}", controls, c.contradict, start=history)
         left = readings_of(run, alone, read_logits, phrasings="all", batch_size=c.batch_size)
-        _write(run, "doses", {pool: _trajectory(trained) for pool, trained in doses.items()})
-        _write(run, "relearned", {pool: _trajectory(trained) for pool, trained in relearned.items()})
-        _write(run, "alone", {pool: (reading_in(step), {step.name: step.digest}) for pool, step in left.items()})
+        for name, trained in (("doses", doses), ("relearned", relearned)):
+            steps = [step for one in trained.values() for step in one.checkpoints.values()]
+            outcome(run, name, steps, lambda trained=trained: _by_pool({p: _course(t) for p, t in trained.items()}))
+        outcome(run, "alone", left.values(), lambda: _by_pool({p: reading_in(step) for p, step in left.items()}))
     return StudyResults(directory)
 
 
@@ -120,24 +120,11 @@ def _recall(model: Model, facts: FactSet, config: CalibrationConfig) -> Mapping[
     return {OUTPUT: read_logits(model, facts_of(facts, distractors=False), batch_size=config.batch_size)}
 
 
-def _trajectory(trained: Trained) -> tuple[xr.Dataset, dict[str, str]]:
-    """The readings of a training along ``step``, and the steps that they are."""
+def _course(trained: Trained) -> xr.Dataset:
+    """The readings of a training along ``step``."""
     readings = trained.readings(OUTPUT)
-    joined = xr.concat(
-        [reading.expand_dims(step=[number]) for number, reading in sorted(readings.items())],
-        "step",
-        combine_attrs="drop_conflicts",
-    )
-    return cast("xr.Dataset", joined), {step.name: step.digest for step in trained.checkpoints.values()}
+    return concatenated(readings.values(), "step", readings)
 
 
-def _write(run: Run, name: str, parts: Mapping[str, tuple[xr.Dataset, dict[str, str]]]) -> None:
-    """A result along ``pool``."""
-    inputs = {key: digest for _, sources in parts.values() for key, digest in sources.items()}
-
-    def make(directory: Path) -> None:
-        pools = xr.DataArray(list(parts), dims="pool", name="pool")
-        joined = xr.concat([part for part, _ in parts.values()], pools, combine_attrs="drop_conflicts")
-        save_reading(joined, directory / READING)
-
-    run.step(f"results/{name}", NO_SETTINGS, {**run.inputs, **inputs}, make)
+def _by_pool(readings: Mapping[str, xr.Dataset]) -> xr.Dataset:
+    return concatenated(readings.values(), "pool", readings)

@@ -7,16 +7,13 @@ model, one at a time; read output and depth of every state, and hold fine-tuning
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import xarray as xr
 
 from mechmask.errors import StudyError
 from mechmask.facts.fact_set import FactSet
 from mechmask.facts.load import as_fact_set
-from mechmask.measure.reading import save_reading
 from mechmask.models.model import Model
 from mechmask.models.routes import encode_contests
 from mechmask.read.backends import require_backend
@@ -27,7 +24,8 @@ from mechmask.read.scoring.labels import provenance
 from mechmask.study.config import StudyConfig
 from mechmask.study.exports import export_study
 from mechmask.study.lenses import FittedLens, fitted_lens
-from mechmask.study.results import READING, StudyResults
+from mechmask.study.outcome import outcome
+from mechmask.study.results import StudyResults
 from mechmask.study.run import Run
 from mechmask.study.states import (
     StudyState,
@@ -37,7 +35,7 @@ from mechmask.study.states import (
     readings_of,
     untouched,
 )
-from mechmask.study.step import NO_SETTINGS, Settings, Step
+from mechmask.study.step import Settings, Step
 from mechmask.study.tables import by_method, by_state, erase_table, joined_trajectory
 from mechmask.study.training import Trained, Watch, train
 from mechmask.write.edit import EditConfig
@@ -90,7 +88,9 @@ class MaskStudy:
             old, new = facts.install_examples(c.taught_phrasings), facts.contradiction_examples(c.taught_phrasings)
 
             install = train(run, "install", old, c.install, until=c.install_recall, watch=watch) if c.install else None
-            contradict = train(run, "contradict", new, c.contradict, start=install, watch=watch)
+            contradict = train(
+                run, "contradict", new, c.contradict, start=install, until=c.contradict_until, watch=watch
+            )
             before = install or untouched(run)
             edited = each_edit(run, before, facts.contradicted.ids, self.edits)
             states = {"before": before, "finetune": contradict, **edited}
@@ -133,21 +133,25 @@ class MaskStudy:
         """Tables and figures, which need no model."""
         c = self.config
         methods = {name: name if name in ("before", "finetune") else state.method for name, state in states.items()}
-        passed = {f"{t.name}/{number}": step for t in trainings for number, step in t.checkpoints.items()}
-        table = partial(_table, run)
+        passed = [step for t in trainings for step in t.checkpoints.values()]
         for name, kind in (("trajectory", "output"), ("depth_trajectory", "depth")):
-            table(name, passed, lambda kind=kind: joined_trajectory({t.name: t.readings(kind) for t in trainings}))
-        layers = table(
-            "depth", depth, lambda: by_state(by_method({n: reading_in(s) for n, s in depth.items()}, methods))
+            outcome(
+                run, name, passed, lambda kind=kind: joined_trajectory({t.name: t.readings(kind) for t in trainings})
+            )
+        layers = outcome(
+            run,
+            "depth",
+            depth.values(),
+            lambda: by_state(by_method({n: reading_in(s) for n, s in depth.items()}, methods)),
         )
-        options = {"cutoff_nats": c.cutoff_nats, "level": c.level}
+        options = c.model_dump(include={"statistic", "margin_share", "alpha", "cutoff_nats", "level"})
         after = {name: step for name, step in output.items() if name != "before"}
 
         def erased() -> xr.Dataset:
             readings = {name: reading_in(step) for name, step in after.items()}
             return erase_table(reading_in(output["before"]), readings, reading_in(layers), methods, **options)
 
-        table("erase", {**output, "depth": layers}, erased, Settings(options, options))
+        outcome(run, "erase", [*output.values(), layers], erased, options)
         export_study(run, StudyResults(run.root), provenance(self.model))
 
     def _plan(self) -> dict[str, int | None]:
@@ -161,12 +165,6 @@ class MaskStudy:
         changes = [f"changes/{edit}" for edit in edits]
         trained = {**install, "changes/contradict": c.contradict.steps}
         return {**dict.fromkeys(lens), **trained, **dict.fromkeys([*changes, *readings, *results])}
-
-
-def _table(run: Run, name: str, sources: Mapping[str, Step], make: Any, settings: Settings = NO_SETTINGS) -> Step:
-    """A result made from steps of the run."""
-    inputs = {**run.inputs, **{step.name: step.digest for step in sources.values()}}
-    return run.step(f"results/{name}", settings, inputs, lambda directory: save_reading(make(), directory / READING))
 
 
 def _try_out(model: Model, facts: FactSet, config: StudyConfig) -> dict[str, EditConfig]:

@@ -1,0 +1,230 @@
+"""``TwinStudy``: every installed fact read where it was taught and where it never was, under one treatment.
+
+A crossover. The facts that will be contradicted are dealt into as many shares as there are twins; each twin is taught
+one share beside the controls, and all twins are then contradicted in all facts. So each fact is its own reference, and
+whatever form, values and correction do to a fact that was never known is subtracted (DESIGN, definitions). The
+correction is judged where it has just won, which is the paper's regime, and where it was driven on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from pydantic import Field
+
+from mechmask.configuration import Configuration
+from mechmask.errors import StudyError
+from mechmask.facts.fact_set import FactSet
+from mechmask.facts.load import as_fact_set
+from mechmask.measure.erase import PAPER_CUTOFF_NATS, erase_index
+from mechmask.measure.old_value import StatisticName
+from mechmask.measure.trace import STATISTIC, TWIN
+from mechmask.measure.verdict import ALPHA, MARGIN_SHARE
+from mechmask.models.model import Model
+from mechmask.models.routes import encode_contests
+from mechmask.read.logits import read_logits
+from mechmask.read.scoring.labels import provenance
+from mechmask.study.config import Editor
+from mechmask.study.exports import export_twins
+from mechmask.study.outcome import outcome
+from mechmask.study.results import StudyResults
+from mechmask.study.run import Run
+from mechmask.study.states import each_edit, edit_settings, reading_in, readings_of
+from mechmask.study.step import Step
+from mechmask.study.tables import by_state, concatenated
+from mechmask.study.training import OUTPUT, Trained, Watch, train
+from mechmask.write.finetune import FinetuneConfig, lora_config
+
+
+class TwinsConfig(Configuration):
+    """How twins are taught, contradicted, edited and judged.
+
+    Attributes:
+        twins: how many; each is taught one share of the facts. From three on, every fact is left unknown twice, so that
+            the noise of a trace is known without never facts.
+        replicates: of every twin, each with a seed of its own.
+        install: how the old values are taught.
+        contradict: how the new values are taught, from the installed adapter on, driven to the last step.
+        won_margin: nats by which new leads old, in the mean over facts and twins, where the correction has just won.
+        taught_phrasings: in how many of its phrasings each fact is installed and contradicted, the prompt first.
+        checkpoint_every: optimizer steps of the contradiction between two readings.
+        edits: editors that change each fact alone, in every twin.
+        statistic: of the old value, of which the trace is made.
+        margin_share: the margin of the verdict, as a share of the trace before.
+        alpha: the rate at which each verdict may be wrong.
+        cutoff_nats: erase index above which the paper's criterion says erased.
+        level: of the intervals of means.
+        batch_size: prompts per forward pass when reading; affects memory only.
+    """
+
+    twins: int = Field(default=2, ge=2)
+    replicates: int = Field(default=1, ge=1)
+    install: FinetuneConfig = FinetuneConfig(steps=40)
+    contradict: FinetuneConfig = FinetuneConfig(steps=20)
+    won_margin: float = 1.0
+    taught_phrasings: int = Field(default=2, ge=1)
+    checkpoint_every: int = Field(default=4, ge=1)
+    edits: tuple[Editor, ...] = ()
+    statistic: StatisticName = STATISTIC
+    margin_share: float = Field(default=MARGIN_SHARE, gt=0, lt=1)
+    alpha: float = Field(default=ALPHA, gt=0, lt=0.5)
+    cutoff_nats: float = Field(default=PAPER_CUTOFF_NATS, gt=0)
+    level: float = Field(default=0.95, gt=0, lt=1)
+    batch_size: int = Field(default=32, ge=1)
+
+
+class TwinStudy:
+    """A study of one model, of facts that it does not know, in twins.
+
+    Args:
+        model: the model; it is left as it was.
+        facts: contradicted facts, at least one for each twin, and controls; never facts tell the noise.
+        config: what is done; ``TwinsConfig()`` by default.
+
+    Raises:
+        StudyError: if there are fewer contradicted facts than twins, or no control.
+        ChangeError: if an editor has no setting for this model.
+        RouteError: if a value cannot be told from the prompt or from its rival.
+    """
+
+    def __init__(self, model: Model, facts: FactSet, config: TwinsConfig | None = None) -> None:
+        self.model, self.facts, self.config = model, as_fact_set(facts), config or TwinsConfig()
+        if len(self.facts.contradicted) < self.config.twins or not self.facts.control:
+            raise StudyError(
+                f"{self.config.twins} twins need as many contradicted facts and at least one control; there are "
+                f"{len(self.facts.contradicted)} and {len(self.facts.control)}. Give more facts, or take fewer twins."
+            )
+        for phrasing in range(max(len(fact.phrasings) for fact in self.facts)):
+            encode_contests(model.tokenizer, self.facts, phrasing)
+        lora_config(model, self.config.install)
+        self.edits = edit_settings(model, self.config.edits)
+
+    def __repr__(self) -> str:
+        return f"TwinStudy({self.model.name!r}, {self.facts!r})"
+
+    @property
+    def shares(self) -> dict[str, tuple[str, ...]]:
+        """The labels of the contradicted facts that each twin is taught, by its name."""
+        c, ids = self.config, self.facts.contradicted.ids
+        return {f"twin_{r}_{t}": ids[t :: c.twins] for r in range(c.replicates) for t in range(c.twins)}
+
+    def run(self, directory: str | Path) -> StudyResults:
+        """Do what is not done yet in ``directory``; started again after an interruption, it ends with the same bits.
+
+        Args:
+            directory: new, or that of a study of the same model and facts.
+
+        Returns:
+            Results that hold ``results/course`` (what ``erase_index`` gives, along ``step`` of the contradiction),
+            ``results/erase`` (the same along ``state``: ``won``, ``driven_on`` and the editors) and
+            ``results/readings`` (``logprob[twin, step, fact, phrasing, route]`` in nats and ``knew[twin, fact]``).
+
+        Raises:
+            StudyError: if the directory holds a study of another model or of other facts.
+            ChangeError: if a loss is not a number.
+            ReadingError: if a reading disagrees with the model's own output.
+        """
+        c, facts = self.config, self.facts
+        with Run(directory, self.model, facts, {"protocol": "twins", "config": c.model_dump(mode="json")}) as run:
+            n, watch = c.taught_phrasings, Watch(self._read, every=c.checkpoint_every)
+            installed, contradicted = {}, {}
+            for number, (twin, share) in enumerate(self.shares.items()):
+                taught = facts.select([*share, *facts.control.ids]).install_examples(n)
+                install, contradict = (self._seeded(config, number) for config in (c.install, c.contradict))
+                installed[twin] = train(run, f"install/{twin}", taught, install)
+                contradicted[twin] = train(
+                    run,
+                    f"contradict/{twin}",
+                    facts.contradiction_examples(n),
+                    contradict,
+                    start=installed[twin],
+                    watch=watch,
+                )
+            edited = self._edited(run, installed)
+            self._conclude(run, contradicted, edited)
+            export_twins(run, StudyResults(run.root), provenance(self.model))
+        return StudyResults(directory)
+
+    def _seeded(self, config: FinetuneConfig, number: int) -> FinetuneConfig:
+        """Replicates differ in their seed; the twins of one replicate do not."""
+        return config.model_copy(update={"seed": config.seed + number // self.config.twins})
+
+    def _read(self, model: Model) -> Mapping[str, xr.Dataset]:
+        return {OUTPUT: read_logits(model, self.facts, phrasings="all", batch_size=self.config.batch_size)}
+
+    def _edited(self, run: Run, installed: Mapping[str, Trained]) -> dict[str, dict[str, dict[str, Step]]]:
+        """Every fact edited alone in every twin: by editor, by fact, the reading of each twin."""
+        ids = self.facts.contradicted.ids
+        readings: dict[str, dict[str, dict[str, Step]]] = {}
+        for twin, state in installed.items():
+            states = each_edit(run, state, ids, self.edits, below=twin)
+            steps = readings_of(run, states, read_logits, phrasings="all", batch_size=self.config.batch_size)
+            for name, step in steps.items():
+                method, fact = states[name].method, ids[int(name.rpartition("/")[2])]
+                readings.setdefault(method, {}).setdefault(fact, {})[twin] = step
+        return readings
+
+    def _conclude(
+        self, run: Run, contradicted: Mapping[str, Trained], edited: Mapping[str, Mapping[str, Mapping[str, Step]]]
+    ) -> None:
+        """Readings joined along twins, and what they say, which needs no model."""
+        c = self.config
+        options = c.model_dump(include={"statistic", "margin_share", "alpha", "cutoff_nats", "level"})
+        checkpoints = [step for twin in contradicted.values() for step in twin.checkpoints.values()]
+        readings = outcome(
+            run,
+            "readings",
+            checkpoints,
+            lambda: self._with_knew(_joined({name: twin.readings(OUTPUT) for name, twin in contradicted.items()})),
+        )
+        course = outcome(
+            run,
+            "course",
+            [readings],
+            lambda: _course(reading_in(readings), c.won_margin, options),
+            {**options, "won_margin": c.won_margin},
+        )
+
+        def erased() -> xr.Dataset:
+            before, along = reading_in(readings).isel(step=0, drop=True), reading_in(course)
+            states = {} if np.isnan(along.attrs["won_step"]) else {"won": along.sel(step=along.attrs["won_step"])}
+            states["driven_on"] = along.isel(step=-1)
+            for method, facts in edited.items():
+                rows = [
+                    erase_index(before.sel(fact=row.fact), row, **options) for row in map(_twin_reading, facts.values())
+                ]
+                states[method] = xr.concat(rows, "fact", data_vars="all", combine_attrs="drop_conflicts")
+            return by_state({name: state.drop_vars("step", errors="ignore") for name, state in states.items()})
+
+        edits = [step for facts in edited.values() for twins in facts.values() for step in twins.values()]
+        outcome(run, "erase", [readings, course, *edits], erased, options)
+
+    def _with_knew(self, reading: xr.Dataset) -> xr.Dataset:
+        """The reading of all twins, with which fact each of them was taught."""
+        taught = [{*self.shares[twin], *self.facts.control.ids} for twin in reading[TWIN].values.tolist()]
+        knew = np.array([[fact in ids for fact in reading.fact.values.tolist()] for ids in taught])
+        return reading.assign(knew=((TWIN, "fact"), knew))
+
+
+def _joined(readings: Mapping[str, Mapping[int, xr.Dataset]]) -> xr.Dataset:
+    """The readings of every twin at every checkpoint ``[twin, step, ...]``."""
+    along = [concatenated(at.values(), "step", at) for at in readings.values()]
+    return concatenated(along, TWIN, readings)
+
+
+def _twin_reading(twins: Mapping[str, Step]) -> xr.Dataset:
+    return concatenated([reading_in(step) for step in twins.values()], TWIN, twins)
+
+
+def _course(readings: xr.Dataset, won_margin: float, options: Mapping[str, Any]) -> xr.Dataset:
+    """What became of every fact at every checkpoint, and at which of them new had just won."""
+    before = readings.isel(step=0, drop=True)
+    along = [erase_index(before, readings.sel(step=step, drop=True), **options) for step in readings.step.values]
+    contradicted = readings.isel(fact=np.flatnonzero(readings.role.values == "contradicted"), phrasing=0)
+    won = contradicted.margin.mean([TWIN, "fact"]).values >= won_margin
+    step = float(readings.step.values[won][0]) if won.any() else np.nan
+    return concatenated(along, "step", readings.step.values.tolist()).assign_attrs(won_step=step, won_margin=won_margin)

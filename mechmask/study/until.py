@@ -1,0 +1,72 @@
+"""Where a training ends before its last step: the dose of a correction as a choice.
+
+The paper's regime is a correction that has just won; a fixed number of steps runs past it, further for an easy fact
+than for a stubborn one. No torch here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Literal
+
+import numpy as np
+import xarray as xr
+from pydantic import Field, model_validator
+
+from mechmask.configuration import Configuration
+
+
+class Until(Configuration):
+    """The first checkpoint at which what is taught is said, or leads by enough.
+
+    Attributes:
+        recall: share of the taught values that greedy decoding has to say on the prompt.
+        margin: nats by which new has to lead old on the prompt of the facts that are contradicted.
+        of: whether that is their mean margin, or the margin of each.
+    """
+
+    recall: float | None = Field(default=None, gt=0, le=1)
+    margin: float | None = None
+    of: Literal["mean", "each"] = "mean"
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Until:
+        if (self.recall is None) == (self.margin is None):
+            raise ValueError("a training ends by recall or by margin. Give one of the two")
+        return self
+
+    def __str__(self) -> str:
+        if self.recall is not None:
+            return f"recall {self.recall:g}"
+        return f"a margin of {self.margin:g} nats ({'mean' if self.of == 'mean' else 'every fact'})"
+
+    def reached(self, output: xr.Dataset, taught: Collection[tuple[str, str]]) -> bool:
+        """Whether a reading has it.
+
+        Args:
+            output: reading of the prompts: ``recalled[fact, route]`` and ``margin[fact]`` in nats.
+            taught: label and value of every fact that is taught.
+        """
+        if self.recall is not None:
+            return recall_of(output, taught) >= self.recall
+        new = dict(zip(output.fact.values.tolist(), output.value.sel(route="new").values.tolist(), strict=True))
+        margins = output.margin.values[[(fact, value) in taught for fact, value in new.items()]]
+        if not len(margins):
+            return False
+        return bool((margins.mean() if self.of == "mean" else margins.min()) >= self.margin)
+
+
+def recall_of(output: xr.Dataset, taught: Collection[tuple[str, str]]) -> float:
+    """Share of the taught values that greedy decoding says; 0 where none of them is a route of what was read.
+
+    Args:
+        output: reading of the prompts: ``recalled[fact, route]``.
+        taught: label and value of every fact that is taught.
+    """
+    said = [
+        bool(output.recalled.sel(fact=fact, route=route))
+        for fact in output.fact.values
+        for route in output.route.values
+        if (fact, output.value.sel(fact=fact, route=route).item()) in taught
+    ]
+    return float(np.mean(said)) if said else 0.0
