@@ -8,7 +8,7 @@ one that never knew stands for a perfect eraser.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -142,8 +142,7 @@ def steps_to_recall(relearned: xr.Dataset) -> xr.DataArray:
 
 
 def _rows(value: xr.DataArray, **labels: str) -> pd.DataFrame:
-    table = value.rename("value", step="dose") if False else value.rename(step="dose").rename("value")
-    plain = table.reset_coords(drop=True).to_dataframe().reset_index()
+    plain = value.rename("value").rename(step="dose").reset_coords(drop=True).to_dataframe().reset_index()
     return plain[["pool", "dose", "fact", "value"]].assign(**labels)
 
 

@@ -96,6 +96,38 @@ class StudyConfig(Configuration):
         return None if value == "none" else value
 
 
+class JudgedConfig(Configuration):
+    """How a correction is read on its way, edited beside, and judged.
+
+    Attributes:
+        won_margin: nats by which new leads old, in the mean over facts, where the correction has just won.
+        checkpoint_every: optimizer steps of the correction between two readings.
+        edits: editors that change each contradicted fact alone: configurations with their ``method``, or names of
+            methods, of which the preset for the model is taken.
+        statistic: of the old value, of which the trace is made.
+        margin_share: the margin of the verdict, as a share of the trace before.
+        alpha: the rate at which each verdict may be wrong.
+        cutoff_nats: erase index above which the paper's criterion says erased.
+        level: of the intervals of means.
+        batch_size: prompts per forward pass when reading; affects memory only.
+    """
+
+    won_margin: float = 1.0
+    checkpoint_every: int = Field(default=5, ge=1)
+    edits: tuple[Editor, ...] = ()
+    statistic: StatisticName = STATISTIC
+    margin_share: float = Field(default=MARGIN_SHARE, gt=0, lt=1)
+    alpha: float = Field(default=ALPHA, gt=0, lt=0.5)
+    cutoff_nats: float = Field(default=PAPER_CUTOFF_NATS, gt=0)
+    level: float = Field(default=0.95, gt=0, lt=1)
+    batch_size: int = Field(default=32, ge=1)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What ``erase_index`` is called with."""
+        return self.model_dump(include={"statistic", "margin_share", "alpha", "cutoff_nats", "level"})
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file as a dictionary.
 

@@ -21,7 +21,7 @@ _FIGURES = {
     "depth": draw.depth,
     "erase": draw.erase,
 }
-_TWIN_FIGURES = {"course": draw.trace, "erase": draw.erase}
+_CORRECTION_FIGURES = {"course": draw.trace, "erase": draw.erase}
 
 
 def export_study(run: Run, results: StudyResults, about: Mapping[str, str | float]) -> None:
@@ -35,9 +35,9 @@ def export_study(run: Run, results: StudyResults, about: Mapping[str, str | floa
     _export(run, results, _FIGURES, about)
 
 
-def export_twins(run: Run, results: StudyResults, about: Mapping[str, str | float]) -> None:
-    """The same of a study of twins."""
-    _export(run, results, _TWIN_FIGURES, about)
+def export_correction(run: Run, results: StudyResults, about: Mapping[str, str | float]) -> None:
+    """The same of a study that corrects facts step by step."""
+    _export(run, results, _CORRECTION_FIGURES, about)
 
 
 def _export(

@@ -10,37 +10,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
 from pydantic import Field
 
-from mechmask.configuration import Configuration
 from mechmask.errors import StudyError
 from mechmask.facts.fact_set import FactSet
 from mechmask.facts.load import as_fact_set
-from mechmask.measure.erase import PAPER_CUTOFF_NATS, erase_index
-from mechmask.measure.old_value import StatisticName
-from mechmask.measure.trace import STATISTIC, TWIN
-from mechmask.measure.verdict import ALPHA, MARGIN_SHARE
+from mechmask.measure.erase import erase_index
+from mechmask.measure.trace import TWIN
 from mechmask.models.model import Model
 from mechmask.models.routes import encode_contests
 from mechmask.read.logits import read_logits
 from mechmask.read.scoring.labels import provenance
-from mechmask.study.config import Editor
-from mechmask.study.exports import export_twins
+from mechmask.study.config import JudgedConfig
+from mechmask.study.course import course_of, judged_states
+from mechmask.study.exports import export_correction
 from mechmask.study.outcome import outcome
 from mechmask.study.results import StudyResults
 from mechmask.study.run import Run
 from mechmask.study.states import each_edit, edit_settings, reading_in, readings_of
 from mechmask.study.step import Step
-from mechmask.study.tables import by_state, concatenated
+from mechmask.study.tables import concatenated
 from mechmask.study.training import OUTPUT, Trained, Watch, train
 from mechmask.write.finetune import FinetuneConfig, lora_config
 
 
-class TwinsConfig(Configuration):
+class TwinsConfig(JudgedConfig):
     """How twins are taught, contradicted, edited and judged.
 
     Attributes:
@@ -49,32 +46,14 @@ class TwinsConfig(Configuration):
         replicates: of every twin, each with a seed of its own.
         install: how the old values are taught.
         contradict: how the new values are taught, from the installed adapter on, driven to the last step.
-        won_margin: nats by which new leads old, in the mean over facts and twins, where the correction has just won.
         taught_phrasings: in how many of its phrasings each fact is installed and contradicted, the prompt first.
-        checkpoint_every: optimizer steps of the contradiction between two readings.
-        edits: editors that change each fact alone, in every twin.
-        statistic: of the old value, of which the trace is made.
-        margin_share: the margin of the verdict, as a share of the trace before.
-        alpha: the rate at which each verdict may be wrong.
-        cutoff_nats: erase index above which the paper's criterion says erased.
-        level: of the intervals of means.
-        batch_size: prompts per forward pass when reading; affects memory only.
     """
 
     twins: int = Field(default=2, ge=2)
     replicates: int = Field(default=1, ge=1)
     install: FinetuneConfig = FinetuneConfig(steps=40)
     contradict: FinetuneConfig = FinetuneConfig(steps=20)
-    won_margin: float = 1.0
     taught_phrasings: int = Field(default=2, ge=1)
-    checkpoint_every: int = Field(default=4, ge=1)
-    edits: tuple[Editor, ...] = ()
-    statistic: StatisticName = STATISTIC
-    margin_share: float = Field(default=MARGIN_SHARE, gt=0, lt=1)
-    alpha: float = Field(default=ALPHA, gt=0, lt=0.5)
-    cutoff_nats: float = Field(default=PAPER_CUTOFF_NATS, gt=0)
-    level: float = Field(default=0.95, gt=0, lt=1)
-    batch_size: int = Field(default=32, ge=1)
 
 
 class TwinStudy:
@@ -146,7 +125,7 @@ class TwinStudy:
                 )
             edited = self._edited(run, installed)
             self._conclude(run, contradicted, edited)
-            export_twins(run, StudyResults(run.root), provenance(self.model))
+            export_correction(run, StudyResults(run.root), provenance(self.model))
         return StudyResults(directory)
 
     def _seeded(self, config: FinetuneConfig, number: int) -> FinetuneConfig:
@@ -173,58 +152,32 @@ class TwinStudy:
     ) -> None:
         """Readings joined along twins, and what they say, which needs no model."""
         c = self.config
-        options = c.model_dump(include={"statistic", "margin_share", "alpha", "cutoff_nats", "level"})
         checkpoints = [step for twin in contradicted.values() for step in twin.checkpoints.values()]
-        readings = outcome(
-            run,
-            "readings",
-            checkpoints,
-            lambda: self._with_knew(_joined({name: twin.readings(OUTPUT) for name, twin in contradicted.items()})),
-        )
+
+        def joined() -> xr.Dataset:
+            along = {name: twin.readings(OUTPUT) for name, twin in contradicted.items()}
+            twins = [concatenated(at.values(), "step", at) for at in along.values()]
+            return self._with_knew(concatenated(twins, TWIN, along))
+
+        readings = outcome(run, "readings", checkpoints, joined)
+        settings = {**c.options, "won_margin": c.won_margin}
         course = outcome(
-            run,
-            "course",
-            [readings],
-            lambda: _course(reading_in(readings), c.won_margin, options),
-            {**options, "won_margin": c.won_margin},
+            run, "course", [readings], lambda: course_of(reading_in(readings), c.won_margin, c.options), settings
         )
 
         def erased() -> xr.Dataset:
-            before, along = reading_in(readings).isel(step=0, drop=True), reading_in(course)
-            states = {} if np.isnan(along.attrs["won_step"]) else {"won": along.sel(step=along.attrs["won_step"])}
-            states["driven_on"] = along.isel(step=-1)
+            before, by_editor = reading_in(readings).isel(step=0, drop=True), {}
             for method, facts in edited.items():
-                rows = [
-                    erase_index(before.sel(fact=row.fact), row, **options) for row in map(_twin_reading, facts.values())
-                ]
-                states[method] = xr.concat(rows, "fact", data_vars="all", combine_attrs="drop_conflicts")
-            return by_state({name: state.drop_vars("step", errors="ignore") for name, state in states.items()})
+                after = [concatenated(map(reading_in, twins.values()), TWIN, twins) for twins in facts.values()]
+                rows = [erase_index(before.sel(fact=reading.fact), reading, **c.options) for reading in after]
+                by_editor[method] = xr.concat(rows, "fact", data_vars="all", combine_attrs="drop_conflicts")
+            return judged_states(reading_in(course), by_editor)
 
         edits = [step for facts in edited.values() for twins in facts.values() for step in twins.values()]
-        outcome(run, "erase", [readings, course, *edits], erased, options)
+        outcome(run, "erase", [readings, course, *edits], erased, c.options)
 
     def _with_knew(self, reading: xr.Dataset) -> xr.Dataset:
         """The reading of all twins, with which fact each of them was taught."""
         taught = [{*self.shares[twin], *self.facts.control.ids} for twin in reading[TWIN].values.tolist()]
         knew = np.array([[fact in ids for fact in reading.fact.values.tolist()] for ids in taught])
         return reading.assign(knew=((TWIN, "fact"), knew))
-
-
-def _joined(readings: Mapping[str, Mapping[int, xr.Dataset]]) -> xr.Dataset:
-    """The readings of every twin at every checkpoint ``[twin, step, ...]``."""
-    along = [concatenated(at.values(), "step", at) for at in readings.values()]
-    return concatenated(along, TWIN, readings)
-
-
-def _twin_reading(twins: Mapping[str, Step]) -> xr.Dataset:
-    return concatenated([reading_in(step) for step in twins.values()], TWIN, twins)
-
-
-def _course(readings: xr.Dataset, won_margin: float, options: Mapping[str, Any]) -> xr.Dataset:
-    """What became of every fact at every checkpoint, and at which of them new had just won."""
-    before = readings.isel(step=0, drop=True)
-    along = [erase_index(before, readings.sel(step=step, drop=True), **options) for step in readings.step.values]
-    contradicted = readings.isel(fact=np.flatnonzero(readings.role.values == "contradicted"), phrasing=0)
-    won = contradicted.margin.mean([TWIN, "fact"]).values >= won_margin
-    step = float(readings.step.values[won][0]) if won.any() else np.nan
-    return concatenated(along, "step", readings.step.values.tolist()).assign_attrs(won_step=step, won_margin=won_margin)
