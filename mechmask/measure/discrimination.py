@@ -53,7 +53,7 @@ def auroc(positive: ArrayLike, negative: ArrayLike, level: float = 0.95) -> Inte
 
     Examples:
         >>> print(auroc([2.0, 3.0, 3.5, 1.5], [0.5, 1.0, 1.8, 0.2]))
-        0.94 [0.37, 1.00] (n=8)
+        0.94 [0.27, 1.00] (n=8)
     """
     require_level(level, "An AUROC")
     positive, negative = sample(positive, "An AUROC"), sample(negative, "An AUROC")
