@@ -9,6 +9,7 @@ one that never knew stands for a perfect eraser.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -25,12 +26,12 @@ REFERENCE = "never"
 _WHAT = "A calibration"
 
 
-def pool_scores(doses: xr.Dataset, *, knowing: Sequence[str], taught_phrasings: int) -> pd.DataFrame:
+def pool_scores(doses: xr.Dataset, *, seed: int, knowing: Sequence[str], taught_phrasings: int) -> pd.DataFrame:
     """Every candidate of every contradicted fact in every pool at every dose.
 
     Args:
-        doses: readings of one draw, ``logprob[pool, step, fact, phrasing, route]`` in nats, with ``seed`` among the
-            attributes or coordinates.
+        doses: readings of one draw, ``logprob[pool, step, fact, phrasing, route]`` in nats.
+        seed: of the draw.
         knowing: the pools that know the old values.
         taught_phrasings: how many of the phrasings were contradicted, the prompt first.
 
@@ -55,14 +56,16 @@ def pool_scores(doses: xr.Dataset, *, knowing: Sequence[str], taught_phrasings: 
     }
     parts = []
     for phrasings, selection in chosen.items():
-        logprob = contested.logprob.isel(phrasing=selection)
+        logprob = contested.logprob.isel(phrasing=selection).assign_coords(step=np.arange(doses.sizes["step"]))
         for statistic in STATISTICS:
-            value = statistic_of_old(logprob, statistic).assign_coords(step=np.arange(doses.sizes["step"]))
-            for reference, of in (("none", value), (REFERENCE, value - value.sel(pool=REFERENCE, drop=True))):
-                parts.append(_rows(of, statistic=statistic, phrasings=phrasings, reference=reference))
-    table = pd.concat(parts, ignore_index=True)
-    table = table[(table["reference"] == "none") | (table["pool"] != REFERENCE)]
-    return table.assign(knows=table["pool"].isin(knowing), seed=_seed(doses)).reset_index(drop=True)
+            value = statistic_of_old(logprob, statistic)
+            paired = value - value.sel(pool=REFERENCE, drop=True)
+            parts += [
+                _rows(of, statistic=statistic, phrasings=phrasings, reference=reference)
+                for reference, of in (("none", value), (REFERENCE, paired))
+            ]
+    table = pd.concat(parts, ignore_index=True).query("reference == 'none' or pool != @REFERENCE")
+    return table.assign(knows=table["pool"].isin(list(knowing)), seed=seed).reset_index(drop=True)
 
 
 def discrimination(scores: pd.DataFrame, *, unit: str = "fact", level: float = 0.95) -> pd.DataFrame:
@@ -84,14 +87,16 @@ def discrimination(scores: pd.DataFrame, *, unit: str = "fact", level: float = 0
         raise ReadingError(f"No unit of discrimination is called {unit!r}. Give fact or model.")
     keys = ["statistic", "reference", "phrasings", "dose"]
     if unit == "model":
-        scores = scores.groupby([*keys, "pool", "seed", "knows"], as_index=False)["value"].mean()
+        models = [*keys, "pool", "seed", "knows"]
+        scores = scores.pivot_table(values="value", index=models, aggfunc="mean", sort=False).reset_index()
     rows = []
     for labels, group in scores.groupby(keys, sort=False):
         pools = [*group.loc[group["knows"], "pool"].unique()]
         for known in ("any", *pools):
             some = group if known == "any" else group[~group["knows"] | (group["pool"] == known)]
-            interval = clustered_auroc(some["value"], some["knows"].to_numpy(bool), some["seed"], level)
-            rows.append([*_as_tuple(labels), known, *interval])
+            values, knows, seeds = (np.asarray(some[column]) for column in ("value", "knows", "seed"))
+            interval = clustered_auroc(values, knows, seeds, level)
+            rows.append([*cast("tuple", labels), known, *interval])
     return pd.DataFrame(rows, columns=[*keys, "known", "auroc", "low", "high", "n"])
 
 
@@ -144,11 +149,3 @@ def steps_to_recall(relearned: xr.Dataset) -> xr.DataArray:
 def _rows(value: xr.DataArray, **labels: str) -> pd.DataFrame:
     plain = value.rename("value").rename(step="dose").reset_coords(drop=True).to_dataframe().reset_index()
     return plain[["pool", "dose", "fact", "value"]].assign(**labels)
-
-
-def _seed(reading: xr.Dataset) -> object:
-    return reading.attrs.get("seed", 0)
-
-
-def _as_tuple(labels: object) -> tuple:
-    return labels if isinstance(labels, tuple) else (labels,)

@@ -109,4 +109,5 @@ def statistic_of_old(logprob: xr.DataArray, statistic: str) -> xr.DataArray:
 def _log_sum(logprob: np.ndarray) -> np.ndarray:
     """Log of the summed probabilities of the routes that were read, at most 0."""
     present = np.where(np.isnan(logprob), -np.inf, logprob)
-    return np.clip(logsumexp(present, axis=-1), None, 0.0)
+    total = np.asarray(logsumexp(present, axis=-1), dtype=float)
+    return np.minimum(total, 0.0)

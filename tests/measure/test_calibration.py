@@ -1,0 +1,133 @@
+"""Discrimination of pools on constructed readings, whose truth and separation are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+from mechmask.errors import ReadingError
+from mechmask.measure.calibration import PREFERENCE, chosen_statistic, discrimination, pool_scores, steps_to_recall
+from mechmask.measure.old_value import IN_NATS
+
+POOLS = ["verbatim", "biography", "never", "other_values"]
+ROUTES = ["old", "new", *(f"distractor_{i}" for i in range(4))]
+
+
+def doses(seed=0, gain=(8.0, 4.0, 0.0, 0.0), n=6, noise=1.0):
+    """Old stands ``gain`` nats higher in each pool, whatever the dose; a fact has a level of its own."""
+    rng = np.random.default_rng(seed)
+    logprob = rng.normal(-12, noise, (4, 3, n + 2, 4, len(ROUTES)))
+    logprob[..., 0] += np.array(gain)[:, None, None, None] + rng.normal(0, 5, n + 2)[:, None]
+    coords = {
+        "pool": POOLS,
+        "step": [0, 7, 14],
+        "fact": [f"f{i}" for i in range(n + 2)],
+        "route": ROUTES,
+        "role": ("fact", ["contradicted"] * n + ["control"] * 2),
+    }
+    return xr.Dataset({"logprob": (("pool", "step", "fact", "phrasing", "route"), logprob)}, coords)
+
+
+def scores(n_draws=4, **options):
+    draws = [
+        pool_scores(doses(seed, **options), seed=seed, knowing=POOLS[:2], taught_phrasings=2) for seed in range(n_draws)
+    ]
+    return pd.concat(draws)
+
+
+@pytest.fixture(scope="module")
+def table():
+    return scores()
+
+
+def row(frame, **labels):
+    for name, value in labels.items():
+        frame = frame[frame[name] == value]
+    assert len(frame) == 1
+    return frame.iloc[0]
+
+
+def test_scores_by_hand(table):
+    reading = doses(1).logprob.sel(pool="biography", step=14, fact="f3").values
+    never = doses(1).logprob.sel(pool="never", step=14, fact="f3").values
+
+    def geometric(values):
+        return np.mean([r[0] - np.mean(r[2:]) for r in values])
+
+    labels = {"seed": 1, "pool": "biography", "dose": 2, "fact": "f3", "statistic": "geometric_standing"}
+    assert row(table, **labels, phrasings="all", reference="none")["value"] == pytest.approx(geometric(reading))
+    untaught = geometric(reading[2:]) - geometric(never[2:])
+    assert row(table, **labels, phrasings="untaught", reference="never")["value"] == pytest.approx(untaught)
+    assert bool(row(table, **labels, phrasings="all", reference="none")["knows"])
+
+
+def test_controls_do_not_count_and_the_reference_is_not_held_against_itself(table):
+    assert set(table["fact"]) == {f"f{i}" for i in range(6)}
+    assert "never" not in set(table.loc[table["reference"] == "never", "pool"])
+    assert not table.loc[table["pool"].isin(POOLS[2:]), "knows"].any()
+
+
+def test_auroc_is_the_share_of_pairs_in_order(table):
+    found = discrimination(table)
+    labels = {"statistic": "log_odds", "reference": "none", "phrasings": "prompt", "dose": 1}
+    some = table
+    for name, value in labels.items():
+        some = some[some[name] == value]
+    known = some.loc[some["pool"] == "biography", "value"].to_numpy()
+    never = some.loc[~some["knows"], "value"].to_numpy()
+    pairs = np.mean(known[:, None] > never[None])
+    assert row(found, **labels, known="biography")["auroc"] == pytest.approx(pairs)
+    assert row(found, **labels, known="biography")["n"] == len(known) + len(never)
+
+
+def test_pairing_takes_away_what_facts_differ_in(table):
+    labels = {"statistic": "geometric_standing", "phrasings": "all", "dose": 1, "known": "biography"}
+    found = discrimination(table)
+    assert row(found, reference="never", **labels)["auroc"] > 0.99
+    assert row(found, reference="none", **labels)["auroc"] < 0.9
+
+
+def test_by_model_facts_are_averaged(table):
+    found = discrimination(table, unit="model")
+    labels = {"statistic": "geometric_standing", "reference": "never", "phrasings": "all", "dose": 1, "known": "any"}
+    assert row(found, **labels)["n"] == 4 * 3
+    assert row(found, **labels)["auroc"] == 1
+
+
+def test_without_a_difference_the_interval_holds_a_half():
+    found = discrimination(scores(n_draws=6, gain=(0.0, 0.0, 0.0, 0.0)))
+    known = row(found, statistic="geometric_standing", reference="never", phrasings="all", dose=1, known="any")
+    assert known["low"] < 0.5 < known["high"]
+
+
+def test_the_rule_takes_the_best_and_of_equals_the_first():
+    def frame(**aurocs):
+        rows = [("never", "all", 1, "biography", name, aurocs.get(name, 0.5)) for name in IN_NATS]
+        rows += [("never", "all", 0, "biography", name, 1.0) for name in IN_NATS]  # before the contradiction
+        rows += [("none", "all", 1, "biography", "logprob", 1.0), ("never", "all", 1, "any", "logprob", 1.0)]
+        return pd.DataFrame(rows, columns=["reference", "phrasings", "dose", "known", "statistic", "auroc"])
+
+    assert chosen_statistic(frame(log_odds=0.9, geometric_standing=0.85)) == "log_odds"
+    assert chosen_statistic(frame(log_odds=0.9, geometric_standing=0.895)) == "geometric_standing"
+    assert set(PREFERENCE) == set(IN_NATS)
+
+
+def test_savings():
+    recalled = np.zeros((2, 3, 2, 2), dtype=bool)
+    recalled[0, 1:, 0, 0] = True
+    recalled[1, 2, 1, 0] = True
+    recalled[1, :, 0, 1] = True  # of new, which does not count
+    reading = xr.Dataset(
+        {"recalled": (("pool", "step", "fact", "route"), recalled)}, {"step": [0, 2, 4], "route": ["old", "new"]}
+    )
+    assert steps_to_recall(reading).values.tolist() == [[2, np.inf], [np.inf, 4]]
+    assert steps_to_recall(reading.where(reading.step < 3)).values.tolist() == [[2, np.inf], [np.inf, np.inf]]
+
+
+def test_what_is_no_calibration_is_refused():
+    with pytest.raises(ReadingError, match="needs the pool 'never'"):
+        pool_scores(doses().sel(pool=["verbatim"]), seed=0, knowing=["verbatim"], taught_phrasings=2)
+    with pytest.raises(ReadingError, match="No unit"):
+        discrimination(scores(1), unit="facts")
