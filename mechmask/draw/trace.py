@@ -16,7 +16,7 @@ from mechmask.draw.band import Band, band_along, band_note, draw_band, entries_o
 from mechmask.draw.canvas import AxesLike, Canvas, Page, Width
 from mechmask.draw.check import require_level, require_shape
 from mechmask.draw.palette import Palette
-from mechmask.draw.style import CEILING, NEVER, NEW, OLD, PAGE_INCHES, grey, plain, stroke
+from mechmask.draw.style import CEILING, NEVER, NEW, OLD, PAGE_INCHES, grey, plain
 from mechmask.measure.reading import require
 
 _WHAT = "The trace figure"
@@ -38,8 +38,8 @@ def trace(
 
     Args:
         course: what ``erase_index`` gives at every checkpoint: ``logprob_old``, ``logprob_new``, ``ceiling``,
-            ``old_after`` and ``never_after``, each ``[step, fact]`` in nats; the attributes ``statistic`` and
-            ``won_step``, where they are there, name what panel b shows and mark the checkpoint at which new has won.
+            ``old_after`` and ``never_after``, each ``[step, fact]`` in nats; where they are there, ``won_step[fact]``
+            marks where new has just won, and the attribute ``statistic`` names what panel b shows.
         level: of all intervals.
         axes: two panels to draw into; without them a new figure is made.
         width: of a new figure: ``"single"`` or ``"double"`` column, or inches.
@@ -96,7 +96,10 @@ def _draw(page: Page, axes: Axes, lines: list[tuple[str, str, str, xr.DataArray]
 
 
 def _mark_won(axes: Axes, course: xr.Dataset) -> None:
-    step = course.attrs.get("won_step", np.nan)
-    if np.isfinite(step):
-        line = axes.axvline(step, color=grey(), linewidth=stroke(0.8), zorder=0.5)
-        line.set_label(f"new has just won (step {int(step)})")
+    """A tick at the foot of the panel for every fact, where the correction took on it."""
+    if "won_step" not in course:
+        return
+    steps = course.won_step.values[np.isfinite(course.won_step.values)]
+    foot = axes.get_xaxis_transform()
+    label = f"new has just won on a fact ({len(steps)} of {course.sizes['fact']})"
+    axes.plot(steps, np.full(len(steps), 0.03), transform=foot, linestyle="", marker="|", color=grey(), label=label)

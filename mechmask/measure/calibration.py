@@ -8,7 +8,7 @@ one that never knew stands for a perfect eraser.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import numpy as np
@@ -16,12 +16,15 @@ import pandas as pd
 import xarray as xr
 
 from mechmask.errors import ReadingError
-from mechmask.measure.discrimination import clustered_auroc
-from mechmask.measure.old_value import IN_NATS, STATISTICS, statistic_of_old
+from mechmask.measure.discrimination import auroc, clustered_auroc
+from mechmask.measure.old_value import STATISTICS, statistic_of_old
 from mechmask.measure.reading import require
 
 PHRASINGS = ("prompt", "taught", "untaught", "all")
 REFERENCE = "never"
+
+PREFERENCE = ("geometric_standing", "median_standing", "log_odds", "standing", "logprob")
+"""Of equals the first: a mean over all distractors, one of them, no distractors, the luckiest distractor, the raw."""
 
 _WHAT = "A calibration"
 
@@ -68,13 +71,16 @@ def pool_scores(doses: xr.Dataset, *, seed: int, knowing: Sequence[str], taught_
     return table.assign(knows=table["pool"].isin(list(knowing)), seed=seed).reset_index(drop=True)
 
 
-def discrimination(scores: pd.DataFrame, *, unit: str = "fact", level: float = 0.95) -> pd.DataFrame:
+def discrimination(
+    scores: pd.DataFrame, *, unit: str = "fact", level: float = 0.95, n_resamples: int = 199
+) -> pd.DataFrame:
     """AUROC of every candidate, each knowing pool against all that never knew.
 
     Args:
         scores: what ``pool_scores`` returned, of one or more draws below each other.
         unit: ``fact``, or ``model``: the mean over the facts of one model.
         level: of the intervals, whose clusters are the draws.
+        n_resamples: how often the draws are drawn for an interval; its error needs no more.
 
     Returns:
         A row for each ``statistic``, ``reference``, ``phrasings``, ``dose`` and ``known`` pool (``any``: all of them
@@ -95,40 +101,49 @@ def discrimination(scores: pd.DataFrame, *, unit: str = "fact", level: float = 0
         for known in ("any", *pools):
             some = group if known == "any" else group[~group["knows"] | (group["pool"] == known)]
             values, knows, seeds = (np.asarray(some[column]) for column in ("value", "knows", "seed"))
-            interval = clustered_auroc(values, knows, seeds, level)
+            interval = clustered_auroc(values, knows, seeds, level, n_resamples=n_resamples)
             rows.append([*cast("tuple", labels), known, *interval])
     return pd.DataFrame(rows, columns=[*keys, "known", "auroc", "low", "high", "n"])
 
 
-def chosen_statistic(by_fact: pd.DataFrame, *, phrasings: str = "all", tolerance: float = 0.01) -> str:
-    """The statistic that a table of AUROCs by fact chooses, by the rule of this project.
+def chosen_statistic(scores: pd.DataFrame, *, tolerance: float = 0.01) -> str:
+    """The statistic that the choosing draws choose, by the rule of this project.
 
-    Of the statistics in nats, paired with the fact's never-knew reference and read on all phrasings: the one with the
-    largest AUROC in the mean over the doses after the contradiction began and over the knowing pools one by one, so
-    that the hard pool counts as much as the easy ones. Those within ``tolerance`` of it count as equal, and of equals
-    the first in the order of ``PREFERENCE`` is taken, which is that of fewest things to go wrong.
+    Of the statistics in nats, paired with the fact's never-knew reference and averaged over all phrasings: the one with
+    the largest AUROC by fact, in the mean over the doses after the contradiction began and over the knowing pools one
+    by one, so that the hard pool counts as much as the easy ones. Those within ``tolerance`` of it count as equal, and
+    of equals the first in the order of ``PREFERENCE`` is taken, which is that of fewest things to go wrong.
 
     Args:
-        by_fact: what ``discrimination`` returned by fact.
-        phrasings: on which phrasings.
+        scores: what ``pool_scores`` returned, of the choosing draws below each other.
         tolerance: in AUROC.
 
     Returns:
         The name of the statistic.
     """
-    rows = by_fact[
-        (by_fact["reference"] == REFERENCE)
-        & (by_fact["phrasings"] == phrasings)
-        & (by_fact["dose"] > 0)
-        & (by_fact["known"] != "any")
-        & by_fact["statistic"].isin(IN_NATS)
-    ]
-    means = rows.groupby("statistic")["auroc"].mean()
-    return next(name for name in PREFERENCE if means[name] >= means.max() - tolerance)
+    means = {}
+    for statistic in PREFERENCE:
+        rows = rows_with(scores, statistic=statistic, phrasings="all", reference=REFERENCE)
+        means[statistic] = float(np.mean([*_aurocs(rows)]))
+    best = max(means.values())
+    return next(name for name in PREFERENCE if means[name] >= best - tolerance)
 
 
-PREFERENCE = ("geometric_standing", "median_standing", "log_odds", "standing", "logprob")
-"""Of equals the first: a mean over all distractors, one of them, no distractors, the luckiest distractor, the raw."""
+def _aurocs(rows: pd.DataFrame) -> Iterator[float]:
+    """The AUROC of every knowing pool at every dose after the contradiction began."""
+    for dose in sorted(set(rows["dose"]) - {0}):
+        at = rows_with(rows, dose=dose)
+        never = np.asarray(at["value"])[~np.asarray(at["knows"])]
+        for pool in at.loc[at["knows"], "pool"].unique():
+            yield auroc(np.asarray(rows_with(at, pool=pool)["value"]), never).estimate
+
+
+def rows_with(table: pd.DataFrame, **labels: object) -> pd.DataFrame:
+    """The rows that have these labels."""
+    chosen = np.ones(len(table), dtype=bool)
+    for name, label in labels.items():
+        chosen &= np.asarray(table[name] == label)
+    return table.loc[chosen]
 
 
 def steps_to_recall(relearned: xr.Dataset) -> xr.DataArray:

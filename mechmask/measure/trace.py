@@ -71,7 +71,8 @@ def matched_trace(
 
     Returns:
         As ``twin_trace``, over the facts that have a pseudo-subject. The noise is that of one pseudo-subject beside
-        another of the same fact, so that the interval is one for a fact that may be as odd as they are.
+        another of the same fact, so that the interval is one for a fact that may be as odd as they are; it is taken
+        from all pseudo-subjects, whether or not their fact was read.
 
     Raises:
         ReadingError: if no fact has a pseudo-subject, or the statistic is none in nats.
@@ -84,13 +85,13 @@ def matched_trace(
             "No fact has a pseudo-subject of its own, so there is no trace. Draw roles with assign_roles, which makes "
             "them."
         )
-    groups = [value.values[owner == fact] for fact in facts]
-    table = np.full((len(facts), max(map(len, groups))), np.nan)
-    for row, group in zip(table, groups, strict=True):
+    groups = {fact: value.values[owner == fact] for fact in dict.fromkeys(owner[owner != ""])}
+    table = np.full((len(groups), max(map(len, groups.values()))), np.nan)
+    for row, group in zip(table, groups.values(), strict=True):
         row[: len(group)] = group
-    never = xr.DataArray(table, {"fact": facts}, ("fact", TWIN))
-    known = value.sel(fact=facts)
-    noise, freedom = _within(never, TWIN)
+    every = xr.DataArray(table, {"fact": list(groups)}, ("fact", TWIN))
+    noise, freedom = _within(every, TWIN)  # of all, also of those whose fact was not read
+    known, never = value.sel(fact=facts), every.sel(fact=facts)
     counts = known.notnull().astype(int), never.notnull().sum(TWIN)
     return _traces(known, never.mean(TWIN), *counts, noise, freedom, statistic, level)
 

@@ -100,7 +100,6 @@ class JudgedConfig(Configuration):
     """How a correction is read on its way, edited beside, and judged.
 
     Attributes:
-        won_margin: nats by which new leads old, in the mean over facts, where the correction has just won.
         checkpoint_every: optimizer steps of the correction between two readings.
         edits: editors that change each contradicted fact alone: configurations with their ``method``, or names of
             methods, of which the preset for the model is taken.
@@ -112,7 +111,6 @@ class JudgedConfig(Configuration):
         batch_size: prompts per forward pass when reading; affects memory only.
     """
 
-    won_margin: float = 1.0
     checkpoint_every: int = Field(default=5, ge=1)
     edits: tuple[Editor, ...] = ()
     statistic: StatisticName = STATISTIC

@@ -9,47 +9,43 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
 from mechmask.measure.erase import erase_index
 from mechmask.study.tables import by_state, concatenated
 
 
-def course_of(readings: xr.Dataset, won_margin: float, options: Mapping[str, Any]) -> xr.Dataset:
+def course_of(readings: xr.Dataset, options: Mapping[str, Any]) -> xr.Dataset:
     """What became of every fact at every checkpoint, held against the first.
 
     Args:
-        readings: ``logprob[step, fact, phrasing, route]`` and ``margin`` in nats, with ``twin`` in front where there
-            are twins; the first step is before the correction.
-        won_margin: nats by which new leads old in the mean where the correction has just won.
+        readings: ``logprob[step, fact, phrasing, route]`` and so on in nats, with ``twin`` in front where there are
+            twins; the first step is before the correction.
         options: of ``erase_index``.
 
     Returns:
-        What ``erase_index`` gives, along ``step``; ``attrs["won_step"]`` is the first checkpoint at which the mean
-        margin on the prompt is that large, NaN if none is.
+        What ``erase_index`` gives, along ``step``; ``won_step[fact]`` is the first checkpoint at which the correction
+        took on a fact, NaN where it never did.
     """
     before = readings.isel(step=0, drop=True)
     along = [erase_index(before, readings.sel(step=step), **options) for step in readings.step.values]
-    contradicted = readings.isel(fact=np.flatnonzero(readings.role.values == "contradicted"), phrasing=0)
-    margins = contradicted.margin.mean([dim for dim in contradicted.margin.dims if dim != "step"])
-    won = margins.values >= won_margin
-    step = float(readings.step.values[won][0]) if won.any() else np.nan
     joined = concatenated(along, "step", readings.step.values.tolist())
-    return joined.assign_attrs(won_step=step, won_margin=won_margin)
+    return joined.assign(won_step=joined.step.where(joined.took).min("step"))
 
 
 def judged_states(course: xr.Dataset, edits: Mapping[str, xr.Dataset]) -> xr.Dataset:
-    """The correction where it has just won and where it was driven on, beside edits of the same facts.
+    """The correction where it has just won on each fact and where it was driven on, beside edits of the same facts.
 
     Args:
         course: what ``course_of`` returned.
         edits: what ``erase_index`` gave of each editor, by its name.
 
     Returns:
-        The same along ``state``: ``won`` (left out where new never won), ``driven_on``, and the editors.
+        The same along ``state``: ``won``, each fact at its own ``won_step`` (at the last one where it never won, on
+        which it did not take then), ``driven_on``, all at the last step, and the editors.
     """
-    won_step = course.attrs["won_step"]
-    won = {} if np.isnan(won_step) else {"won": course.sel(step=won_step)}
-    states = {**won, "driven_on": course.isel(step=-1), **edits}
-    return by_state({name: state.drop_vars("step", errors="ignore") for name, state in states.items()})
+    last = course.step.values[-1]
+    spread = course.map(lambda values: values.broadcast_like(course.fact))
+    won = spread.sel(step=course.won_step.fillna(last).astype(course.step.dtype))
+    states = {"won": won, "driven_on": course.isel(step=-1), **edits}
+    return by_state({name: state.drop_vars(["step", "won_step"], errors="ignore") for name, state in states.items()})

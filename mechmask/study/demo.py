@@ -38,9 +38,9 @@ def run_demo(model: Model, directory: Path, seed: int = 0) -> Mapping[str, Study
     held = known_facts(model, world_facts(relations=RELATIONS, seed=seed))
     known = assign_roles(held, n_contradicted=8, n_control=4, n_never=16, seed=seed)
     world = CorrectionConfig(
-        contradict=FinetuneConfig(lr=1e-4, steps=30), checkpoint_every=6, taught_phrasings=2, edits=("ft_l",)
+        contradict=FinetuneConfig(steps=20), checkpoint_every=4, taught_phrasings=1, edits=("ft_l",)
     )
-    taught = TwinsConfig(install=FinetuneConfig(steps=36), contradict=FinetuneConfig(steps=20), checkpoint_every=5)
+    taught = TwinsConfig(install=FinetuneConfig(steps=36), contradict=FinetuneConfig(steps=20), checkpoint_every=4)
     return {
         "world": CorrectionStudy(model, known, world).run(directory / "world"),
         "taught": TwinStudy(model, demo_facts(seed), taught).run(directory / "taught"),

@@ -118,6 +118,16 @@ def test_pseudo_subjects_by_hand():
     np.testing.assert_allclose(found.error, noise * math.sqrt(1 + 1 / 3))
 
 
+def test_pseudo_subjects_of_facts_that_were_not_read_tell_of_the_noise_too():
+    """As under an edit of one fact, which is read beside all of them."""
+    reading, owner = matched()
+    alone = [f for f in reading.fact.values if f not in ("f1", "f2", "f3")]
+    found, whole = matched_trace(reading.sel(fact=alone), owner.sel(fact=alone)), matched_trace(reading, owner)
+    assert found.fact.values.tolist() == ["f0"]
+    for name in ("trace", "error", "noise", "freedom"):
+        np.testing.assert_allclose(found[name], whole.sel(fact=["f0"])[name])
+
+
 def test_facts_may_have_different_numbers_of_pseudo_subjects():
     reading, owner = matched()
     keep = [f for f in reading.fact.values if f not in ("p0.0", "p0.1", "p1.0")]

@@ -32,7 +32,7 @@ POOLS: tuple[Pool, ...] = (*KNOWING, *UNKNOWING)
 
 
 class CalibrationConfig(Configuration):
-    """One draw: facts, how they are told, contradicted and relearned.
+    """How the models of a draw are told, contradicted and relearned.
 
     Attributes:
         n_contradicted: facts that the six models are told in six ways, and that are then contradicted.
@@ -40,8 +40,8 @@ class CalibrationConfig(Configuration):
         distractors: values that are read beside old and new.
         taught_phrasings: in how many phrasings a fact is told and contradicted; twice as many are read.
         tell: how a history is told.
-        contradict: how the new values are taught.
-        dose_every: optimizer steps of the contradiction between two readings.
+        contradict: how the new values are taught; draws take them in turn.
+        n_doses: at how many places of the contradiction it is read, evenly spaced, the last step included.
         relearn: the budget within which the old values are taught again.
         relearn_every: optimizer steps between two readings of it.
         batch_size: prompts per forward pass when reading; affects memory only.
@@ -52,8 +52,10 @@ class CalibrationConfig(Configuration):
     distractors: int = Field(default=8, ge=2)
     taught_phrasings: int = Field(default=2, ge=1)
     tell: FinetuneConfig = FinetuneConfig(steps=32)
-    contradict: FinetuneConfig = FinetuneConfig(steps=21)
-    dose_every: int = Field(default=7, ge=1)
+    contradict: tuple[FinetuneConfig, ...] = Field(
+        default=(FinetuneConfig(steps=21), FinetuneConfig(lr=1e-4, steps=30)), min_length=1
+    )
+    n_doses: int = Field(default=3, ge=1)
     relearn: FinetuneConfig = FinetuneConfig(steps=16)
     relearn_every: int = Field(default=2, ge=1)
     batch_size: int = Field(default=32, ge=1)
@@ -93,17 +95,18 @@ def calibrate_draw(
     with Run(directory, model, facts, about) as run:
         n = c.taught_phrasings
         doses, relearned, alone = {}, {}, {}
-        output = Watch(lambda now: _read(now, facts, c), every=c.dose_every)
+        contradict = c.contradict[seed % len(c.contradict)]
+        output = Watch(lambda now: _read(now, facts, c), every=max(1, contradict.steps // c.n_doses))
         recall = Watch(lambda now: _recall(now, facts.contradicted, c), every=c.relearn_every)
         old, new = facts.contradicted.install_examples(n), facts.contradiction_examples(n)
         for pool in POOLS:
             history = train(run, f"told/{pool}", told(drawn, pool, phrasings=n, seed=seed), c.tell)
-            doses[pool] = train(run, f"contradicted/{pool}", new, c.contradict, start=history, watch=output)
+            doses[pool] = train(run, f"contradicted/{pool}", new, contradict, start=history, watch=output)
             relearned[pool] = train(
                 run, f"relearned/{pool}", old, c.relearn, start=doses[pool], until=1.0, watch=recall
             )
             controls = facts.control.install_examples(n)
-            alone[pool] = train(run, f"alone/{pool}", controls, c.contradict, start=history)
+            alone[pool] = train(run, f"alone/{pool}", controls, contradict, start=history)
         left = readings_of(run, alone, read_logits, phrasings="all", batch_size=c.batch_size)
         for name, trained in (("doses", doses), ("relearned", relearned)):
             steps = [step for one in trained.values() for step in one.checkpoints.values()]

@@ -114,10 +114,7 @@ class CorrectionStudy:
             return concatenated(along.values(), "step", along)
 
         readings = outcome(run, "readings", corrected.checkpoints.values(), joined)
-        settings = {**c.options, "won_margin": c.won_margin}
-        course = outcome(
-            run, "course", [readings], lambda: course_of(reading_in(readings), c.won_margin, c.options), settings
-        )
+        course = outcome(run, "course", [readings], lambda: course_of(reading_in(readings), c.options), c.options)
 
         def erased() -> xr.Dataset:
             before = reading_in(readings).isel(step=0, drop=True)

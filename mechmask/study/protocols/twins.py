@@ -160,10 +160,7 @@ class TwinStudy:
             return self._with_knew(concatenated(twins, TWIN, along))
 
         readings = outcome(run, "readings", checkpoints, joined)
-        settings = {**c.options, "won_margin": c.won_margin}
-        course = outcome(
-            run, "course", [readings], lambda: course_of(reading_in(readings), c.won_margin, c.options), settings
-        )
+        course = outcome(run, "course", [readings], lambda: course_of(reading_in(readings), c.options), c.options)
 
         def erased() -> xr.Dataset:
             before, by_editor = reading_in(readings).isel(step=0, drop=True), {}

@@ -15,7 +15,7 @@ from mechmask.study.protocols.calibrate import POOLS, CalibrationConfig, calibra
 def config():
     taught = FinetuneConfig(steps=4, lr=1e-2, rank=4)
     return CalibrationConfig(
-        n_contradicted=2, n_control=1, distractors=3, tell=taught, contradict=taught, relearn=taught, dose_every=2
+        n_contradicted=2, n_control=1, distractors=3, tell=taught, contradict=(taught,), relearn=taught, n_doses=2
     )
 
 
@@ -38,7 +38,7 @@ def test_it_equals_the_same_history_by_hand(drawn, config, tiny):
     facts = synthetic_facts(3, seed=3, n_contradicted=2, n_never=0, distractors=4)
     model, read = tiny("llama"), without_spare(facts)
     history = finetune(model, told(facts, "biography", seed=3), config.tell)
-    after = finetune(model, read.contradiction_examples(2), config.contradict, start=history)
+    after = finetune(model, read.contradiction_examples(2), config.contradict[0], start=history)
     by_hand = read_logits(after.on(model), read, phrasings="all")
     run = drawn[0].reading("results/doses").sel(pool="biography", step=4)
     np.testing.assert_allclose(run.logprob.values, by_hand.logprob.values, atol=1e-4)

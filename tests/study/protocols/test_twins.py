@@ -21,7 +21,7 @@ def facts():
 @pytest.fixture(scope="module")
 def config():
     edits = (mm.FTLConfig(layer=1, clamp=0.05, steps=2),)
-    return TwinsConfig(install=TAUGHT, contradict=TAUGHT, checkpoint_every=2, edits=edits, won_margin=-50.0)
+    return TwinsConfig(install=TAUGHT, contradict=TAUGHT, checkpoint_every=2, edits=edits)
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +69,18 @@ def test_the_course_begins_at_nothing_changed_and_ends_driven_on(done):
     np.testing.assert_allclose(course["index"].isel(step=0), 0, atol=1e-9)
     np.testing.assert_allclose(course.trace_after.isel(step=-1), erase.trace_after.sel(state="driven_on"))
     assert course.step.values.tolist() == [0, 2, 4]
-    assert course.attrs["won_step"] == 0, "a margin that new has from the beginning"
     assert erase.state.values.tolist() == ["won", "driven_on", "ft_l"]
+
+
+def test_each_fact_is_judged_where_new_has_just_won_on_it(done):
+    course, won = done[0].reading("results/course"), done[0].erase.sel(state="won")
+    for fact in won.fact.values:
+        took = course.took.sel(fact=fact).values
+        at = int(took.argmax()) if took.any() else -1
+        for name in ("trace_after", "took", "verdict", "noise"):
+            expected = course[name].isel(step=at)
+            expected = expected.sel(fact=fact) if "fact" in expected.dims else expected
+            assert won[name].sel(fact=fact).item() == expected.item()
 
 
 def test_an_edit_is_made_and_read_in_both_twins(done, tiny, facts, config):

@@ -1,0 +1,100 @@
+"""How often the verdict is wrong, on states whose truth is known by construction.
+
+A model that was left alone still knows what it was told. One that never knew, read after the same correction, is what a
+perfect eraser would leave. In between lies what a correction really does, of which only the verdict's share is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from mechmask.measure.normalised import normalised, ratio_of_means
+from mechmask.measure.statistics import proportion_interval
+from mechmask.measure.trace import STATISTIC, TWIN, twin_trace
+from mechmask.measure.verdict import ALPHA, DECIDED, MARGIN_SHARE, VERDICTS, reason_of
+
+TOLD, SPARE = "verbatim", "other_values"
+"""The pool whose trace before is the one that was there, and the pool that never knew and is judged as if erased."""
+
+REFERENCES = ("never", "other_entities")
+"""The pools that a fact is held against."""
+
+
+def verdicts_of_draw(
+    doses: xr.Dataset,
+    alone: xr.Dataset,
+    *,
+    knowing: Sequence[str],
+    statistic: str = STATISTIC,
+    share: float = MARGIN_SHARE,
+    alpha: float = ALPHA,
+) -> pd.DataFrame:
+    """The verdict on every contradicted fact of a draw, in every state whose truth is known and every other.
+
+    Args:
+        doses: ``logprob[pool, step, fact, phrasing, route]`` in nats, the first step before the contradiction.
+        alone: the same without ``step``, of models that were trained on the controls alone.
+        knowing: the pools that know the old values.
+        statistic: of which the trace is made.
+        share: the margin, as a share of the trace before.
+        alpha: the rate at which each verdict may be wrong.
+
+    Returns:
+        A row for each ``case`` (``left alone``, ``perfectly erased``, or the pool that was contradicted), ``dose``
+        (number of the checkpoint), and ``unit`` (the fact's label, or ``group`` for all facts of the draw):
+        ``verdict`` and ``reason``.
+    """
+    contested = np.flatnonzero(doses.role.values == "contradicted")
+    logprob, left = doses.logprob.isel(fact=contested), alone.logprob.isel(fact=contested)
+    last = logprob.sizes["step"] - 1
+    cases = [("left alone", last, _states(logprob.isel(step=0), TOLD), _states(left, TOLD))]
+    for dose in range(1, last + 1):
+        after = logprob.isel(step=dose)
+        cases.append(("perfectly erased", dose, _states(logprob.isel(step=0), TOLD), _states(after, SPARE)))
+        cases += [(pool, dose, _states(logprob.isel(step=0), pool), _states(after, pool)) for pool in knowing]
+    rows = []
+    for case, dose, before, after in cases:
+        first, then = (twin_trace(state, _knew(state), statistic, level=1 - 2 * alpha) for state in (before, after))
+        ratio = normalised(first, then, 1 - 2 * alpha)
+        reasons = reason_of(ratio.normalised_low.values, ratio.normalised_high.values, share)
+        _, low, high = ratio_of_means(first.trace.values, then.trace.values, 0.0, 2, 1 - 2 * alpha)
+        units = {**dict(zip(ratio.fact.values, reasons, strict=True)), "group": reason_of(low, high, share)}
+        rows += [[case, dose, unit, DECIDED.get(str(why), "undecided"), str(why)] for unit, why in units.items()]
+    return pd.DataFrame(rows, columns=["case", "dose", "unit", "verdict", "reason"])
+
+
+def error_rates(verdicts: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
+    """Shares of verdicts by case, of facts and of groups.
+
+    Args:
+        verdicts: what ``verdicts_of_draw`` gave, of one or more draws below each other.
+        level: of the exact intervals, which take facts as independent: within one draw they are not.
+
+    Returns:
+        Indexed by ``unit`` (``fact`` or ``group``) and ``case``: ``n`` and, for every verdict, its share with
+        ``_low`` and ``_high``.
+    """
+    groups = verdicts.assign(unit=np.where(verdicts["unit"] == "group", "group", "fact")).groupby(["unit", "case"])
+    rows = {}
+    for labels, group in groups:
+        found = np.asarray(group["verdict"])
+        row: dict[str, float] = {"n": len(found)}
+        for verdict in VERDICTS:
+            share = proportion_interval(int((found == verdict).sum()), len(found), level)
+            row |= {verdict: share.estimate, f"{verdict}_low": share.low, f"{verdict}_high": share.high}
+        rows[labels] = row
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["unit", "case"])
+
+
+def _states(logprob: xr.DataArray, pool: str) -> xr.DataArray:
+    """One pool beside the references, as twins."""
+    return logprob.sel(pool=[pool, *REFERENCES]).rename(pool=TWIN).assign_coords({TWIN: ["knew", *REFERENCES]})
+
+
+def _knew(state: xr.DataArray) -> xr.DataArray:
+    knew = (state[TWIN] == "knew").drop_vars(TWIN)
+    return knew.expand_dims(fact=state.sizes["fact"], axis=-1)
