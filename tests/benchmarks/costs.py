@@ -16,10 +16,10 @@ import torch
 from timing import matmul_rate, medians, seconds, write
 
 import mechmask as mm
+from mechmask.models.forward import decoded
 from mechmask.models.packing import batches
 from mechmask.models.routes import encode_contests
 from mechmask.read.checkpoint import read_logits_and_depth
-from mechmask.read.scoring.forward import decoded
 from mechmask.study.demo import demo_config, demo_facts
 from mechmask.write.finetune import Finetuning
 from mechmask.write.objective import targets
