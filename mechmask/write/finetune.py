@@ -32,6 +32,7 @@ from mechmask.models.routes import encode_examples
 from mechmask.models.states import Variant, active, unchanged
 from mechmask.progress import progress_bar
 from mechmask.write.adapter import AdapterChange, fill, injected, require_no_adapter
+from mechmask.write.lora_product import lora_in_one_step
 from mechmask.write.objective import Targets, packed_targets, target_nll, targets
 
 if TYPE_CHECKING:
@@ -230,7 +231,7 @@ class Finetuning(_AtomicContext["Finetuning"]):
     def _nll(self, examples: tuple[int, ...]) -> Float[Tensor, " target"]:
         """Of every token that some examples ask for, in nats."""
         dropout = self.config.dropout > 0
-        with torch.random.fork_rng(enabled=dropout):
+        with torch.random.fork_rng(enabled=dropout), lora_in_one_step(self._model.module):
             if dropout:
                 torch.manual_seed(_dropout_seed(self.config.seed, self.step))
                 _train_dropout(self._model.module)
