@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from mechmask.errors import ReadingError
 from mechmask.models.diagnosis import likely_cause
 from mechmask.models.final_norm import frozen
+from mechmask.models.forward import decoded
 from mechmask.models.model import Model
 from mechmask.models.packing import Batch
 from mechmask.models.states import Variant, active
@@ -28,7 +29,6 @@ from mechmask.read.backends import Backend, BackendName, backend_of
 from mechmask.read.backends.parts import Parts
 from mechmask.read.scoring.check import TOLERANCE_NATS, require_margin
 from mechmask.read.scoring.contests import ContestSet, Facts
-from mechmask.read.scoring.forward import decoded
 from mechmask.read.scoring.labels import provenance, require_choice
 
 Unit = Literal["layer", "component", "head"]

@@ -20,6 +20,7 @@ from transformers import Cache, DynamicCache
 from mechmask.errors import ReadingError
 from mechmask.facts.fact_set import FactSet
 from mechmask.models.decoding import continued, greedy
+from mechmask.models.forward import decoded
 from mechmask.models.model import Model
 from mechmask.models.packing import Batch, scored_tokens
 from mechmask.models.routes import Contest
@@ -31,7 +32,6 @@ from mechmask.read.lenses.lens import Lens, lens_of
 from mechmask.read.logits import OutputReading, read_logits
 from mechmask.read.scoring.check import require_identity
 from mechmask.read.scoring.contests import ContestSet, Facts, facts_of
-from mechmask.read.scoring.forward import decoded
 from mechmask.read.scoring.labels import SCORES, Score, provenance, require_choice, require_score
 
 _Asked = tuple[int, str, int]  # a contest's number, a route, the index of one of its tokens

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from mechmask.errors import ReadingError
 from mechmask.facts.fact_set import FactSet
+from mechmask.models.forward import decoded
 from mechmask.models.model import Model
 from mechmask.models.states import Variant, active
 from mechmask.read.scoring.contests import ContestSet, Facts, facts_of
-from mechmask.read.scoring.forward import decoded
 from mechmask.read.scoring.unembed import lead
 
 

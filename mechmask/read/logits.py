@@ -15,12 +15,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechmask.measure.contest import with_standing
+from mechmask.models.forward import decoded
 from mechmask.models.model import Model
 from mechmask.models.packing import Batch
 from mechmask.models.states import Variant, active
 from mechmask.read.scoring.check import require_identity
 from mechmask.read.scoring.contests import ContestSet, Facts, Phrasings
-from mechmask.read.scoring.forward import decoded
 from mechmask.read.scoring.labels import Score, provenance, require_score
 from mechmask.read.scoring.table import RouteTable
 from mechmask.read.scoring.unembed import entropy, score_tokens

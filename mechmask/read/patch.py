@@ -24,6 +24,7 @@ from mechmask.facts.fact_set import FactSet
 from mechmask.interrupts import atomic_context
 from mechmask.measure.contest import margin
 from mechmask.models.fingerprint import digest
+from mechmask.models.forward import may_pack
 from mechmask.models.model import Model
 from mechmask.models.packing import Batch, with_twins
 from mechmask.models.replay import Replay
@@ -31,7 +32,6 @@ from mechmask.models.states import Variant, active, unchanged, unlike
 from mechmask.progress import progress_bar
 from mechmask.read.scoring.check import TOLERANCE_NATS, require_identity
 from mechmask.read.scoring.contests import ContestSet, Facts, facts_of
-from mechmask.read.scoring.forward import may_pack
 from mechmask.read.scoring.labels import layer_coordinates, provenance, require_choice
 from mechmask.read.scoring.table import RouteTable
 from mechmask.read.scoring.unembed import score_layers

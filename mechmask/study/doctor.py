@@ -17,12 +17,12 @@ from mechmask.facts.synthetic import synthetic_facts
 from mechmask.models import smollm2
 from mechmask.models.cache import cache_root
 from mechmask.models.context import require_context
+from mechmask.models.forward import may_pack
 from mechmask.models.load import load_model
 from mechmask.models.model import Model
 from mechmask.models.packing import n_read
 from mechmask.models.routes import encode_contests
 from mechmask.read.logits import read_logits
-from mechmask.read.scoring.forward import may_pack
 from mechmask.write.edit import METHODS
 from mechmask.write.presets import presets
 

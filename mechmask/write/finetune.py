@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from peft import LoraConfig
 from pydantic import Field
 from torch import Tensor
@@ -31,7 +32,8 @@ from mechmask.models.routes import encode_examples
 from mechmask.models.states import Variant, active, unchanged
 from mechmask.progress import progress_bar
 from mechmask.write.adapter import AdapterChange, fill, injected, require_no_adapter
-from mechmask.write.objective import Targets, target_nll, targets
+from mechmask.write.lora_product import lora_in_one_step
+from mechmask.write.objective import Targets, packed_targets, target_nll, targets
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,6 +113,7 @@ class Finetuning(_AtomicContext["Finetuning"]):
         self._examples = encode_examples(bare.tokenizer, examples)
         self._lora = lora_config(bare, config)
         self._factors: dict[str, torch.nn.Parameter] = {}
+        self._made: dict[tuple[int, ...], list[Targets]] = {}  # of the last step: often those of the next one
 
     def _with_adapter_on(self) -> Iterator[Finetuning]:
         with active(self._state) as model, exclusive(model.module):
@@ -205,18 +208,12 @@ class Finetuning(_AtomicContext["Finetuning"]):
             return self._descend()
 
     def _descend(self) -> float:
-        device = self._model.device
-        with torch.random.fork_rng(enabled=self.config.dropout > 0):
-            if self.config.dropout > 0:
-                torch.manual_seed(_dropout_seed(self.config.seed, self.step))
-                _train_dropout(self._model.module)
-            batch = self._batch()
-            nll = target_nll(self._model, batch)
+        examples = self._batch()
+        nll = self._nll(examples)
         if not torch.isfinite(nll).all():
-            culprit = batch.labels[int(batch.owner[int((~torch.isfinite(nll)).nonzero()[0])])]
             raise ChangeError(
-                f"The loss is not a number at step {self.step + 1}, on fact {culprit!r}. Lower the learning rate, "
-                "or check the weights."
+                f"The loss is not a number at step {self.step + 1}, on fact {self._culprit(examples)!r}. Lower the "
+                "learning rate, or check the weights."
             )
         loss = nll.mean()
         self._optimizer.zero_grad(set_to_none=True)
@@ -224,20 +221,44 @@ class Finetuning(_AtomicContext["Finetuning"]):
         norm = torch.nn.utils.clip_grad_norm_(self._factors.values(), self.config.max_grad_norm)
         if not torch.isfinite(norm):
             raise ChangeError(
-                f"The gradient is not a number at step {self.step + 1} on {device}. Lower the learning rate, or "
-                "use float32."
+                f"The gradient is not a number at step {self.step + 1} on {self._model.device}. Lower the learning "
+                "rate, or use float32."
             )
         self._optimizer.step()
         self.step += 1
         return loss.item()
 
-    def _batch(self) -> Targets:
+    def _nll(self, examples: tuple[int, ...]) -> Float[Tensor, " target"]:
+        """Of every token that some examples ask for, in nats."""
+        dropout = self.config.dropout > 0
+        with torch.random.fork_rng(enabled=dropout), lora_in_one_step(self._model.module):
+            if dropout:
+                torch.manual_seed(_dropout_seed(self.config.seed, self.step))
+                _train_dropout(self._model.module)
+            return torch.cat([target_nll(self._model, asked) for asked in self._targets(examples)])
+
+    def _targets(self, examples: tuple[int, ...]) -> list[Targets]:
+        """Packed, but for dropout: examples that share a beginning would share what is dropped from it."""
+        if examples not in self._made:
+            encoded = [self._examples[i] for i in examples]
+            packs = self.config.dropout == 0
+            self._made = {examples: packed_targets(self._model, encoded) if packs else [targets(encoded)]}
+        return self._made[examples]
+
+    def _culprit(self, examples: tuple[int, ...]) -> str:
+        """The first example whose loss is not a number: in a row of its own, for in a shared one NaN is everybody's."""
+        asked = targets([self._examples[i] for i in examples])
+        with torch.no_grad():
+            broken = ~torch.isfinite(target_nll(self._model, asked)).cpu()
+        return asked.labels[int(asked.owner[broken].min())] if broken.any() else asked.labels[0]
+
+    def _batch(self) -> tuple[int, ...]:
         """The examples of this step; the order is drawn anew each epoch from the seed and the epoch alone."""
         n = len(self._examples)
         size = min(self.config.batch_size or n, n)
         epoch, position = divmod(self.step, math.ceil(n / size))
         order = np.random.default_rng([self.config.seed, epoch]).permutation(n) if size < n else np.arange(n)
-        return targets([self._examples[i] for i in order[position * size : (position + 1) * size]])
+        return tuple(order[position * size : (position + 1) * size].tolist())
 
 
 def finetune(

@@ -59,9 +59,9 @@ def outcomes(model: Model, facts: Sequence[Fact]) -> list[dict[str, Any]]:
 
 def _logprobs(model: Model, rows: Sequence[EncodedExample]) -> Float[Tensor, " row"]:
     """Log-probability of each value after its prompt, summed over its tokens, in nats."""
-    batch = targets(rows)
-    nll = target_nll(model, batch).double()
-    return torch.zeros(len(rows), dtype=torch.float64, device=nll.device).index_add(0, batch.owner.to(nll.device), -nll)
+    asked = targets(rows)
+    nll = target_nll(model, asked).double()
+    return torch.zeros(len(rows), dtype=torch.float64, device=nll.device).index_add(0, asked.owner.to(nll.device), -nll)
 
 
 def _continuations(model: Model, contests: Sequence[Contest]) -> list[str]:

@@ -79,16 +79,16 @@ def descend(
         RouteError: if a value merges with its prompt.
     """
     projection = model.anatomy.mlp_output(config.layer)
-    batch = _targets(model, facts, config)
+    asked = _targets(model, facts, config)
     weights = projection_weights(projection)
     base = model.fingerprint
     with _trainable(model, weights) as before, torch.enable_grad():
         losses: list[float] = []
-        loss_of = _loss_of(model, batch, config)
+        loss_of = _loss_of(model, asked, config)
         optimizer = torch.optim.Adam(weights.values(), lr=config.lr)
         for _ in range(config.steps):
             loss = loss_of()
-            losses.append(_finite(loss, len(losses) + 1, batch.labels, method))
+            losses.append(_finite(loss, len(losses) + 1, asked.labels, method))
             if losses[-1] < config.loss_stop:
                 break
             optimizer.zero_grad(set_to_none=True)
@@ -139,26 +139,28 @@ def _targets(model: Model, facts: Sequence[Fact], config: DescentConfig) -> Targ
     if not facts:
         raise ChangeError("There is no fact to edit. Give at least one.")
     examples = encode_examples(model.tokenizer, [Example(prompt=f.prompt, value=f.new, fact_id=f.id) for f in facts])
-    batch = targets(examples)
+    asked = targets(examples)
     if config.objective == "target_new":
-        return batch
+        return asked
     last = torch.tensor([len(example.prompt) - 1 for example in examples])
-    return replace(batch, columns=last[batch.owner])
+    at_prompt = replace(asked.batch, columns=last[asked.owner])  # in rows of their own each target has its own node
+    return replace(asked, batch=at_prompt)
 
 
-def _loss_of(model: Model, batch: Targets, config: DescentConfig) -> Callable[[], Float[Tensor, ""]]:
+def _loss_of(model: Model, asked: Targets, config: DescentConfig) -> Callable[[], Float[Tensor, ""]]:
     """The mean over facts of the mean over target tokens of the loss, re-running only the edited block and those above.
 
     What enters the edited block does not depend on the weights that are trained, so it is computed once.
     """
-    replay = Replay(model, {"input_ids": batch.input_ids.to(model.device)}, first=config.layer)
+    replay = Replay(model, {"input_ids": asked.batch.input_ids.to(model.device)}, first=config.layer)
     entering = replay.residual(config.layer)
-    share = 1 / (torch.bincount(batch.owner)[batch.owner] * len(batch.labels))
+    share = 1 / (torch.bincount(asked.owner)[asked.owner] * len(asked.labels))
+    rows, columns = asked.rows, asked.columns
 
     def loss() -> Float[Tensor, ""]:
         residual = replay.from_layer(config.layer, entering)
-        normed = model.anatomy.final_norm(residual[batch.rows.to(residual.device), batch.columns.to(residual.device)])
-        each = nll(model.anatomy, normed, batch.tokens)
+        normed = model.anatomy.final_norm(residual[rows.to(residual.device), columns.to(residual.device)])
+        each = nll(model.anatomy, normed, asked.tokens)
         return (each * share.to(each.device)).sum()
 
     return loss

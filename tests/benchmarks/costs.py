@@ -16,13 +16,13 @@ import torch
 from timing import matmul_rate, medians, seconds, write
 
 import mechmask as mm
+from mechmask.models.forward import decoded
 from mechmask.models.packing import batches
 from mechmask.models.routes import encode_contests
 from mechmask.read.checkpoint import read_logits_and_depth
-from mechmask.read.scoring.forward import decoded
 from mechmask.study.demo import demo_config, demo_facts
 from mechmask.write.finetune import Finetuning
-from mechmask.write.objective import targets
+from mechmask.write.objective import packed_targets
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -60,7 +60,7 @@ def one_round(model, facts, config, installed, device):
     took["generate"] = seconds(lambda: mm.generate(model, facts, reading=reading), device)
     examples = facts.contradiction_examples(config.taught_phrasings)
     with Finetuning(model, examples, config.contradict, installed) as run:
-        batch = targets(run._examples)
+        passes = packed_targets(model, run._examples)
         took["training_step"] = seconds(lambda: run.advance(1), device)
 
         def readout():
@@ -77,11 +77,12 @@ def one_round(model, facts, config, installed, device):
 
     def plain_training_tokens():
         with model.inference():
-            model.anatomy.decoder(input_ids=batch.input_ids.to(model.device), use_cache=False)
+            for asked in passes:
+                decoded(model, asked.batch)
 
     took["plain_training"] = seconds(plain_training_tokens, device)
     rate = took["matmul_rate"]
-    trained, asked = int(batch.input_ids.numel()), len(batch.tokens)
+    trained, asked = sum(p.batch.input_ids.numel() for p in passes), sum(len(p.tokens) for p in passes)
     limit = {
         "read_logits": (2 * weights * tokens["packed"] + 2 * head * nodes["packed"]) / rate,
         "read_depth": (2 * weights * tokens["narrow"] + 2 * head * nodes["narrow"] * n_layers) / rate,

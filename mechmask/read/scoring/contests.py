@@ -25,11 +25,11 @@ from mechmask.facts.fact import Fact
 from mechmask.facts.fact_set import FactSet
 from mechmask.facts.load import as_fact_set
 from mechmask.models.context import require_context
+from mechmask.models.forward import may_pack
 from mechmask.models.model import Model
 from mechmask.models.packing import ROW_TOKENS, Batch, batches, n_read
 from mechmask.models.routes import Contest, encode_contests
 from mechmask.progress import progress_bar
-from mechmask.read.scoring.forward import may_pack
 from mechmask.read.scoring.labels import fact_coordinates, require_choice
 
 Facts: TypeAlias = FactSet | Sequence[Fact | Mapping[str, Any]] | pd.DataFrame | str | Path

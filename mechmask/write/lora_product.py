@@ -1,0 +1,96 @@
+"""What a linear map with a LoRA adapter computes, as one step of the graph: ``x W' + b + scale (x A') B'``.
+
+peft computes it in five (cast, two products, a multiplication, an addition), each of which keeps or makes a tensor as
+large as the output and is gone through again on the way back. Here the update is added where the map's own output
+stands, forward, and where the gradient of the input stands, backward; the frozen map takes no gradient. The numbers are
+peft's up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from peft.tuners.lora import Linear
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from mechmask.interrupts import atomic_context
+from mechmask.models.adapters import adapted_layers
+
+
+@atomic_context
+def lora_in_one_step(module: nn.Module) -> Iterator[None]:
+    """Inside, a module's plain LoRA layers compute in one step; DoRA, dropout and mixed types are left to peft.
+
+    Readings meet peft's own layers: the context belongs around the forward pass of a training step alone.
+    """
+    layers = [layer for layer in adapted_layers(module) if isinstance(layer, Linear) and _is_plain(layer)]
+    try:
+        for layer in layers:
+            layer.forward = partial(_forward, layer)
+        yield
+    finally:
+        for layer in layers:
+            vars(layer).pop("forward", None)
+
+
+def _is_plain(layer: Linear) -> bool:
+    """Whether one adapter is on a layer, without dropout, and all that is multiplied is of one type."""
+    if len(layer.active_adapters) != 1 or layer.disable_adapters or layer.merged:
+        return False
+    name = layer.active_adapters[0]
+    factors = layer.lora_A[name].weight, layer.lora_B[name].weight
+    return (
+        name not in layer.lora_variant
+        and isinstance(layer.lora_dropout[name], nn.Identity)
+        and all(factor.dtype == layer.get_base_layer().weight.dtype for factor in factors)
+    )
+
+
+def _forward(layer: Linear, x: Float[Tensor, "*shape input"]) -> Float[Tensor, "*shape output"]:
+    name, base = layer.active_adapters[0], layer.get_base_layer()
+    weight = base.weight.T if layer.fan_in_fan_out else base.weight
+    return _LoraProduct.apply(  # pyright: ignore[reportReturnType]
+        x, weight, base.bias, layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name]
+    )
+
+
+class _LoraProduct(torch.autograd.Function):
+    """Differentiable in the input and both factors; weight ``[output, input]`` and bias are taken as constants."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Float[Tensor, "*shape input"],
+        weight: Float[Tensor, "output input"],
+        bias: Float[Tensor, " output"] | None,
+        a: Float[Tensor, "rank input"],
+        b: Float[Tensor, "output rank"],
+        scale: float,
+    ) -> Float[Tensor, "*shape output"]:
+        rows = x.reshape(-1, x.shape[-1])
+        inner = rows @ a.T
+        output = rows @ weight.T if bias is None else torch.addmm(bias, rows, weight.T)
+        output.addmm_(inner, b.T, alpha=scale)
+        ctx.save_for_backward(rows, weight, a, b, inner)
+        ctx.scale, ctx.shape = scale, x.shape
+        return output.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, gradient: Float[Tensor, "*shape output"]
+    ) -> tuple[Tensor | None, ...]:
+        rows, weight, a, b, inner = ctx.saved_tensors
+        gradient = gradient.reshape(-1, gradient.shape[-1])
+        at_inner = (gradient @ b).mul_(ctx.scale)
+        of_a = at_inner.T @ rows
+        of_b = (gradient.T @ inner).mul_(ctx.scale)
+        of_x = None
+        if ctx.needs_input_grad[0]:  # no factor lies below the first block's attention
+            of_x = (gradient @ weight).addmm_(at_inner, a).view(ctx.shape)
+        return of_x, None, None, of_a, of_b, None
