@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from mechmask.measure.summary import summary as summary
     from mechmask.measure.tables import latex_table as latex_table
     from mechmask.measure.tables import markdown_table as markdown_table
+    from mechmask.measure.trace import matched_trace as matched_trace
+    from mechmask.measure.trace import shared_trace as shared_trace
+    from mechmask.measure.trace import twin_trace as twin_trace
     from mechmask.measure.where import evidence_share as evidence_share
     from mechmask.measure.where import evidence_share_last_third as evidence_share_last_third
     from mechmask.measure.where import layers_computed as layers_computed
@@ -64,10 +67,17 @@ if TYPE_CHECKING:
     from mechmask.read.margin import read_margin as read_margin
     from mechmask.read.patch import patch_residual as patch_residual
     from mechmask.read.weights import weight_change as weight_change
+    from mechmask.study.calibration import Calibration as Calibration
+    from mechmask.study.calibration import calibrate as calibrate
     from mechmask.study.config import StudyConfig as StudyConfig
     from mechmask.study.lenses import fitted_lens as fitted_lens
+    from mechmask.study.protocols.calibrate import CalibrationConfig as CalibrationConfig
+    from mechmask.study.protocols.correction import CorrectionConfig as CorrectionConfig
+    from mechmask.study.protocols.correction import CorrectionStudy as CorrectionStudy
     from mechmask.study.protocols.graft_curve import graft_curve as graft_curve
     from mechmask.study.protocols.mask import MaskStudy as MaskStudy
+    from mechmask.study.protocols.twins import TwinsConfig as TwinsConfig
+    from mechmask.study.protocols.twins import TwinStudy as TwinStudy
     from mechmask.study.results import StudyResults as StudyResults
     from mechmask.study.results import open_study as open_study
     from mechmask.study.run import Run as Run
@@ -79,6 +89,7 @@ if TYPE_CHECKING:
     from mechmask.study.status import study_status as study_status
     from mechmask.study.training import Watch as Watch
     from mechmask.study.training import train as train
+    from mechmask.study.until import Until as Until
     from mechmask.write.change import Change as Change
     from mechmask.write.edit import edit as edit
     from mechmask.write.finetune import FinetuneConfig as FinetuneConfig
@@ -146,6 +157,17 @@ _HOMES = {
     "StudyConfig": "study.config",
     "fitted_lens": "study.lenses",
     "graft_curve": "study.protocols.graft_curve",
+    "Calibration": "study.calibration",
+    "calibrate": "study.calibration",
+    "CalibrationConfig": "study.protocols.calibrate",
+    "CorrectionConfig": "study.protocols.correction",
+    "CorrectionStudy": "study.protocols.correction",
+    "TwinsConfig": "study.protocols.twins",
+    "TwinStudy": "study.protocols.twins",
+    "Until": "study.until",
+    "matched_trace": "measure.trace",
+    "shared_trace": "measure.trace",
+    "twin_trace": "measure.trace",
     "MaskStudy": "study.protocols.mask",
     "StudyResults": "study.results",
     "open_study": "study.results",

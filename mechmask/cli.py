@@ -108,15 +108,24 @@ def demo(
     seed: Annotated[int, typer.Option(help="Draws the facts.", min=0)] = 0,
     json: Json = False,
 ) -> None:
-    """The main job on SmolLM2-135M: install, contradict, edit, and say what became of the old values."""
+    """The main job on SmolLM2-135M: correct facts that it knows and facts that it was taught; what is left of the old?"""
     with _resumable(out):
         with loading():
             from mechmask.models.load import load_model
-            from mechmask.study.demo import demo_config, demo_facts
-            from mechmask.study.protocols.mask import MaskStudy
+            from mechmask.study.demo import KNOWN_HOW, run_demo
         with loading("the model"):
             model = load_model()
-        _report(MaskStudy(model, demo_facts(seed), demo_config()).run(out), out, json)
+        done = run_demo(model, out, seed)
+    from mechmask.measure.summary import plainly
+
+    sentences = {name: plainly(results.erase, KNOWN_HOW[name]) for name, results in done.items()}
+    if json:
+        print_json({name: {"plainly": sentences[name], **_as_json(results)} for name, results in done.items()})
+        return
+    for name, results in done.items():
+        _show_summary(results, f"Facts {KNOWN_HOW[name]}: erase index and traces in nats")
+    for name, sentence in sentences.items():
+        typer.echo(f"{sentence} Figures in {out / name / 'figures'}.")
 
 
 @app.command()
@@ -142,7 +151,28 @@ def study(
             from mechmask.study.toml import study_from_file
         with loading("the model"):
             described = study_from_file(config)
-        _report(described.run(out), out, json)
+        _report(described.run(out), json)
+
+
+@app.command()
+def calibrate(
+    model: ModelName,
+    out: Annotated[Path, typer.Option(help="Directory of the draws; taken up again where it stopped.")],
+    choosing: Annotated[int, typer.Option(help="Draws of facts that choose the statistic.", min=1)] = 4,
+    judging: Annotated[
+        int, typer.Option(help="Further draws that judge it and have no part in the choice.", min=1)
+    ] = 4,
+) -> None:
+    """Which statistic tells that a model knew, where the truth is known; about two hours on two cores."""
+    with _resumable(out):
+        with loading():
+            from mechmask.models.load import load_model
+            from mechmask.study.calibration import calibrate as calibrated
+
+        seeds = range(choosing + judging)
+        found = calibrated(load_model(model), out, choosing=seeds[:choosing], judging=seeds[choosing:])
+    typer.echo(found.to_markdown())
+    typer.echo(f"The page is {out / 'calibration.md'}, its tables are beside it.")
 
 
 @app.command()
@@ -259,24 +289,30 @@ def _resumable(out: Path) -> Iterator[None]:
         )
 
 
-def _report(done: StudyResults, out: Path, json: bool) -> None:
+def _report(done: StudyResults, json: bool) -> None:
     if json:
-        print_json(
-            {
-                "conclusion": done.conclusion(),
-                "summary": done.summary().reset_index().to_dict("records"),
-                "directory": str(out),
-            }
-        )
+        print_json(_as_json(done))
         return
+    _show_summary(done, "Erase index (nats) beside commit layer")
+    typer.echo(done.conclusion())
+    typer.echo(f"Figures in {done.directory / 'figures'}, all results in {done.directory}.")
+
+
+def _as_json(done: StudyResults) -> dict[str, object]:
+    return {
+        "conclusion": done.conclusion(),
+        "summary": done.summary().reset_index().to_dict("records"),
+        "directory": str(done.directory),
+    }
+
+
+def _show_summary(done: StudyResults, title: str) -> None:
     columns = [
         *("index", "paper_verdict", "trace_before", "trace_after"),
         *("normalised", "took", "verdict", "reason", "commit_layer"),
     ]
     table = done.summary()
-    show(table.loc[:, [name for name in columns if name in table]], "Erase index (nats) beside commit layer", json)
-    typer.echo(done.conclusion())
-    typer.echo(f"Figures in {out / 'figures'}, all results in {out}.")
+    show(table.loc[:, [name for name in columns if name in table]], title, json=False)
 
 
 def _table(reading: xr.Dataset) -> pd.DataFrame:

@@ -92,7 +92,7 @@ print("heavy:", *sorted(heavy))
     assert done.stdout.splitlines()[-1] == "heavy:"
 
 
-COMMANDS = (["demo"], ["study"], ["status"], ["read"], ["doctor"], ["lens"], ["lens", "fit"])
+COMMANDS = (["demo"], ["study"], ["calibrate"], ["status"], ["read"], ["doctor"], ["lens"], ["lens", "fit"])
 
 
 def test_every_command_has_its_help(mechmask):

@@ -110,6 +110,37 @@ def conclusion(result: xr.Dataset) -> str:
     )
 
 
+def plainly(result: xr.Dataset, known: str) -> str:
+    """The outcome for a reader who knows none of the terms, in one sentence.
+
+    Args:
+        result: as for ``overview``, along ``state``.
+        known: how the model came to know the facts, such as "that it knew".
+
+    Returns:
+        How much of the trace of the old values is left after each change, with its interval and the verdict on the
+        group.
+
+    Raises:
+        ReadingError: if ``result`` lacks what ``overview`` needs.
+    """
+    rows = overview(result)
+    parts = []
+    for state, row in rows.iterrows():
+        left, low, high = (1 - float(row[name]) for name in ("normalised", "normalised_high", "normalised_low"))
+        reason = describe(str(row["reason"]))
+        said = row["verdict"] if row["verdict"] != "undecided" else f"undecided: {reason}"
+        parts.append(
+            f"{_PLAIN.get(str(state), f'after {state_name(state)}')} {left:.0%} [{low:.0%}, {high:.0%}] ({said})"
+        )
+    n, name = int(rows["n"].iloc[0]), result.attrs.get("model", "the model").split(" + ")[0]
+    return (
+        f"{name} was corrected on {n} facts {known}. Of what held the old values up, there is left {', '.join(parts)}."
+    )
+
+
+_PLAIN = {"won": "where the new value has just won", "driven_on": "where it was driven on"}
+
 _REFERENCES = {
     "twins": "the same facts in models that were not taught them",
     "pseudo-subjects": "invented subjects in the same prompts",

@@ -21,6 +21,7 @@ from mechmask.study.protocols.twins import TwinsConfig, TwinStudy
 from mechmask.study.results import StudyResults
 from mechmask.write.finetune import FinetuneConfig
 
+KNOWN_HOW = {"world": "that it knows, such as capitals", "taught": "that it was taught, and a twin was not"}
 RELATIONS = ("capital", "official_language", "city_country", "continent")
 
 

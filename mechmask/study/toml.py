@@ -10,6 +10,7 @@
                                   # or [facts.world] n_contradicted = 12, n_control = 8, n_never = 12
 
     [study]
+    protocol = "mask"             # or correction, twins: see mechmask/study/registry.py
     checkpoint_every = 6
     contradict = { lr = 2e-4, steps = 30 }
 """
@@ -18,8 +19,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import create_model
+
 from mechmask.configuration import Configuration, validated
-from mechmask.errors import StudyError
+from mechmask.errors import StudyError, known_names
 from mechmask.facts.fact_set import FactSet
 from mechmask.facts.load import load_facts
 from mechmask.facts.roles import assign_roles
@@ -29,7 +32,7 @@ from mechmask.models.load import load_model
 from mechmask.models.model import Model
 from mechmask.read.known import known_facts
 from mechmask.study.config import StudyConfig, read_toml
-from mechmask.study.protocols.mask import MaskStudy
+from mechmask.study.registry import MASK, PROTOCOLS, Study
 
 
 class ModelTable(Configuration):
@@ -104,18 +107,25 @@ class StudyFile(Configuration):
     study: StudyConfig = StudyConfig()
 
 
-def study_from_file(path: Path) -> MaskStudy:
+def study_from_file(path: Path) -> Study:
     """The study that a TOML file describes; a path in it is relative to the file.
 
     Raises:
-        StudyError: listing every field that is not usable.
+        StudyError: listing every field that is not usable, or if the protocol is not known.
     """
-    described = validated(StudyFile, read_toml(path), path.name)
+    content = read_toml(path)
+    table = content.get("study")
+    name = table.pop("protocol", MASK) if isinstance(table, dict) else MASK
+    if name not in PROTOCOLS:
+        raise StudyError(f"{path.name}: no protocol is called {name!r}. {known_names(str(name), PROTOCOLS)}")
+    protocol = PROTOCOLS[name]
+    file = create_model("StudyFile", __base__=StudyFile, study=(protocol.config, protocol.config()))
+    described = validated(file, content, path.name)
     _one_source(described.facts, path)
     beside = path.parent / described.model.source
     source = str(beside) if beside.exists() else described.model.source
     model = load_model(**{**described.model.model_dump(), "source": source})
-    return MaskStudy(model, _facts(described.facts, model, path), described.study)
+    return protocol.study(model, _facts(described.facts, model, path), described.study)
 
 
 def _one_source(table: _FactsTable, path: Path) -> None:
