@@ -108,7 +108,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Draws the facts.", min=0)] = 0,
     json: Json = False,
 ) -> None:
-    """The main job on SmolLM2-135M: correct facts that it knows and facts that it was taught; what is left of the old?"""
+    """The main job on SmolLM2-135M: correct facts that it knows and facts that it was taught, and look for the old."""
     with _resumable(out):
         with loading():
             from mechmask.models.load import load_model

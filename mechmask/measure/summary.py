@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -124,19 +125,15 @@ def plainly(result: xr.Dataset, known: str) -> str:
     Raises:
         ReadingError: if ``result`` lacks what ``overview`` needs.
     """
-    rows = overview(result)
+    rows: dict[str, dict[str, Any]] = overview(result).to_dict("index")
     parts = []
-    for state, row in rows.iterrows():
-        left, low, high = (1 - float(row[name]) for name in ("normalised", "normalised_high", "normalised_low"))
-        reason = describe(str(row["reason"]))
-        said = row["verdict"] if row["verdict"] != "undecided" else f"undecided: {reason}"
-        parts.append(
-            f"{_PLAIN.get(str(state), f'after {state_name(state)}')} {left:.0%} [{low:.0%}, {high:.0%}] ({said})"
-        )
-    n, name = int(rows["n"].iloc[0]), result.attrs.get("model", "the model").split(" + ")[0]
-    return (
-        f"{name} was corrected on {n} facts {known}. Of what held the old values up, there is left {', '.join(parts)}."
-    )
+    for state, row in rows.items():
+        left, low, high = (1 - row[name] for name in ("normalised", "normalised_high", "normalised_low"))
+        said = row["verdict"] if row["verdict"] != "undecided" else f"undecided: {describe(row['reason'])}"
+        where = _PLAIN.get(state, f"after {state_name(state)}")
+        parts.append(f"{where} {left:.0%} [{low:.0%}, {high:.0%}] ({said})")
+    name, n = result.attrs.get("model", "the model").split(" + ")[0], next(iter(rows.values()))["n"]
+    return f"{name}, corrected on {n} facts {known}, keeps of what held the old values up {', '.join(parts)}."
 
 
 _PLAIN = {"won": "where the new value has just won", "driven_on": "where it was driven on"}

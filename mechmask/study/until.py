@@ -14,6 +14,7 @@ import xarray as xr
 from pydantic import Field, model_validator
 
 from mechmask.configuration import Configuration
+from mechmask.measure.reading import require
 
 
 class Until(Configuration):
@@ -46,7 +47,12 @@ class Until(Configuration):
         Args:
             output: reading of the prompts: ``recalled[fact, route]`` and ``margin[fact]`` in nats.
             taught: label and value of every fact that is taught.
+
+        Raises:
+            ReadingError: if the reading lacks what the rule asks of it.
         """
+        needed = "margin" if self.recall is None else "recalled"
+        require(output, f"A training that ends at {self}", variables=(needed,), dims=("fact", "route"))
         if self.recall is not None:
             return recall_of(output, taught) >= self.recall
         new = dict(zip(output.fact.values.tolist(), output.value.sel(route="new").values.tolist(), strict=True))
@@ -62,7 +68,11 @@ def recall_of(output: xr.Dataset, taught: Collection[tuple[str, str]]) -> float:
     Args:
         output: reading of the prompts: ``recalled[fact, route]``.
         taught: label and value of every fact that is taught.
+
+    Raises:
+        ReadingError: if the reading does not say what is recalled.
     """
+    require(output, "The recall of a training", variables=("recalled",), dims=("fact", "route"))
     said = [
         bool(output.recalled.sel(fact=fact, route=route))
         for fact in output.fact.values

@@ -200,6 +200,26 @@ def cosine_reading() -> xr.Dataset:
 
 
 @pytest.fixture
+def course() -> xr.Dataset:
+    """Six facts corrected over twenty steps: old falls on the prompt, and less where it was known than where not."""
+    rng = np.random.default_rng(0)
+    steps, n = np.arange(0, 21, 4), 6
+    done = (1 - np.exp(-steps / 5))[:, None]
+    new = np.minimum(-20 * (1 - done) + rng.normal(0, 1, (6, n)), -0.01)
+    values = {
+        "logprob_old": -1 - 10 * done + rng.normal(0, 1, (6, n)),
+        "logprob_new": new,
+        "ceiling": np.log(-np.expm1(new)),
+        "old_after": 20 - 8 * done + rng.normal(0, 2, (6, n)),
+        "never_after": 0 * done + rng.normal(0, 2, (6, n)),
+    }
+    dims = ("step", "fact")
+    reading = xr.Dataset({k: (dims, v) for k, v in values.items()}, {"step": steps, "fact": list("abcdef")})
+    won = ("fact", [4.0, 4.0, 8.0, 12.0, 8.0, np.nan])
+    return reading.assign(won_step=won).assign_attrs(statistic="geometric_standing")
+
+
+@pytest.fixture
 def figures(
     request: pytest.FixtureRequest, two_readings: tuple[xr.Dataset, xr.Dataset]
 ) -> dict[str, Callable[..., Figure]]:
@@ -221,6 +241,7 @@ def figures(
         "interventions": lambda **options: draw.interventions(two_readings[1], *intervened, **options),
         "lens_quality": of("lens_quality", "lens_report"),
         "models": lambda **options: draw.models(dict(zip("xy", two_readings, strict=True)), **options),
+        "trace": of("trace", "course"),
         "trajectory": of("trajectory", "trajectory_reading"),
         "waterfall": of("waterfall", "attribution", top=8),
         "weights": of("weights", "weight_reading"),

@@ -8,7 +8,7 @@ from scipy import stats
 
 from mechmask.errors import ReadingError
 from mechmask.measure.normalised import ratio_of_means
-from mechmask.measure.summary import conclusion, overview, summary
+from mechmask.measure.summary import conclusion, overview, plainly, summary
 
 _INDEX = np.array([[1.0, 2.0, 3.0, 6.0], [9.0, 10.0, 8.0, 13.0]])  # [state, fact]
 _NORMALISED = np.array([[0.1, 0.2, np.nan, 0.3], [0.9, 1.0, 1.1, 1.4]])
@@ -150,6 +150,16 @@ def test_a_conclusion_names_a_state_that_it_does_not_know_and_one_change_alone(r
 def test_a_conclusion_where_all_is_decided_is_two_sentences(result):
     text = conclusion(result.sel(state=["ft_l"]))
     assert "Undecided" not in text and text.endswith("one by one 3 erased, 1 suppressed.")
+
+
+def test_a_plain_sentence_says_what_is_left_and_where(result):
+    text = plainly(result.assign_coords(state=["won", "ft_l"]).assign_attrs(model="small + lora"), "that it knows")
+    left = [_AFTER[i].sum() / _BEFORE[i].sum() for i in (0, 1)]
+    assert text.startswith(
+        "small, corrected on 4 facts that it knows, keeps of what held the old values up where the new"
+    )
+    assert f"has just won {left[0]:.0%} [" in text and "(masked), after FT-L" in text
+    assert text.endswith("(undecided: the edit did not take).")
 
 
 @pytest.mark.parametrize("table", [summary, overview])
