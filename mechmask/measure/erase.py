@@ -163,8 +163,9 @@ def _of(reading: xr.Dataset, route: str) -> xr.DataArray:
 
 
 def _origin(before: xr.Dataset, after: xr.Dataset) -> dict[str, object]:
-    """Model and score of the two readings, and the fingerprints of their weights."""
+    """Score and model of the two readings, under its changes, and the fingerprints of their weights."""
     named = {name: after.attrs[name] for name in ("score", "model") if name in after.attrs}
+    named |= {"model": str(named["model"]).split(" + ")[0]} if "model" in named else {}
     weights = {f"fingerprint_{w}": r.attrs.get("fingerprint", "") for w, r in (("before", before), ("after", after))}
     return {**named, **weights}
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 STATE_NAMES = {
     "finetune": "fine-tuning",
-    "won": "a correction that has just won",
-    "driven_on": "the correction driven on",
+    "won": "just won",
+    "driven_on": "driven on",
     "ft": "FT",
     "ft_l": "FT-L",
     "rome": "ROME",

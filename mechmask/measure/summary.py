@@ -184,7 +184,15 @@ def _states(result: xr.Dataset) -> dict[str, xr.Dataset]:
 
 
 def _named(state: str) -> str:
-    return "the change" if state == _ONE_CHANGE else state_name(state)
+    """A state as the subject of a sentence."""
+    return _SUBJECTS.get(state, state_name(state))
+
+
+_SUBJECTS = {
+    _ONE_CHANGE: "the change",
+    "won": "a correction that has just won",
+    "driven_on": "the correction driven on",
+}
 
 
 def _reasons(one: xr.Dataset) -> dict[str, int]:

