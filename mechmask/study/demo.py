@@ -15,7 +15,6 @@ from mechmask.facts.synthetic import synthetic_facts
 from mechmask.facts.world import world_facts
 from mechmask.models.model import Model
 from mechmask.read.known import known_facts
-from mechmask.study.config import StudyConfig
 from mechmask.study.protocols.correction import CorrectionConfig, CorrectionStudy
 from mechmask.study.protocols.twins import TwinsConfig, TwinStudy
 from mechmask.study.results import StudyResults
@@ -51,8 +50,3 @@ def run_demo(model: Model, directory: Path, seed: int = 0) -> Mapping[str, Study
 def demo_facts(seed: int = 0) -> FactSet:
     """Facts about things that do not exist: six contradicted, three controls, four never shown."""
     return synthetic_facts(9, n_contradicted=6, n_never=4, seed=seed)
-
-
-def demo_config() -> StudyConfig:
-    """A mask study of that size, which teaches each fact in two of its four phrasings."""
-    return StudyConfig(taught_phrasings=2, contradict=FinetuneConfig(steps=20))

@@ -2,7 +2,7 @@
 
 Everything is timed in rounds, one after the other, and reported as the median over rounds of the ratio within a round:
 shared machines drift, ratios less so. The limit is the floating-point work of the result over the rate of a large
-matrix product measured in the same round. The readout is that of the demo's study at a checkpoint of its contradiction.
+matrix product measured in the same round. The readout is that of a small study at a checkpoint of its contradiction.
 Measures, never gates.
 
     python tests/benchmarks/costs.py --rounds 5
@@ -13,14 +13,13 @@ import statistics
 from pathlib import Path
 
 import torch
-from timing import matmul_rate, medians, seconds, write
+from timing import matmul_rate, medians, seconds, small_study, write
 
 import mechmask as mm
 from mechmask.models.forward import decoded
 from mechmask.models.packing import batches
 from mechmask.models.routes import encode_contests
 from mechmask.read.checkpoint import read_logits_and_depth
-from mechmask.study.demo import demo_config, demo_facts
 from mechmask.write.finetune import Finetuning
 from mechmask.write.objective import packed_targets
 
@@ -120,7 +119,7 @@ def main():
         for _ in range(3)
     ]
     model = mm.load_model(options.model, device=options.device, dtype=options.dtype)
-    facts, config = demo_facts(), demo_config()
+    facts, config = small_study()
     installed = mm.finetune(model, facts.install_examples(config.taught_phrasings), config.install)
     one_round(model, facts, config, installed, options.device)  # warm-up
     rounds = [one_round(model, facts, config, installed, options.device) for _ in range(options.rounds)]

@@ -6,7 +6,15 @@ import time
 
 import torch
 
+import mechmask as mm
+
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}  # the latter counts no time that others took
+
+
+def small_study():
+    """The facts and the configuration of a small study: what its training and its readings cost is measured."""
+    facts = mm.synthetic_facts(12, seed=0, n_never=8)
+    return facts, mm.StudyConfig(taught_phrasings=2, contradict=mm.FinetuneConfig(steps=20))
 
 
 def seconds(work, device, clock="wall"):

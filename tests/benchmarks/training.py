@@ -16,12 +16,11 @@ from pathlib import Path
 
 import torch
 from peft import get_peft_model
-from timing import CLOCKS, alternately, matmul_rate, medians, write
+from timing import CLOCKS, alternately, matmul_rate, medians, small_study, write
 from transformers import DataCollatorForSeq2Seq
 
 import mechmask as mm
 from mechmask.models.routes import encode_examples
-from mechmask.study.demo import demo_config, demo_facts
 from mechmask.write.finetune import Finetuning, lora_config
 
 RESULTS = Path(__file__).parent / "results"
@@ -93,9 +92,9 @@ def main():
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    config = demo_config().contradict
+    config = small_study()[1].contradict
     report = {"rounds": options.rounds, "clock": options.clock}
-    for name, facts in {"synthetic_24": mm.synthetic_facts(24, seed=0), "demo": demo_facts()}.items():
+    for name, facts in {"synthetic_24": mm.synthetic_facts(24, seed=0), "small": small_study()[0]}.items():
         print(name)
         report[name] = medians(list(rounds_of(options, facts, config)))
     model = mm.load_model(options.model, device=options.device, dtype=options.dtype)
