@@ -32,6 +32,11 @@ if TYPE_CHECKING:
     from mechmask.measure.compare import compare as compare
     from mechmask.measure.depth_score import depth_score as depth_score
     from mechmask.measure.erase import erase_index as erase_index
+    from mechmask.measure.planning import facts_needed as facts_needed
+    from mechmask.measure.planning import power_table as power_table
+    from mechmask.measure.planning import replicates_needed as replicates_needed
+    from mechmask.measure.power import fact_power as fact_power
+    from mechmask.measure.power import group_power as group_power
     from mechmask.measure.reading import load_reading as load_reading
     from mechmask.measure.reading import save_reading as save_reading
     from mechmask.measure.statistics import over_facts as over_facts
@@ -43,6 +48,8 @@ if TYPE_CHECKING:
     from mechmask.measure.trace import matched_trace as matched_trace
     from mechmask.measure.trace import shared_trace as shared_trace
     from mechmask.measure.trace import twin_trace as twin_trace
+    from mechmask.measure.twin_design import Expected as Expected
+    from mechmask.measure.twin_design import TwinDesign as TwinDesign
     from mechmask.measure.where import evidence_share as evidence_share
     from mechmask.measure.where import evidence_share_last_third as evidence_share_last_third
     from mechmask.measure.where import layers_computed as layers_computed
@@ -124,12 +131,19 @@ _HOMES = {
     "compare": "measure.compare",
     "depth_score": "measure.depth_score",
     "erase_index": "measure.erase",
+    "facts_needed": "measure.planning",
+    "power_table": "measure.planning",
+    "replicates_needed": "measure.planning",
+    "fact_power": "measure.power",
+    "group_power": "measure.power",
     "load_reading": "measure.reading",
     "save_reading": "measure.reading",
     "over_facts": "measure.statistics",
     "summary": "measure.summary",
     "latex_table": "measure.tables",
     "markdown_table": "measure.tables",
+    "Expected": "measure.twin_design",
+    "TwinDesign": "measure.twin_design",
     "evidence_share": "measure.where",
     "evidence_share_last_third": "measure.where",
     "layers_computed": "measure.where",

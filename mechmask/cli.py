@@ -276,6 +276,43 @@ def doctor(
         raise typer.Exit(2)
 
 
+@app.command()
+def power(
+    facts: Annotated[int, typer.Option(help="Contradicted facts.")] = 12,
+    never: Annotated[int, typer.Option(help="Facts that no twin is taught.")] = 12,
+    twins: Annotated[int, typer.Option(help="Each is taught its share of the facts.")] = 2,
+    replicates: Annotated[int, typer.Option(help="Of every twin.")] = 1,
+    phrasings: Annotated[int, typer.Option(help="Of every fact.")] = 4,
+    distractors: Annotated[int, typer.Option(help="Of every fact.")] = 8,
+    trace: Annotated[float | None, typer.Option(help="Mean trace before the change, nats.")] = None,
+    noise: Annotated[float | None, typer.Option(help="Of a never-known reading over training histories, nats.")] = None,
+    noise_phrasing: Annotated[float | None, typer.Option(help="What one phrasing adds to it, nats.")] = None,
+    noise_distractor: Annotated[float | None, typer.Option(help="What one distractor adds to it, nats.")] = None,
+    spread: Annotated[float | None, typer.Option(help="Of the traces over facts, nats.")] = None,
+    json: Json = False,
+) -> None:
+    """How often a study of twins decides what became of its facts, and what it would take."""
+    from mechmask.measure.planning import power_conclusion, power_table
+    from mechmask.measure.twin_design import Expected, TwinDesign
+
+    counts = {"facts": facts, "never": never, "twins": twins, "replicates": replicates}
+    counts |= {"phrasings": phrasings, "distractors": distractors}
+    noises = {"noise_history": noise, "noise_phrasing": noise_phrasing, "noise_distractor": noise_distractor}
+    given = {"trace_before": trace, "spread": spread, **noises}
+    design = TwinDesign.model_validate(counts)
+    expected = Expected.model_validate({name: value for name, value in given.items() if value is not None})
+    table = power_table({name: [n] for name, n in counts.items()}, expected, shares=(1.0, 0.5, 0.0, -0.5))
+    said = power_conclusion(design, expected)
+    if json:
+        print_json({"conclusion": said, "table": table.to_dict("records")})
+        return
+    columns = [f"{unit}_{verdict}" for unit in ("fact", "group") for verdict in ("masked", "erased", "suppressed")]
+    error = f"{expected.error(design):.2f} nats"
+    title = f"How often each verdict falls, by the share of the trace that is left (error of one trace: {error})"
+    show(table.set_index("share").loc[:, columns], title, json)
+    typer.echo(said)
+
+
 @contextmanager
 def _resumable(out: Path) -> Iterator[None]:
     """Where Ctrl-C stops a study, say how it goes on."""

@@ -92,7 +92,7 @@ print("heavy:", *sorted(heavy))
     assert done.stdout.splitlines()[-1] == "heavy:"
 
 
-COMMANDS = (["demo"], ["study"], ["calibrate"], ["status"], ["read"], ["doctor"], ["lens"], ["lens", "fit"])
+COMMANDS = (["demo"], ["study"], ["calibrate"], ["power"], ["status"], ["read"], ["doctor"], ["lens"], ["lens", "fit"])
 
 
 def test_every_command_has_its_help(mechmask):
@@ -517,6 +517,23 @@ def test_doctor_reports_every_problem_together(mechmask, tmp_path):
     shown = strict(mechmask("doctor", tmp_path / "none", tmp_path / "none.jsonl", "--json").out)
     assert len(shown["problem"].splitlines()) == 2
     assert "none.jsonl" in shown["problem"]
+
+
+def test_power_prints_the_table_and_the_sentence(mechmask):
+    from mechmask.measure.planning import power_conclusion, power_table
+    from mechmask.measure.twin_design import Expected, TwinDesign
+
+    shown = mechmask("power", "--facts", 8, "--twins", 3, "--never", 0, "--noise", 3, "--spread", 5, "--json")
+    assert (shown.code, shown.err) == (0, "")
+    expected, found = Expected(noise_history=3, spread=5), strict(shown.out)
+    assert found["conclusion"] == power_conclusion(TwinDesign(facts=8, twins=3, never=0), expected)
+    table = power_table({"facts": [8], "twins": [3], "never": [0]}, expected, shares=(1.0, 0.5, 0.0, -0.5))
+    assert [row["fact_erased"] for row in found["table"]] == table.fact_erased.tolist()
+    for_people = mechmask("power")
+    assert "fact_masked" in for_people.out and power_conclusion() in " ".join(for_people.out.split())
+    refused = mechmask("power", "--twins", 1)
+    assert (refused.code, refused.out, refused.err.count("\n")) == (2, "", 1)
+    assert "twins cannot be 1" in refused.err
 
 
 def test_a_lens_is_fitted_saved_and_read_through(mechmask, saved, fact_file, tmp_path):
