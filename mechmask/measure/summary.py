@@ -131,12 +131,12 @@ def plainly(result: xr.Dataset, known: str) -> str:
         left, low, high = (1 - row[name] for name in ("normalised", "normalised_high", "normalised_low"))
         said = row["verdict"] if row["verdict"] != "undecided" else f"undecided: {describe(row['reason'])}"
         where = _PLAIN.get(state, f"after {state_name(state)}")
-        parts.append(f"{where} {left:.0%} [{low:.0%}, {high:.0%}] ({said})")
+        parts.append(f"{left:.0%} [{low:.0%}, {high:.0%}] {where} ({said})")
     name, n = result.attrs.get("model", "the model").split(" + ")[0], next(iter(rows.values()))["n"]
-    return f"{name}, corrected on {n} facts {known}, keeps of what held the old values up {', '.join(parts)}."
+    return f"Corrected on {n} facts {known}, {name} still holds of the old values {', '.join(parts)}."
 
 
-_PLAIN = {"won": "where the new value has just won", "driven_on": "where it was driven on"}
+_PLAIN = {"won": "where the new one has just won", "driven_on": "where it was driven on"}
 
 _REFERENCES = {
     "twins": "the same facts in models that were not taught them",

@@ -155,11 +155,9 @@ def test_a_conclusion_where_all_is_decided_is_two_sentences(result):
 def test_a_plain_sentence_says_what_is_left_and_where(result):
     text = plainly(result.assign_coords(state=["won", "ft_l"]).assign_attrs(model="small + lora"), "that it knows")
     left = [_AFTER[i].sum() / _BEFORE[i].sum() for i in (0, 1)]
-    assert text.startswith(
-        "small, corrected on 4 facts that it knows, keeps of what held the old values up where the new"
-    )
-    assert f"has just won {left[0]:.0%} [" in text and "(masked), after FT-L" in text
-    assert text.endswith("(undecided: the edit did not take).")
+    assert text.startswith("Corrected on 4 facts that it knows, small still holds of the old values ")
+    assert f"old values {left[0]:.0%} [" in text and "] where the new one has just won (masked), " in text
+    assert f"{left[1]:.0%} [" in text and text.endswith("] after FT-L (undecided: the edit did not take).")
 
 
 @pytest.mark.parametrize("table", [summary, overview])

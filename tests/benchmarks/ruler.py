@@ -1,0 +1,52 @@
+"""The ruler where the truth is known: which statistic of the old value tells the pools apart, and how often it errs.
+
+Runs or takes up the draws below ``--directory`` and keeps the page and the tables beside the other results. The first
+draws choose, the last ones judge. About 12 minutes a draw on two otherwise idle cores.
+
+    python tests/benchmarks/ruler.py --directory runs/ruler --choosing 4 --judging 4
+"""
+
+import argparse
+from pathlib import Path
+
+from timing import write
+
+import mechmask as mm
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def report(found):
+    """The tables of a calibration as JSON values."""
+    tables = {"by_fact": found.by_fact, "by_model": found.by_model, "rates": found.rates.reset_index()}
+    return {
+        "statistic": found.statistic,
+        "choosing": found.choosing,
+        "judging": found.judging,
+        "savings": found.savings._asdict(),
+        **{name: table.round(4).to_dict("records") for name, table in tables.items()},
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--directory", type=Path, required=True)
+    parser.add_argument("--choosing", type=int, default=4)
+    parser.add_argument("--judging", type=int, default=4)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    model = mm.load_model(options.model, device=options.device)
+    seeds = range(options.choosing + options.judging)
+    found = mm.calibrate(
+        model, options.directory, choosing=seeds[: options.choosing], judging=seeds[options.choosing :]
+    )
+    print(found.to_markdown())
+    kind = options.device.partition(":")[0]
+    write(options.out / f"ruler-{kind}.json", options.device, model, report(found))
+    (options.out / f"ruler-{kind}.md").write_text(found.to_markdown())
+
+
+if __name__ == "__main__":
+    main()
