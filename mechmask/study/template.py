@@ -36,6 +36,10 @@ def template() -> str:
         _table("facts.synthetic", SyntheticTable()),
         _comment('Facts of the world that the model knows; use install = "none" below:'),
         textwrap.indent(_table("facts.world", WorldTable()), "# ", lambda line: not line.startswith("#")),
+        _comment(
+            'What is done: the protocol "mask", whose settings follow. protocol = "correction" (facts that the model '
+            'knows) or "twins" (facts that it is taught) under [study] take settings of their own.'
+        ),
         _table("study", StudyConfig()),
     ]
     return "\n\n".join(parts) + "\n"

@@ -255,3 +255,28 @@ def _toml(value) -> str:
     if isinstance(value, float):
         return repr(value)
     return json.dumps(value)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "setting", "kind"),
+    [
+        ("twins", "twins = 3", "TwinStudy"),
+        ("correction", "taught_phrasings = 2", "CorrectionStudy"),
+        ("mask", "", "MaskStudy"),
+    ],
+)
+def test_a_file_names_its_protocol_and_takes_its_settings(written, protocol, setting, kind):
+    facts = "[facts.synthetic]\nn = 6\nn_never = 2\ndistractors = 3\n"
+    study = study_from_file(written(f"{facts}[study]\nprotocol = {protocol!r}\nedits = []\n{setting}\n"))
+    assert type(study).__name__ == kind
+    if setting:
+        name, _, value = setting.partition(" = ")
+        assert getattr(study.config, name) == int(value)
+
+
+def test_an_unknown_protocol_and_a_setting_of_another_one_are_refused(written):
+    facts = "[facts.synthetic]\nn = 6\n[study]\n"
+    with pytest.raises(StudyError, match="no protocol is called 'twin'"):
+        study_from_file(written(f"{facts}protocol = 'twin'\n"))
+    with pytest.raises(StudyError, match="twins"):
+        study_from_file(written(f"{facts}protocol = 'correction'\ntwins = 3\n"))
