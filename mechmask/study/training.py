@@ -24,8 +24,7 @@ from mechmask.study.run import Run
 from mechmask.study.states import StudyState, state_of_step, untouched
 from mechmask.study.step import NO_SETTINGS, Settings, Step, code_digest, digest_of, file_in
 from mechmask.study.until import Until, recall_of
-from mechmask.write.adapter import AdapterChange
-from mechmask.write.finetune import FinetuneConfig, Finetuning
+from mechmask.write.finetune import FinetuneConfig, Finetuning, can_continue
 
 OUTPUT = "output"  # the reading at a checkpoint that says what is recalled
 _CHECKPOINT_EVERY = 10  # optimizer steps, where nothing is watched: what a killed training loses at most
@@ -84,17 +83,16 @@ def train(
         name: of the state that results.
         examples: what is taught.
         config: how.
-        start: the state to go on from: its adapter is trained further, with a new optimizer. A fresh adapter on the
-            model by default.
-        until: where it ends before its last step: by recall or by margin; a number is a share that is recalled.
+from mechmask.study.until import Until, recall_of
+from mechmask.write.finetune import FinetuneConfig, Finetuning, can_continue
         watch: what is read at checkpoints; nothing by default.
 
     Returns:
-        The state: the model with the trained adapter on.
+        The state: the model with what was trained on.
 
     Raises:
         StudyError: if ``until`` is given and nothing is watched.
-        ChangeError: if a loss is not a number, nothing changes, or what it starts from is not an adapter.
+        ChangeError: if a loss is not a number, nothing changes, or what it starts from is of another shape.
         ReadingError: if a reading disagrees with the model's output.
     """
     until = Until(recall=until) if isinstance(until, float | int) else until
@@ -153,10 +151,10 @@ class _Training:
     def carried_out(self) -> Step:
         """The change, trained from the latest state that is of use."""
         change = self._start.change
-        if change is not None and not isinstance(change, AdapterChange):
+        if change is not None and not can_continue(change, self._config):
             raise StudyError(
-                f"The training {self._name!r} starts from {self._start.name!r}, which is no adapter that could be "
-                "trained further. Start from a state that train() returned."
+                f"The training {self._name!r} starts from {self._start.name!r}, which is nothing that the method "
+                f"{self._config.method} could train further. Start from a state that train() returned for this method."
             )
         steps = self._config.steps
         with Finetuning(self._run.model, self._examples, self._config, change) as tuning:

@@ -1,8 +1,8 @@
-"""LoRA adapters (Hu et al. 2021) by peft: put on a module without a wrapper, taken off without a trace.
+"""LoRA and DoRA adapters by peft: put on a module without a wrapper, taken off without a trace.
 
-The base weights are never touched: before and after are read from one copy of them, and what is saved loads in peft.
-Of a configuration only what the forward pass depends on is taken over, never how peft would initialise, because some
-initialisations rewrite the base.
+Hu et al. 2021, Liu et al. 2024. The base weights are never touched: before and after are read from one copy of them,
+and what is saved loads in peft. Of a configuration only what the forward pass depends on is taken over, never how peft
+would initialise, because some initialisations rewrite the base.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from mechmask.write.lora_settings import plain_lora_config, read_lora_config
 
 _ADAPTER = "default"
 _PEFT_PREFIX = "base_model.model."
+_MAGNITUDE = ".lora_magnitude_vector"  # of a DoRA, which need not be the base's where every lora_B is zero
 
 
 class AdapterChange(Change):
@@ -50,7 +51,8 @@ class AdapterChange(Change):
         self, config: LoraConfig, tensors: Mapping[str, Tensor], base: str, method: str, details: Mapping[str, Any]
     ) -> None:
         super().__init__(base, method, details)
-        if not any(torch.count_nonzero(tensor) for name, tensor in tensors.items() if "lora_B" in name):
+        moves = [torch.count_nonzero(t) for name, t in tensors.items() if "lora_B" in name or name.endswith(_MAGNITUDE)]
+        if not any(moves):
             raise ChangeError(
                 f"The {method} change changes nothing: every lora_B is zero. Give it more steps or a higher "
                 "learning rate."
@@ -107,7 +109,7 @@ class AdapterChange(Change):
             ChangeError: if it is not a LoRA adapter that can be put on.
         """
         stored = load_file(directory / "adapter_model.safetensors")
-        tensors = {name.removeprefix(_PEFT_PREFIX): tensor for name, tensor in stored.items()}
+        tensors = {_factor_name(name.removeprefix(_PEFT_PREFIX)): tensor for name, tensor in stored.items()}
         config = read_lora_config(directory / "adapter_config.json")
         return cls(config, tensors, header["base"], header["method"], header["details"])
 
@@ -135,7 +137,7 @@ def injected(model: Model, config: LoraConfig, seed: int = 0) -> Iterator[dict[s
             with model.evaluation(), torch.random.fork_rng(devices=_devices(module)):
                 torch.manual_seed(seed)
                 LoraModel(module, config, _ADAPTER)
-            factors = {name.replace(f".{_ADAPTER}", ""): p for name, p in module.named_parameters() if "lora_" in name}
+            factors = {_factor_name(name): p for name, p in module.named_parameters() if "lora_" in name}
             for factor in factors.values():
                 factor.data = factor.data.float()
             with model.evaluation():
@@ -213,6 +215,12 @@ def require_no_adapter(model: Model) -> None:
             "The model has an adapter already. Undo that change first; to train it further, pass it as start=, with "
             "the model under it."
         )
+
+
+def _factor_name(name: str) -> str:
+    """A factor as peft writes it into a file: magnitudes, which are a layer's weight in the module, by the layer."""
+    bare = name.replace(f".{_ADAPTER}", "")
+    return bare.removesuffix(".weight") if bare.endswith(f"{_MAGNITUDE}.weight") else bare
 
 
 def _devices(module: nn.Module) -> list[int]:

@@ -8,7 +8,7 @@ published one is there by name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -20,15 +20,13 @@ from torch import Tensor, nn
 from mechmask.configuration import Configuration
 from mechmask.errors import ChangeError
 from mechmask.facts.fact import Example, Fact
-from mechmask.interrupts import atomic_context
 from mechmask.models.anatomy import Projection
-from mechmask.models.lock import exclusive
 from mechmask.models.model import Model
 from mechmask.models.replay import Replay
 from mechmask.models.routes import encode_examples
 from mechmask.progress import Tick
 from mechmask.write.objective import Targets, nll, targets
-from mechmask.write.weights import WeightChange, compact, set_weights, tensor_digest
+from mechmask.write.weights import WeightChange, compact, tensor_digest, trainable
 
 Weights = Mapping[str, nn.Parameter]
 Constraint = Callable[[Weights, Mapping[str, Tensor]], None]
@@ -82,7 +80,7 @@ def descend(
     asked = _targets(model, facts, config)
     weights = projection_weights(projection)
     base = model.fingerprint
-    with _trainable(model, weights) as before, torch.enable_grad():
+    with trainable(model, weights) as before, torch.enable_grad():
         losses: list[float] = []
         loss_of = _loss_of(model, asked, config)
         optimizer = torch.optim.Adam(weights.values(), lr=config.lr)
@@ -108,31 +106,6 @@ def projection_weights(projection: Projection) -> dict[str, nn.Parameter]:
     """Weight and, where there is one, bias: ROME selects every parameter whose name contains the projection's."""
     bias = {} if projection.bias is None else {f"{projection.name}.bias": projection.bias}
     return {f"{projection.name}.weight": projection.weight, **bias}
-
-
-@atomic_context
-def _trainable(model: Model, weights: Weights) -> Iterator[dict[str, Tensor]]:
-    """Only ``weights`` ask for gradients inside, in evaluation mode; values, flags and gradients come back afterwards.
-
-    Yields:
-        The weights' values before.
-    """
-    with exclusive(model.module):
-        asked = {parameter: (parameter.requires_grad, parameter.grad) for parameter in model.module.parameters()}
-        before = {name: weight.detach().clone() for name, weight in weights.items()}
-        try:
-            for parameter in asked:
-                parameter.requires_grad_(False)
-            for weight in weights.values():
-                weight.requires_grad_(True)
-                weight.grad = None
-            with model.evaluation():
-                yield before
-        finally:
-            set_weights(weights, before)
-            for parameter, (flag, gradient) in asked.items():
-                parameter.requires_grad_(flag)
-                parameter.grad = gradient
 
 
 def _targets(model: Model, facts: Sequence[Fact], config: DescentConfig) -> Targets:

@@ -1,4 +1,4 @@
-"""``WeightChange``: new values of some weights, put in place and taken back from a copy.
+"""``WeightChange``: new values of some weights, put in place and taken back from a copy; ``trainable`` finds them.
 
 A weight of which most entries stay is held by those that change, the others as a whole; nothing is held twice.
 """
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mechmask.errors import ChangeError
 from mechmask.interrupts import atomic_context
 from mechmask.models.fingerprint import digest
+from mechmask.models.lock import exclusive
 from mechmask.models.model import Model, adapted_layers
 from mechmask.write.change import Change, blocks_of, named_weights
 
@@ -159,6 +160,35 @@ def set_weights(weights: Mapping[str, nn.Parameter], values: Mapping[str, Tensor
                 weights[name].put_(value.positions.to(device, torch.int64), value.values.to(device))
             else:
                 weights[name].copy_(value)
+
+
+@atomic_context
+def trainable(model: Model, weights: Mapping[str, nn.Parameter]) -> Iterator[dict[str, Tensor]]:
+    """Only ``weights`` ask for gradients inside, in evaluation mode; values, flags and gradients come back afterwards.
+
+    Args:
+        model: the model.
+        weights: some of its parameters, by name.
+
+    Yields:
+        The weights' values before.
+    """
+    with exclusive(model.module):
+        asked = {parameter: (parameter.requires_grad, parameter.grad) for parameter in model.module.parameters()}
+        before = {name: weight.detach().clone() for name, weight in weights.items()}
+        try:
+            for parameter in asked:
+                parameter.requires_grad_(False)
+            for weight in weights.values():
+                weight.requires_grad_(True)
+                weight.grad = None
+            with model.evaluation():
+                yield before
+        finally:
+            set_weights(weights, before)
+            for parameter, (flag, gradient) in asked.items():
+                parameter.requires_grad_(flag)
+                parameter.grad = gradient
 
 
 def tensor_digest(tensor: Tensor) -> str:

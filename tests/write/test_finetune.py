@@ -174,7 +174,7 @@ def test_dropout_is_another_at_every_step_and_the_same_in_every_process(tiny, ex
     config = FinetuneConfig(lr=1e-30, dropout=0.5, seed=7)
     with Finetuning(tiny("llama"), examples, config, start=None) as run:
         with torch.no_grad():  # a fresh adapter is the identity, dropout or not
-            for name, factor in run._factors.items():
+            for name, factor in run._parameters.items():
                 factor.add_(0.1 if "lora_B" in name else 0)
         run.advance(3)
         losses = run.losses

@@ -19,6 +19,8 @@ from mechmask import FinetuneConfig, FTLConfig, edit, finetune, graft
 from mechmask.write.low_rank import low_rank_change
 
 FAST = FinetuneConfig(steps=2, lr=1e-2, rank=2)
+DORA = FinetuneConfig(method="dora", steps=2, lr=1e-2, rank=2)
+FULL = FinetuneConfig(method="full", steps=2, lr=1e-3)
 EDIT = FTLConfig(layer=0, clamp=5e-2, lr=1e-2, steps=2)
 DOWN = "model.layers.0.mlp.down_proj.weight"
 _ROOT = Path(mechmask.__file__).parent
@@ -68,6 +70,8 @@ def works(model, facts) -> dict[str, Callable[[], object]]:
         "low_rank": apply(factors),
         "stacked": apply(above, install),
         "finetune": lambda: finetune(model, facts[:1], FAST),
+        "finetune_dora": lambda: finetune(model, facts[:1], DORA),
+        "finetune_full": lambda: finetune(model, facts[:1], FULL),
         "edit": lambda: edit(install.on(model), facts[:1], config=EDIT),
     }
 
@@ -113,7 +117,7 @@ def test_hundreds_of_interrupts_at_random_moments_leave_no_trace(model, works, i
     chance = random.Random(0)
     for name, times in {
         **dict.fromkeys(("adapter", "graft", "stacked"), 80), **dict.fromkeys(("weights", "low_rank"), 50),
-        "finetune": 60, "edit": 40,
+        "finetune": 60, "finetune_dora": 30, "finetune_full": 60, "edit": 40,
     }.items():  # fmt: skip
         began = time.perf_counter()
         works[name]()
@@ -127,7 +131,9 @@ def test_hundreds_of_interrupts_at_random_moments_leave_no_trace(model, works, i
     assert model.fingerprint == wanted
 
 
-@pytest.mark.parametrize(("name", "every"), [("weights", 3), ("low_rank", 7), ("adapter", 29), ("stacked", 83)])
+@pytest.mark.parametrize(
+    ("name", "every"), [("weights", 3), ("low_rank", 7), ("adapter", 29), ("stacked", 83), ("finetune_full", 29)]
+)
 def test_an_interrupt_at_any_line_leaves_no_trace(model, works, interrupts, traced, name, every):
     """Every so many lines that applying and undoing run through in the files that put on and take off."""
     before = traced(model.module)

@@ -39,7 +39,7 @@ from mechmask.study.step import Settings, Step
 from mechmask.study.tables import by_method, by_state, erase_table, joined_trajectory
 from mechmask.study.training import Trained, Watch, train
 from mechmask.write.edit import EditConfig
-from mechmask.write.finetune import lora_config
+from mechmask.write.trained import trained_by
 
 
 class MaskStudy:
@@ -177,14 +177,14 @@ def _try_out(model: Model, facts: FactSet, config: StudyConfig) -> dict[str, Edi
     for phrasing in range(max(len(fact.phrasings) for fact in facts)):
         encode_contests(model.tokenizer, facts, phrasing)
     require_backend(config.backend)
-    lora_config(model, config.contradict)
+    trained_by(model, config.contradict)
     if config.install is not None:
-        lora_config(model, config.install)
-        shape = {"rank", "alpha", "projections", "layers"}
+        trained_by(model, config.install)
+        shape = {"method", "rank", "alpha", "projections", "layers"}
         first, second = config.install.model_dump(include=shape), config.contradict.model_dump(include=shape)
         if first != second:
             raise StudyError(
-                f"Contradicting continues the installed adapter, so rank, alpha, projections and layers have to be the "
-                f"same: install has {first}, contradict {second}. Make them equal."
+                "Contradicting continues what was installed, so method, rank, alpha, projections and layers have to be "
+                f"the same: install has {first}, contradict {second}. Make them equal."
             )
     return edit_settings(model, config.edits)

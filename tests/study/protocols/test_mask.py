@@ -316,3 +316,19 @@ def test_a_nan_stops_it_and_names_the_fact(llama, small_facts, small_config, tmp
     with pytest.raises(MechmaskError, match=r"NaN|not a number") as caught:
         MaskStudy(llama, small_facts, small_config).run(tmp_path / "run")
     assert any(fact.id in str(caught.value) for fact in small_facts)
+
+
+def test_what_was_installed_is_contradicted_by_the_method_that_installed_it(llama, small_facts):
+    install, contradict = FinetuneConfig(method="full", steps=2), FinetuneConfig(steps=2)
+    with pytest.raises(StudyError, match=r"method, rank, alpha, .* install has {'method': 'full'"):
+        MaskStudy(llama, small_facts, StudyConfig(install=install, contradict=contradict))
+
+
+@pytest.mark.parametrize("method", ["dora", "full"])
+def test_a_study_of_another_method_continues_what_it_installed(tiny, small_facts, tmp_path, method):
+    taught = FinetuneConfig(method=method, steps=2, lr=1e-3)
+    config = StudyConfig(install=taught, contradict=taught, checkpoint_every=2, edits=())
+    MaskStudy(tiny("llama"), small_facts, config).run(tmp_path / "run")
+    first, second = (load_change(tmp_path / "run" / "changes" / n / "change") for n in ("install", "contradict"))
+    assert first.method == second.method == method
+    assert first.base == second.base == tiny("llama").fingerprint
