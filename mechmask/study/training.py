@@ -83,8 +83,9 @@ def train(
         name: of the state that results.
         examples: what is taught.
         config: how.
-from mechmask.study.until import Until, recall_of
-from mechmask.write.finetune import FinetuneConfig, Finetuning, can_continue
+        start: the state to go on from: what was trained in it is trained further, with a new optimizer. What the
+            method begins with, on the model as it came, by default.
+        until: where it ends before its last step: by recall or by margin; a number is a share that is recalled.
         watch: what is read at checkpoints; nothing by default.
 
     Returns:
