@@ -99,8 +99,8 @@ if TYPE_CHECKING:
     from mechmask.study.until import Until as Until
     from mechmask.write.change import Change as Change
     from mechmask.write.edit import edit as edit
-    from mechmask.write.finetune import FinetuneConfig as FinetuneConfig
     from mechmask.write.finetune import finetune as finetune
+    from mechmask.write.finetune_config import FinetuneConfig as FinetuneConfig
     from mechmask.write.graft import graft as graft
     from mechmask.write.graft import scaled as scaled
     from mechmask.write.load import load_change as load_change
@@ -196,7 +196,7 @@ _HOMES = {
     "train": "study.training",
     "Change": "write.change",
     "edit": "write.edit",
-    "FinetuneConfig": "write.finetune",
+    "FinetuneConfig": "write.finetune_config",
     "finetune": "write.finetune",
     "graft": "write.graft",
     "scaled": "write.graft",
