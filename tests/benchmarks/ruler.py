@@ -7,6 +7,8 @@ draws choose, the last ones judge. About 12 minutes a draw on two otherwise idle
 """
 
 import argparse
+import json
+import math
 from pathlib import Path
 
 from timing import write
@@ -23,8 +25,8 @@ def report(found):
         "statistic": found.statistic,
         "choosing": found.choosing,
         "judging": found.judging,
-        "savings": found.savings._asdict(),
-        **{name: table.round(4).to_dict("records") for name, table in tables.items()},
+        "savings": {name: None if math.isnan(value) else value for name, value in found.savings._asdict().items()},
+        **{name: json.loads(table.round(4).to_json(orient="records")) for name, table in tables.items()},
     }
 
 
