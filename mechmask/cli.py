@@ -163,7 +163,7 @@ def calibrate(
         int, typer.Option(help="Further draws that judge it and have no part in the choice.", min=1)
     ] = 4,
 ) -> None:
-    """Which statistic tells that a model knew, where the truth is known; about two hours on two cores."""
+    """Which statistic tells that a model knew, where the truth is known. It takes hours on two cores."""
     with _resumable(out):
         with loading():
             from mechmask.models.load import load_model

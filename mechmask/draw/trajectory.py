@@ -1,7 +1,7 @@
 """The course of a contradiction: log-probabilities and standing at every checkpoint (paper 2F, findings 1 and 2).
 
 A raw ``logp(old)`` is never drawn without the ceiling that the new value leaves it, and the standing never without
-the spread of facts that were never known, since the verdict is read against that.
+the spread of facts that were never known under the same training.
 """
 
 from __future__ import annotations

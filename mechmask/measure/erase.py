@@ -13,6 +13,7 @@ import xarray as xr
 from mechmask.errors import ReadingError
 from mechmask.measure.contest import ceiling
 from mechmask.measure.normalised import normalised
+from mechmask.measure.old_value import statistic_of_old
 from mechmask.measure.reading import require, require_same
 from mechmask.measure.statistics import over_facts
 from mechmask.measure.trace import STATISTIC, TWIN, matched_trace, shared_trace, twin_trace
@@ -45,7 +46,8 @@ def erase_index(
         after: reading of the same facts by the same score after it.
         statistic: of which the trace is made (``measure/old_value.py``), averaged over phrasings.
         margin_share: the margin of the verdict, as a share of a fact's trace before.
-        alpha: the rate at which each verdict may be wrong; intervals of traces and EI* are at ``1 - 2 alpha``.
+        alpha: the rate at which each verdict may be wrong where noise is normal, and alike for known and never-known
+            readings; intervals of traces and EI* are at ``1 - 2 alpha``.
         cutoff_nats: erase index above which the paper's criterion says erased, in nats.
         level: of the interval of the paper's index.
 
@@ -70,36 +72,18 @@ def erase_index(
 
     Raises:
         ReadingError: if the readings are not of the same facts, values, roles, routes and phrasings by the same score
-            with the same model, there is no contradicted or no control fact, or no reference.
+            with the same model, twins do not say or not agree what they were taught, there is no contradicted or no
+            control fact, or the margin or the rate makes no verdict.
     """
     before, after = _comparable(before, after)
     facts, controls = _role(before, "contradicted"), _role(before, "control")
-    if TWIN in before.logprob.dims and "knew" not in before:
-        raise ReadingError(f"{_WHAT} of twins needs knew[twin, fact]: which twin was taught which fact. Give it.")
-    if not facts.any() or not controls.any():
-        raise ReadingError(f"{_WHAT} needs at least one contradicted and one control fact. Give facts both roles.")
-    if not (0 < margin_share < 1 and 0 < alpha < 0.5):
-        raise ReadingError(
-            f"margin_share={margin_share:g} and alpha={alpha:g} make no verdict. Give shares between 0 and 1, alpha "
-            "below a half."
-        )
+    _require_judgeable(facts, controls, margin_share, alpha)
     contradicted = before.fact.values[facts]
     interval_level = 1 - 2 * alpha
-    if TWIN in before.dims:
-        after = after.assign(knew=before.knew)
     reference, first = _traces(before, contradicted, statistic, interval_level)
     _, last = _traces(after, contradicted, statistic, interval_level)
     result = _paper_index(before, after, controls, cutoff_nats, level).sel(fact=contradicted)
-    for when, traces in (("before", first), ("after", last)):
-        result = result.assign(
-            {
-                f"old_{when}": traces.old,
-                f"never_{when}": traces.never,
-                f"trace_{when}": traces.trace,
-                f"trace_{when}_low": traces.low,
-                f"trace_{when}_high": traces.high,
-            }
-        )
+    result = result.assign(_named(first, "before")).assign(_named(last, "after"))
     taken = _took(after).sel(fact=contradicted)
     ratio = normalised(first, last, interval_level)
     result = result.assign(ratio).assign(took=taken).assign(judge(first, ratio, taken, margin_share))
@@ -116,6 +100,22 @@ def erase_index(
     )
 
 
+def _require_judgeable(facts: np.ndarray, controls: np.ndarray, margin_share: float, alpha: float) -> None:
+    if not facts.any() or not controls.any():
+        raise ReadingError(f"{_WHAT} needs at least one contradicted and one control fact. Give facts both roles.")
+    if not (0 < margin_share < 1 and 0 < alpha < 0.5):
+        raise ReadingError(
+            f"margin_share={margin_share:g} and alpha={alpha:g} make no verdict. Give shares between 0 and 1, alpha "
+            "below a half."
+        )
+
+
+def _named(traces: xr.Dataset, when: str) -> dict[str, xr.DataArray]:
+    ends = {"": traces.trace, "_low": traces.low, "_high": traces.high}
+    values = {f"old_{when}": traces.old, f"never_{when}": traces.never}
+    return values | {f"trace_{when}{end}": value for end, value in ends.items()}
+
+
 def _traces(reading: xr.Dataset, facts: np.ndarray, statistic: str, level: float) -> tuple[str, xr.Dataset]:
     """The traces of some facts, and what they are held against."""
     logprob, options = reading.logprob, {"statistic": statistic, "level": level}
@@ -125,7 +125,14 @@ def _traces(reading: xr.Dataset, facts: np.ndarray, statistic: str, level: float
         name, traces = "pseudo-subjects", matched_trace(logprob, reading.stands_for, **options)
     else:
         name, traces = "never facts", shared_trace(logprob, reading.role == "never", **options)
-    return name, traces.reindex(fact=facts)
+    traces = traces.reindex(fact=facts)  # a fact without a reference of its own has none
+    return name, traces.assign(old=traces.old.fillna(_where_known(reading, statistic).sel(fact=facts)))
+
+
+def _where_known(reading: xr.Dataset, statistic: str) -> xr.DataArray:
+    """The statistic of every fact; of twins, the mean over those that knew it."""
+    value = statistic_of_old(reading.logprob, statistic)
+    return value.where(reading.knew).mean(TWIN) if TWIN in value.dims else value
 
 
 def _took(after: xr.Dataset) -> xr.DataArray:
@@ -189,7 +196,16 @@ def _comparable(before: xr.Dataset, after: xr.Dataset) -> tuple[xr.Dataset, xr.D
         coordinates=("role", "subject", "value", "token"),
         same_model=True,
     )
-    return before, after
+    return (before, _with_knew(before, after)) if TWIN in before.dims else (before, after)
+
+
+def _with_knew(before: xr.Dataset, after: xr.Dataset) -> xr.Dataset:
+    """The reading of twins after, with what each was taught as the one before says it."""
+    if "knew" not in before:
+        raise ReadingError(f"{_WHAT} of twins needs knew[twin, fact]: which twin was taught which fact. Give it.")
+    if "knew" in after and not after.knew.equals(before.knew):
+        raise ReadingError(f"{_WHAT}: before and after differ in what the twins knew. Read the same twins both times.")
+    return after.assign(knew=before.knew)
 
 
 def _read(reading: xr.Dataset) -> xr.Dataset:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -128,12 +130,19 @@ def plainly(result: xr.Dataset, known: str) -> str:
     rows: dict[str, dict[str, Any]] = overview(result).to_dict("index")
     parts = []
     for state, row in rows.items():
-        left, low, high = (1 - row[name] for name in ("normalised", "normalised_high", "normalised_low"))
         said = row["verdict"] if row["verdict"] != "undecided" else f"undecided: {describe(row['reason'])}"
         where = _PLAIN.get(state, f"after {state_name(state)}")
-        parts.append(f"{left:.0%} [{low:.0%}, {high:.0%}] {where} ({said})")
+        parts.append(f"{_share_left(row)} {where} ({said})")
     name, n = result.attrs.get("model", "the model").split(" + ")[0], next(iter(rows.values()))["n"]
     return f"Corrected on {n} facts {known}, {name} still holds of the old values {', '.join(parts)}."
+
+
+def _share_left(row: Mapping[str, Any]) -> str:
+    """What is left of the trace, with its interval where there is one."""
+    left, low, high = (1 - row[name] for name in ("normalised", "normalised_high", "normalised_low"))
+    if math.isnan(left):
+        return "an unknown share"
+    return f"{left:.0%} [{low:.0%}, {high:.0%}]" if math.isfinite(low + high) else f"{left:.0%} [any share]"
 
 
 _PLAIN = {"won": "where the new one has just won", "driven_on": "where it was driven on"}

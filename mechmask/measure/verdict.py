@@ -3,7 +3,8 @@
 Masked: the trace of old lies surely above a margin, a stated share of the trace that was there before. Erased: surely
 within that margin on both sides of never known, by two one-sided tests (Schuirmann 1987). Suppressed: surely below it.
 All three are read off the interval of EI* at ``1 - 2 alpha``, so that each wrong verdict has a rate of at most
-``alpha``. A fact whose trace before was not surely above nothing is not judged, nor an edit that did not take. Every
+``alpha`` where noise is normal, and alike for known and never-known readings; ``measure/error_rates.py`` measures what
+it is. A fact whose trace before was not surely above nothing is not judged, nor an edit that did not take. Every
 sentence about a verdict is in this file.
 """
 
@@ -27,6 +28,9 @@ REMEDIES = {
         "The edit has to take first: give it more steps or a stronger setting until the new value leads on the prompt."
     ),
     "not_read": "Give the fact distractors, or choose a statistic that needs none (log_odds).",
+    "no_reference": (
+        "Give the fact a never-known reference: pseudo-subjects that stand for it, a twin, or facts of role never."
+    ),
     "noise_unknown": (
         "Read never-known facts twice: add never facts or pseudo-subjects, a third twin, or a replicate of the twins."
     ),
@@ -47,6 +51,7 @@ NO_REMEDY = "none needed"
 _DESCRIPTIONS = {
     "did_not_take": "the edit did not take",
     "not_read": "the statistic was not read",
+    "no_reference": "nothing never known to hold it against",
     "noise_unknown": "the noise of never-known facts is not known",
     "not_known_before": "not shown to be known before",
     "across_upper_margin": "the interval crosses the margin above never known",
@@ -78,7 +83,7 @@ def judge(before: xr.Dataset, normalised: xr.Dataset, taken: xr.DataArray, share
     """The verdict on every fact.
 
     Args:
-        before: traces before the change: ``old[fact]`` in nats and ``noise``.
+        before: traces before the change: ``old[fact]``, ``never[fact]`` and ``noise`` in nats.
         normalised: EI* of every fact: ``normalised``, ``normalised_low`` and ``normalised_high`` ``[fact]``, ratios.
         taken: whether the change took, ``[fact]``.
         share: of the trace before that is the margin.
@@ -88,9 +93,13 @@ def judge(before: xr.Dataset, normalised: xr.Dataset, taken: xr.DataArray, share
         decide an undecided fact (``none needed`` where it is decided).
     """
     low, high = normalised.normalised_low.values, normalised.normalised_high.values
-    unread, no_noise = np.isnan(before.old.values), np.full(taken.shape, bool(np.isnan(before.noise)))
-    first = ("did_not_take", "not_read", "noise_unknown")
-    reason = np.select([~taken.values, unread, no_noise], first, reason_of(low, high, share))
+    obstacles = {
+        "did_not_take": ~taken.values,
+        "not_read": np.isnan(before.old.values),
+        "no_reference": np.isnan(before.never.values),
+        "noise_unknown": np.full(taken.shape, bool(np.isnan(before.noise))),
+    }
+    reason = np.select(list(obstacles.values()), list(obstacles), reason_of(low, high, share))
     of = {
         "verdict": [DECIDED.get(label, "undecided") for label in reason],
         "reason": reason,

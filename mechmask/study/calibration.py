@@ -82,15 +82,7 @@ def calibrate(
     scores = {seed: _scores(results, seed, c) for seed, results in drawn.items()}
     chosen = chosen_statistic(pd.concat([scores[seed] for seed in choosing]))
     held_out = pd.concat([scores[seed] for seed in judging])
-    verdicts = [
-        verdicts_of_draw(
-            drawn[seed].reading("results/doses"),
-            drawn[seed].reading("results/alone"),
-            knowing=KNOWING,
-            statistic=chosen,
-        )
-        for seed in judging
-    ]
+    verdicts = [_verdicts(drawn[seed], chosen) for seed in judging]
     found = Calibration(
         chosen,
         tuple(choosing),

@@ -24,13 +24,14 @@ def course_of(readings: xr.Dataset, options: Mapping[str, Any]) -> xr.Dataset:
         options: of ``erase_index``.
 
     Returns:
-        What ``erase_index`` gives, along ``step``; ``won_step[fact]`` is the first checkpoint at which the correction
-        took on a fact, NaN where it never did.
+        What ``erase_index`` gives, along ``step``; ``won_step[fact]`` is the first checkpoint of the correction at
+        which it took on a fact, NaN where it never did.
     """
     before = readings.isel(step=0, drop=True)
     along = [erase_index(before, readings.sel(step=step), **options) for step in readings.step.values]
     joined = concatenated(along, "step", readings.step.values.tolist())
-    return joined.assign(won_step=joined.step.where(joined.took).min("step"))
+    corrected = joined.step > joined.step[0]  # that new leads before it is no win of the correction
+    return joined.assign(won_step=joined.step.where(joined.took & corrected).min("step"))
 
 
 def judged_states(course: xr.Dataset, edits: Mapping[str, xr.Dataset]) -> xr.Dataset:

@@ -1,7 +1,7 @@
 """The ruler where the truth is known: which statistic of the old value tells the pools apart, and how often it errs.
 
 Runs or takes up the draws below ``--directory`` and keeps the page and the tables beside the other results. The first
-draws choose, the last ones judge. About 12 minutes a draw on two otherwise idle cores.
+draws choose, the last ones judge.
 
     python tests/benchmarks/ruler.py --directory runs/ruler --choosing 4 --judging 4
 """

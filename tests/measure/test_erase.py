@@ -303,11 +303,11 @@ def test_a_fact_without_distractors_among_others_is_not_read():
     assert erase_index(before, after).reason.values.tolist() == ["not_read", "within_margin"]
 
 
-@pytest.mark.parametrize("n_never", [0, 1])
-def test_without_two_never_known_facts_nothing_is_decided(n_never):
+@pytest.mark.parametrize(("n_never", "reason"), [(0, "no_reference"), (1, "noise_unknown")])
+def test_without_two_never_known_facts_nothing_is_decided(n_never, reason):
     found = erase_index(*_case([12.0, 0.0, -12.0], np.linspace(-1, 1, n_never)))
-    assert set(found.reason.values) == {"noise_unknown"}
-    assert "never facts" in str(found.remedy[0].values)
+    assert set(found.reason.values) == {reason}
+    assert "never" in str(found.remedy[0].values)
 
 
 def test_the_fewer_never_known_facts_the_wider_the_interval():
@@ -407,6 +407,8 @@ def test_twins_without_what_they_knew_are_refused():
     before, after = _twins()
     with pytest.raises(ReadingError, match="knew"):
         erase_index(before.drop_vars("knew"), after)
+    with pytest.raises(ReadingError, match="differ in what the twins knew"):
+        erase_index(before, after.assign(knew=~before.knew))
 
 
 def test_pseudo_subjects_hold_each_fact_against_its_own():
@@ -426,6 +428,14 @@ def test_pseudo_subjects_hold_each_fact_against_its_own():
     assert found.verdict.values.tolist() == ["erased"] * 2
     shared = erase_index(*(reading.drop_vars("stands_for") for reading in readings))
     assert "erased" not in shared.verdict.values, "a reference that mixes them cannot tell"
+
+
+def test_a_fact_without_a_pseudo_subject_of_its_own_says_so():
+    before, after = _case([12.0, 0.0])
+    owner = ["", "", "", "", "", *["f0"] * 12]
+    found = erase_index(*(reading.assign_coords(stands_for=("fact", owner)) for reading in (before, after)))
+    assert found.reason.values.tolist() == ["above_margin", "no_reference"]
+    np.testing.assert_allclose(found.old_after, [12, 0])
 
 
 @pytest.mark.parametrize("options", [{"margin_share": 0.0}, {"margin_share": 1.0}, {"alpha": 0.0}, {"alpha": 0.5}])

@@ -158,6 +158,10 @@ def test_a_plain_sentence_says_what_is_left_and_where(result):
     assert text.startswith("Corrected on 4 facts that it knows, small still holds of the old values ")
     assert f"old values {left[0]:.0%} [" in text and "] where the new one has just won (masked), " in text
     assert f"{left[1]:.0%} [" in text and text.endswith("] after FT-L (undecided: the edit did not take).")
+    unsure = result.assign(trace_before=result.trace_before - [[30.0, 30, -30, -15], [40.0, 40, 40, 40]])
+    text = plainly(unsure.assign(took=unsure.took | True), "that it knows")
+    assert "[any share] " in text and "an unknown share after FT-L (undecided: not shown to be known before)" in text
+    assert "nan" not in text and "inf" not in text
 
 
 @pytest.mark.parametrize("table", [summary, overview])

@@ -9,8 +9,8 @@ import xarray as xr
 from mechmask.measure.verdict import DECIDED, NO_REMEDY, REMEDIES, VERDICTS, describe, judge, reason_of, took
 
 
-def _judged(low=0.2, high=0.4, *, old=9.0, noise=1.0, taken=True, share=0.25):
-    before = xr.Dataset({"old": ("fact", [old]), "noise": noise})
+def _judged(low=0.2, high=0.4, *, old=9.0, never=1.0, noise=1.0, taken=True, share=0.25):
+    before = xr.Dataset({"old": ("fact", [old]), "never": ("fact", [never]), "noise": noise})
     ratio = xr.Dataset({"normalised_low": ("fact", [low]), "normalised_high": ("fact", [high])})
     judged = judge(before, ratio, xr.DataArray([taken], dims="fact"), share)
     return judged.verdict.item(), judged.reason.item(), judged.remedy.item()
@@ -37,14 +37,15 @@ def test_where_the_interval_lies_decides(low, high, verdict, reason):
 
 
 def test_the_first_reason_in_order_is_given():
-    """All four obstacles in every combination; whatever is there first in ``REMEDIES`` is named."""
-    for gone in itertools.product([True, False], repeat=4):
+    """All five obstacles in every combination; whatever is there first in ``REMEDIES`` is named."""
+    for gone in itertools.product([True, False], repeat=5):
         obstacles = dict(zip(REMEDIES, gone, strict=False))
-        assert list(obstacles) == ["did_not_take", "not_read", "noise_unknown", "not_known_before"]
+        assert list(obstacles) == ["did_not_take", "not_read", "no_reference", "noise_unknown", "not_known_before"]
         verdict, reason, remedy = _judged(
             *((np.nan, np.nan) if obstacles["not_known_before"] else (0.2, 0.4)),
             taken=not obstacles["did_not_take"],
             old=np.nan if obstacles["not_read"] else 9.0,
+            never=np.nan if obstacles["no_reference"] else 1.0,
             noise=np.nan if obstacles["noise_unknown"] else 1.0,
         )
         expected = next((name for name, there in obstacles.items() if there), None)

@@ -107,7 +107,7 @@ def test_a_bad_value_is_one_sentence_however_it_comes(field, value):
     ("data", "sentence"),
     [
         ({"levl": 0.9}, "the setting 'levl' is not known. Did you mean 'level'? Known are install, install_recall, "),
-        ({"install": {"rang": 8}}, "the setting 'install.rang' is not known. Did you mean 'rank'? Known are rank, "),
+        ({"install": {"rang": 8}}, "the setting 'install.rang' is not known. Did you mean 'rank'? Known are method, "),
         ({"contradict": {"stepz": 8}}, "the setting 'contradict.stepz' is not known. Did you mean 'steps'? Known are"),
         (
             {"edits": ["ft", {"method": "ft_l", "layer": 1, "clamp": 1.0, "clammp": 2}]},

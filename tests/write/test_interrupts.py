@@ -122,12 +122,13 @@ def test_hundreds_of_interrupts_at_random_moments_leave_no_trace(model, works, i
         began = time.perf_counter()
         works[name]()
         takes = time.perf_counter() - began
-        for _ in range(times):
+        enough = interrupts.raised + 3 * times // 4  # on a busy machine more of the timers come too late
+        while interrupts.raised < enough:
             signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-5, takes))
             interrupts.run(works[name])
             signal.setitimer(signal.ITIMER_REAL, 0)
             assert traced(model.module) == before, name
-    assert interrupts.raised >= 200, "how many depends on what else the machine does"
+    assert interrupts.raised >= 300
     assert model.fingerprint == wanted
 
 

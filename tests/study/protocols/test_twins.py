@@ -75,8 +75,8 @@ def test_the_course_begins_at_nothing_changed_and_ends_driven_on(done):
 def test_each_fact_is_judged_where_new_has_just_won_on_it(done):
     course, won = done[0].reading("results/course"), done[0].erase.sel(state="won")
     for fact in won.fact.values:
-        took = course.took.sel(fact=fact).values
-        at = int(took.argmax()) if took.any() else -1
+        took = course.took.sel(fact=fact).values[1:]
+        at = int(took.argmax()) + 1 if took.any() else -1
         for name in ("trace_after", "took", "verdict", "noise"):
             expected = course[name].isel(step=at)
             expected = expected.sel(fact=fact) if "fact" in expected.dims else expected
