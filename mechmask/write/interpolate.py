@@ -9,6 +9,7 @@ in one change of low rank.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
@@ -20,35 +21,38 @@ from mechmask.write.adapter import AdapterChange
 from mechmask.write.change import Change, named_weights
 from mechmask.write.graft import scaled
 from mechmask.write.low_rank import LowRankChange
+from mechmask.write.trained.trained import Finetuned
 from mechmask.write.weights import WeightChange
 
 
 def interpolated(
-    model: Model | Variant, before: AdapterChange | None, after: Change, scale: float
+    model: Model | Variant, before: Finetuned | None, after: Change, scale: float
 ) -> AdapterChange | LowRankChange | WeightChange:
     """A change of ``model`` that makes the state ``scale`` of the way from one of its states to another.
 
     Args:
         model: the base of both, a model or a state of it; it is left as it was.
-        before: the adapter that was trained further; ``None`` where ``after`` was made on ``model`` itself.
-        after: the adapter that came of it, another change of low rank, or one of weights.
+        before: the change that was trained further; ``None`` where ``after`` was made on ``model`` itself.
+        after: what came of it, a change of the same kind; without ``before`` also another change of low rank.
         scale: how far: 0 is before, 1 after.
 
     Raises:
         ChangeError: if the scale is not a finite number or leaves nothing of the change, an adapter is a DoRA or has
-            ranks of its own for some layers, or the two were trained on different weights.
+            ranks of its own for some layers, or the two were trained on different weights or are of two kinds.
     """
     if not math.isfinite(scale):
         raise ChangeError(f"A scale of {scale} is not a number. Give a finite one.")
-    if before is None:
-        if isinstance(after, WeightChange):
-            return _moved(model, after, scale)
-        if isinstance(after, AdapterChange | LowRankChange):
-            return scaled(after, scale)
-    elif isinstance(after, AdapterChange):
+    if before is not None and before.base != after.base:
+        raise ChangeError("The two changes were trained on different weights. Give changes of one base.")
+    if isinstance(after, WeightChange) and isinstance(before, WeightChange | None):
+        return _moved(model, before, after, scale)
+    if isinstance(after, AdapterChange) and isinstance(before, AdapterChange):
         return _between(before, after, scale)
+    if isinstance(after, AdapterChange | LowRankChange) and before is None:
+        return scaled(after, scale)
     raise ChangeError(
-        f"There is no line from {before!r} to {after!r}. Give two LoRA adapters, or None and a change of the model."
+        f"There is no line from {before!r} to {after!r}. Give two changes of one kind, or None and a change of the "
+        "model."
     )
 
 
@@ -60,8 +64,6 @@ def scales(change: Change) -> bool:
 
 
 def _between(before: AdapterChange, after: AdapterChange, scale: float) -> LowRankChange:
-    if before.base != after.base:
-        raise ChangeError("The two adapters were trained on different weights. Give adapters of one base.")
     first, last = _products(before), _products(after)
     factors = {}
     for name in first.keys() | last.keys():
@@ -88,12 +90,20 @@ def _products(change: AdapterChange) -> dict[str, tuple[Tensor, Tensor]]:
     return products
 
 
-def _moved(model: Model | Variant, change: WeightChange, scale: float) -> WeightChange:
+def _moved(model: Model | Variant, before: WeightChange | None, after: WeightChange, scale: float) -> WeightChange:
+    changes = [change for change in (before, after) if change is not None]
+    digests = {name: digest for change in changes for name, digest in change.before.items()}
     with active(model) as now:
-        before = {name: w.detach().clone() for name, w in named_weights(now.module).items() if name in change.after}
-        with change.applied(now) as changed:
-            weights = named_weights(changed.module)
-            after = {name: weights[name].detach().clone() for name in before}
-    moved = {name: weight.double().lerp(after[name].double(), scale).to(weight) for name, weight in before.items()}
-    details = {"scale": scale, "of": {"method": change.method, "details": change.details}}
-    return WeightChange(moved, change.before, change.base, "interpolated", details)
+        base = _weights(now, digests)
+        ends = [base] if before is None else []
+        for change in changes:
+            with change.applied(now) as changed:
+                ends.append(_weights(changed, digests))
+    first, last = ends
+    moved = {name: first[name].double().lerp(last[name].double(), scale).to(base[name]) for name in base}
+    details = {"scale": scale, "before": before and before.details, "after": after.details}
+    return WeightChange(moved, digests, after.base, "interpolated", details)
+
+
+def _weights(model: Model, names: Collection[str]) -> dict[str, Tensor]:
+    return {name: w.detach().clone() for name, w in named_weights(model.module).items() if name in names}

@@ -74,6 +74,23 @@ def test_a_change_of_the_model_itself_is_multiplied(trained, scale):
             assert torch.allclose(weight, base[name] + scale * (end[name] - base[name]), atol=2e-6)
 
 
+@pytest.mark.parametrize("scale", [-1.0, 0.0, 0.5, 1.0])
+def test_weights_that_were_trained_further_move_on_the_line_between_their_two_values(trained, scale):
+    """Blocks, norms and biases included; the change is one of the model as it came."""
+    model, facts, *_ = trained
+    full = mm.FinetuneConfig(method="full", steps=2, lr=1e-3, layers=(1,))
+    install = mm.finetune(model, facts.install_examples(), full)
+    contradict = mm.finetune(model, facts.contradiction_examples(), full, start=install)
+    ends = []
+    for change in (install, contradict):
+        with active(change.on(model)) as changed:
+            ends.append({name: w.detach().double().clone() for name, w in changed.module.named_parameters()})
+    with active(interpolated(model, install, contradict, scale).on(model)) as moved:
+        for name, weight in moved.module.named_parameters():
+            expected = ends[0][name] + scale * (ends[1][name] - ends[0][name])
+            assert torch.allclose(weight.double(), expected, atol=1e-6)
+
+
 def test_what_has_no_line_is_refused(trained, tiny):
     model, facts, install, contradict = trained
     with pytest.raises(ChangeError, match="not a number"):
