@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from mechmask import draw
 from mechmask.files import write_text
+from mechmask.measure.dose import dose_curve, dose_erased
 
 if TYPE_CHECKING:
     from mechmask.study.results import StudyResults
@@ -22,6 +23,7 @@ _FIGURES = {
     "erase": draw.erase,
 }
 _CORRECTION_FIGURES = {"course": draw.trace, "erase": draw.erase}
+_DOSE_FIGURES = {"doses": draw.dose}
 
 
 def export_study(run: Run, results: StudyResults, about: Mapping[str, str | float]) -> None:
@@ -38,6 +40,18 @@ def export_study(run: Run, results: StudyResults, about: Mapping[str, str | floa
 def export_correction(run: Run, results: StudyResults, about: Mapping[str, str | float]) -> None:
     """The same of a study that corrects facts step by step."""
     _export(run, results, _CORRECTION_FIGURES, about)
+
+
+def export_doses(run: Run, results: StudyResults, about: Mapping[str, str | float]) -> None:
+    """The same of a study of doses; the doses at which the trace is gone stand in a table of their own."""
+    _export(run, results, _DOSE_FIGURES, about)
+    doses = {"results/doses": results.step("results/doses").digest}
+    for name, table in (("doses", dose_curve), ("dose_erased", dose_erased)):
+        run.export(
+            f"{name}.csv",
+            doses,
+            lambda path, table=table: write_text(path, table(results.reading("results/doses")).to_dataframe().to_csv()),
+        )
 
 
 def _export(
