@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from mechmask.measure.planning import facts_needed as facts_needed
     from mechmask.measure.planning import power_table as power_table
     from mechmask.measure.planning import replicates_needed as replicates_needed
+    from mechmask.measure.pool import pooled as pooled
     from mechmask.measure.power import fact_power as fact_power
     from mechmask.measure.power import group_power as group_power
     from mechmask.measure.reading import load_reading as load_reading
@@ -84,7 +85,13 @@ if TYPE_CHECKING:
     from mechmask.study.calibration import calibrate as calibrate
     from mechmask.study.config import StudyConfig as StudyConfig
     from mechmask.study.dose_config import DoseConfig as DoseConfig
+    from mechmask.study.draws import DrawnResults as DrawnResults
+    from mechmask.study.draws import Draws as Draws
+    from mechmask.study.draws import open_draws as open_draws
     from mechmask.study.lenses import fitted_lens as fitted_lens
+    from mechmask.study.paper import PaperConfig as PaperConfig
+    from mechmask.study.paper import PaperResults as PaperResults
+    from mechmask.study.paper import PaperStudy as PaperStudy
     from mechmask.study.protocols.calibrate import CalibrationConfig as CalibrationConfig
     from mechmask.study.protocols.correction import CorrectionConfig as CorrectionConfig
     from mechmask.study.protocols.correction import CorrectionStudy as CorrectionStudy
@@ -144,6 +151,7 @@ _HOMES = {
     "dose_curve": "measure.dose",
     "dose_erased": "measure.dose",
     "erase_index": "measure.erase",
+    "pooled": "measure.pool",
     "facts_needed": "measure.planning",
     "power_table": "measure.planning",
     "replicates_needed": "measure.planning",
@@ -186,6 +194,12 @@ _HOMES = {
     "StudyConfig": "study.config",
     "fitted_lens": "study.lenses",
     "DoseConfig": "study.dose_config",
+    "DrawnResults": "study.draws",
+    "Draws": "study.draws",
+    "open_draws": "study.draws",
+    "PaperConfig": "study.paper",
+    "PaperResults": "study.paper",
+    "PaperStudy": "study.paper",
     "DoseStudy": "study.protocols.dose",
     "graft_curve": "study.protocols.graft_curve",
     "Calibration": "study.calibration",

@@ -44,7 +44,8 @@ def group_normalised(result: xr.Dataset, level: float | None = None) -> Interval
     """EI* of a group: ``1 - sum(trace_after) / sum(trace_before)`` with Fieller's interval.
 
     Facts that were trained together are not independent: where ``fact`` has the coordinate ``seed`` and several draws
-    were read, the mean of each draw is one observation.
+    were read, the mean of each draw is one observation. Each draw has a reference of its own, so that the error of it
+    is among what draws differ by.
 
     Args:
         result: what ``erase_index`` returned: ``trace_before[fact]``, ``trace_after[fact]`` and ``shared_error`` in
@@ -63,7 +64,7 @@ def group_normalised(result: xr.Dataset, level: float | None = None) -> Interval
     error, n_shared = (float(of.values[there].mean()) for of in shared)
     kept = traces.isel(fact=np.flatnonzero(there))
     if "seed" in kept.coords and len(np.unique(kept["seed"].values)) > 1:
-        kept = kept.groupby("seed").mean()
+        kept, error = kept.groupby("seed").mean(), 0.0
     ratio, low, high = ratio_of_means(kept.trace_before.values, kept.trace_after.values, error, max(n_shared, 2), level)
     return Interval(float(ratio), float(low), float(high), int(there.sum()))
 

@@ -58,7 +58,8 @@ def overview(result: xr.Dataset, level: float = 0.95) -> pd.DataFrame:
         level: of the intervals of means and shares.
 
     Returns:
-        ``n`` facts; ``index``, the mean erase index in nats, and ``trace_before`` and ``trace_after``, the mean traces,
+        ``n`` facts, and of how many ``draws`` they are where ``seed[fact]`` says so (the mean of a draw is then one
+        observation); ``index``, the mean erase index in nats, and ``trace_before`` and ``trace_after``, the mean traces,
         with Student's intervals; ``normalised``, EI* of the group (a ratio of means with Fieller's interval at the
         result's ``interval_level``, see ``group_normalised``), and from it the ``verdict`` on the group and its
         ``reason``; ``took``, how many facts the change took on; for every verdict on single facts its count and the
@@ -156,6 +157,8 @@ _REFERENCES = {
 
 def _row(one: xr.Dataset, level: float) -> dict[str, object]:
     row: dict[str, object] = {"n": one.sizes["fact"]}
+    if "seed" in one.coords:
+        row["draws"] = len(np.unique(one["seed"].values))
     for name in ("index", "trace_before", "trace_after"):
         interval = over_facts(one[name], level)
         row |= {

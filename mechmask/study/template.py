@@ -18,7 +18,8 @@ from mechmask.errors import StudyError
 from mechmask.file_errors import file_errors
 from mechmask.files import write_text
 from mechmask.study.config import StudyConfig
-from mechmask.study.toml import ModelTable, SyntheticTable, WorldTable
+from mechmask.study.fact_tables import SyntheticTable, WorldTable
+from mechmask.study.toml import ModelTable
 
 _WIDTH = 100
 

@@ -25,13 +25,10 @@ from mechmask.configuration import Configuration, validated
 from mechmask.errors import StudyError, known_names
 from mechmask.facts.fact_set import FactSet
 from mechmask.facts.load import load_facts
-from mechmask.facts.roles import assign_roles
-from mechmask.facts.synthetic import synthetic_facts
-from mechmask.facts.world import world_facts
 from mechmask.models.load import load_model
 from mechmask.models.model import Model
-from mechmask.read.known import known_facts
 from mechmask.study.config import StudyConfig, read_toml
+from mechmask.study.fact_tables import SyntheticTable, WorldTable
 from mechmask.study.registry import MASK, PROTOCOLS, Study
 
 
@@ -51,46 +48,6 @@ class ModelTable(Configuration):
     dtype: str = "auto"
     device: str | None = None
     device_map: str | None = None
-
-
-class SyntheticTable(Configuration):
-    """Facts about entities that do not exist.
-
-    Attributes:
-        n: facts that are taught: contradicted and control together.
-        seed: draws names and values.
-        n_contradicted: facts that are contradicted; half of n by default.
-        n_control: facts that are re-presented with their old value; the rest of n by default.
-        n_never: facts that are held out of all training; at least 12 by default.
-        distractors: values for each fact that no training shows.
-    """
-
-    n: int = 24
-    seed: int = 0
-    n_contradicted: int | None = None
-    n_control: int | None = None
-    n_never: int | None = None
-    distractors: int = 8
-
-
-class WorldTable(Configuration):
-    """Well-known facts that the model holds.
-
-    Attributes:
-        n_contradicted: facts that are contradicted.
-        n_control: facts that are re-presented with their old value.
-        n_never: pseudo-subjects in the same prompts.
-        seed: draws facts and counterfactuals.
-        relations: only these, such as capital; all by default.
-        min_margin: nats by which every token of the old value has to lead for a fact to count as held.
-    """
-
-    n_contradicted: int = 12
-    n_control: int = 8
-    n_never: int = 12
-    seed: int = 0
-    relations: tuple[str, ...] | None = None
-    min_margin: float = 0.1
 
 
 class _FactsTable(Configuration):
@@ -138,8 +95,5 @@ def _facts(table: _FactsTable, model: Model, path: Path) -> FactSet:
     if table.path is not None:
         return load_facts(path.parent / table.path)
     if table.synthetic is not None:
-        return synthetic_facts(**table.synthetic.model_dump())
-    world = table.world or WorldTable()
-    held = known_facts(model, world_facts(relations=world.relations, seed=world.seed), min_margin=world.min_margin)
-    counts = world.model_dump(include={"n_contradicted", "n_control", "n_never", "seed"})
-    return assign_roles(held, **counts)
+        return table.synthetic.facts()
+    return (table.world or WorldTable()).facts(model)

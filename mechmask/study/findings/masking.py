@@ -1,0 +1,78 @@
+"""Finding 1: contradiction masks rather than deletes.
+
+By the paper's own index, and by what is left of the trace of the old values above never having known them; of facts
+that are taught first, as in the paper, and of facts that the model knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import xarray as xr
+
+from mechmask.measure.normalised import group_normalised
+from mechmask.measure.statistics import Interval, over_facts, proportion_interval
+from mechmask.measure.verdict import MARGIN_SHARE
+from mechmask.study.draws import DrawnResults
+from mechmask.study.findings.finding import Claim, Measured, draws_of
+
+_STATES = {"won": "where new has just won", "driven_on": "where the correction was driven on"}
+_LARGEST_SUPPRESSION = 3.0  # nats: any cutoff between 3 and 13 separates the paper's regimes
+_NONE_OF_TWELVE = proportion_interval(0, 12).high
+
+
+def mean_index(one: xr.Dataset) -> Interval:
+    """The mean erase index in nats, its interval over draws where there are several.
+
+    Args:
+        one: one state of an erase result, ``index[fact]`` in nats.
+    """
+    mean = over_facts(one["index"])
+    return Interval(float(mean.estimate), float(mean.low), float(mean.high), one.sizes["fact"])
+
+
+def at_state(number: Callable[[xr.Dataset], Interval], state: str, results: DrawnResults) -> Measured:
+    """A number of one state of the pooled erase result.
+
+    Args:
+        number: what is measured of the state.
+        state: its name.
+        results: of the part.
+    """
+    one = results.erase.sel(state=state)
+    took, n = int(one.took.sum()), one.sizes["fact"]
+    return Measured(number(one), draws_of(one), "" if took == n else f"new leads on {took} of {n} facts")
+
+
+def _erased(one: xr.Dataset) -> Interval:
+    return proportion_interval(int((one.paper_verdict == "erased").sum()), one.sizes["fact"])
+
+
+def _claims(part: str, facts: str, state: str) -> list[Claim]:
+    where = _STATES[state]
+    return [
+        Claim(
+            *(1, part, facts, "logp(old) hardly falls", "mean +1.05, at most +2.32 (Qwen2.5-1.5B, n = 12)"),
+            *(f"erase index {where}", "nats", partial(at_state, mean_index, state)),
+            below=_LARGEST_SUPPRESSION,
+        ),
+        Claim(
+            *(1, part, facts, "no old value is erased", "0 of 12, 0 of 12, 0 of 18, 0 of 18 (three models)"),
+            *(f"share that the index calls erased {where}", "share", partial(at_state, _erased, state)),
+            below=_NONE_OF_TWELVE,
+        ),
+        Claim(
+            *(1, part, facts, "the old values are masked", "not measured: no never-known reference"),
+            *(f"EI* of the group {where}", "ratio", partial(at_state, group_normalised, state)),
+            below=1 - MARGIN_SHARE,
+        ),
+    ]
+
+
+CLAIMS = [
+    claim
+    for part, facts in (("twins", "taught"), ("correction", "known"))
+    for state in _STATES
+    for claim in _claims(part, facts, state)
+]

@@ -1,0 +1,174 @@
+"""``PaperStudy``: all experiments of paper 2F on one model, over several draws of facts, and a report of its findings.
+
+Every part is a protocol over the same number of draws, of facts that the model knows or of facts that it is taught; all
+lie in one directory, each draw a study that can be opened alone. The report sets each finding of the paper beside this
+run's number, its interval and n.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+from pydantic import Field, field_validator
+
+from mechmask.configuration import Configuration
+from mechmask.errors import StudyError
+from mechmask.facts.fact_set import FactSet
+from mechmask.files import write_text
+from mechmask.models.model import Model
+from mechmask.progress import note
+from mechmask.study.config import StudyConfig
+from mechmask.study.draws import CARD, DrawnResults, Draws
+from mechmask.study.fact_tables import SyntheticTable, WorldTable
+from mechmask.study.findings import CLAIMS
+from mechmask.study.findings.finding import Finding, findings_of, findings_table
+from mechmask.study.protocols.correction import CorrectionConfig, CorrectionStudy
+from mechmask.study.protocols.mask import MaskStudy
+from mechmask.study.protocols.twins import TwinsConfig, TwinStudy
+from mechmask.study.report import paper_report
+from mechmask.write.finetune_config import FinetuneConfig
+
+
+class Part(NamedTuple):
+    """An experiment of the paper: the protocol, and whether its facts are known to the model or taught first."""
+
+    study: Any
+    facts: str
+
+
+PARTS = {
+    "correction": Part(CorrectionStudy, "known"),
+    "twins": Part(TwinStudy, "taught"),
+    "mask": Part(MaskStudy, "taught"),
+}
+
+
+class PaperConfig(Configuration):
+    """Which experiments, of how many draws, and how each is done.
+
+    Attributes:
+        draws: how many draws of facts.
+        first_draw: number of the first one.
+        known: facts of the world that the model holds, drawn anew for each draw.
+        taught: invented facts, drawn anew for each draw.
+        correction: known facts, corrected and edited; ``None`` (``"none"`` in TOML) leaves a part out.
+        twins: taught facts, in twins.
+        mask: taught facts at every layer.
+    """
+
+    draws: int = Field(default=5, ge=1)
+    first_draw: int = Field(default=0, ge=0)
+    known: WorldTable = WorldTable(n_contradicted=8, n_control=4, n_never=16)
+    taught: SyntheticTable = SyntheticTable(n=12, n_contradicted=8, n_never=4)
+    correction: CorrectionConfig | None = CorrectionConfig(contradict=FinetuneConfig(steps=20), checkpoint_every=4)
+    twins: TwinsConfig | None = TwinsConfig(install=FinetuneConfig(steps=36), contradict=FinetuneConfig(steps=20))
+    mask: StudyConfig | None = StudyConfig(lens="ridge", edits=())
+
+    @field_validator(*PARTS, mode="before")
+    @classmethod
+    def _none_by_name(cls, value: object) -> object:
+        """TOML has no null."""
+        return None if value == "none" else value
+
+    @property
+    def parts(self) -> dict[str, Configuration]:
+        """The configuration of every part that is run, by its name."""
+        return {name: config for name in PARTS if (config := getattr(self, name)) is not None}
+
+
+class PaperStudy:
+    """All experiments of the paper on one model.
+
+    Args:
+        model: the model; it is left as it was.
+        config: which experiments; ``PaperConfig()`` by default.
+
+    Raises:
+        StudyError: if no part is left to be run, and as each protocol refuses its first draw.
+        FactError: if the model holds fewer facts than are asked for.
+        ChangeError: if an editor has no setting for this model, or a training cannot be done.
+        RouteError: if a value cannot be told from the prompt or from its rival.
+    """
+
+    def __init__(self, model: Model, config: PaperConfig | None = None) -> None:
+        self.model, self.config = model, config or PaperConfig()
+        self._drawn: dict[tuple[str, int], FactSet] = {}
+        if not self.config.parts:
+            raise StudyError(f"No part is left to be run. Give a configuration of at least one of {', '.join(PARTS)}.")
+        for name in self.config.parts:
+            self._study(name, self.config.first_draw, 0)
+
+    def __repr__(self) -> str:
+        return f"PaperStudy({self.model.name!r}, {self.config.draws} draws of {', '.join(self.config.parts)})"
+
+    def run(self, directory: str | Path) -> PaperResults:
+        """Do what is not done yet in ``directory``, then write ``report.md``, ``findings.csv`` and the figures.
+
+        Args:
+            directory: new, or that of such a study; each part is a directory of draws below it.
+
+        Raises:
+            StudyError: if a part's directory holds something else; and what the protocols raise.
+        """
+        c, root = self.config, Path(directory)
+        for name in c.parts:
+            note(f"{name}: {c.draws} draws of {PARTS[name].facts} facts")
+            Draws(partial(self._study, name), range(c.first_draw, c.first_draw + c.draws)).run(root / name)
+        results = PaperResults(root)
+        write_text(root / "findings.csv", results.table().to_csv())
+        write_text(root / "report.md", paper_report(results.findings, results.parts, root))
+        return results
+
+    def _study(self, part: str, draw: int, seed: int) -> Any:
+        """The study of one draw; facts are drawn and a training is seeded by the draw's number."""
+        return PARTS[part].study(self.model, self._facts(PARTS[part].facts, draw), self.config.parts[part])
+
+    def _facts(self, kind: str, draw: int) -> FactSet:
+        """The facts of a draw, drawn once: to know what a model holds takes a reading."""
+        if (kind, draw) not in self._drawn:
+            c = self.config
+            self._drawn[kind, draw] = c.known.facts(self.model, draw) if kind == "known" else c.taught.facts(draw)
+        return self._drawn[kind, draw]
+
+
+class PaperResults:
+    """What a run of the paper's experiments found, opened without a model and without torch.
+
+    Args:
+        directory: of the run.
+
+    Raises:
+        StudyError: if no part in it is finished.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+        if not self.parts:
+            raise StudyError(
+                f"{self.directory} holds no finished part of a paper study. Run it, or give its directory."
+            )
+
+    def __repr__(self) -> str:
+        return f"PaperResults({str(self.directory)!r}, {', '.join(self.parts)})"
+
+    @cached_property
+    def parts(self) -> dict[str, DrawnResults]:
+        """The draws of every part that is finished, by its name."""
+        return {name: DrawnResults(self.directory / name) for name in PARTS if (self.directory / name / CARD).is_file()}
+
+    @cached_property
+    def findings(self) -> list[Finding]:
+        """Every claim of the paper beside this run's number."""
+        return findings_of(CLAIMS, self.parts)
+
+    def table(self) -> pd.DataFrame:
+        """The findings, a row each."""
+        return findings_table(self.findings)
+
+    def conclusion(self) -> str:
+        """How many claims agree, disagree, are undecided, or were not measured."""
+        counts = self.table()["verdict"].value_counts()
+        return f"Of {len(self.findings)} claims of the paper: " + ", ".join(f"{n} {v}" for v, n in counts.items()) + "."

@@ -1,0 +1,89 @@
+"""``report.md``: each finding of the paper beside a run's number, and the tables and figures that stand behind them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mechmask import draw
+from mechmask.measure.statistics import Interval
+from mechmask.measure.tables import markdown_table
+from mechmask.study.draws import DrawnResults
+from mechmask.study.findings.finding import AGREES, DISAGREES, NOT_RUN, UNDECIDED, Finding, findings_table
+
+_TITLES = {
+    1: "Contradiction masks rather than deletes",
+    2: "The new route rises in proportion to the surprise",
+    3: "The diagnostic discriminates: a localized edit deletes",
+    4: "A stronger prior resists correction (reactance)",
+    5: "The old route stays competitive deep into the network",
+    6: "Masked content returns",
+}
+_FIGURES = {
+    "correction": {"results/course": draw.trace},
+    "twins": {"results/course": draw.trace},
+    "mask": {"results/depth": draw.depth},
+}
+
+
+def paper_report(findings: Sequence[Finding], parts: Mapping[str, DrawnResults], root: Path) -> str:
+    """The report; the figures that it shows are written below ``root``.
+
+    Args:
+        findings: every claim beside what the run says of it.
+        parts: the parts that were run, by name.
+        root: the directory of the run.
+    """
+    first = next(iter(parts.values()))
+    counts = Counter(one.verdict for one in findings)
+    said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in (AGREES, DISAGREES, UNDECIDED, NOT_RUN))
+    sections = [
+        f"# The paper on {first.model_name}",
+        "Each row is a claim of *Compete, Don't Erase* (Pødenphant Lund 2026), the number that the paper gives, and "
+        "that of this run with its 95% interval (EI\\*: 90%). A run *agrees* where the whole interval lies where the "
+        "claim puts the number, *disagrees* where all of it lies elsewhere, and is *undecided* otherwise. Facts of one "
+        "draw are trained together, so that means take each draw as one observation. Intervals are not adjusted for "
+        "the number of claims.",
+        f"Of {len(findings)} claims: {said}.",
+    ]
+    for number, title in _TITLES.items():
+        rows = [one for one in findings if one.claim.finding == number]
+        if rows:
+            sections += [f"## {number}. {title}", _table(rows)]
+    for name, results in parts.items():
+        sections += [f"## Part: {name}", results.conclusion(), *_figures(name, results, root)]
+    return "\n\n".join(sections) + "\n"
+
+
+def _table(rows: Sequence[Finding]) -> str:
+    shown = findings_table(rows)
+    shown["this run"] = [_shown(one) for one in rows]
+    columns = ["facts", "claim", "paper", "measured", "this run", "agrees if", "verdict", "note"]
+    if not shown["note"].any():
+        columns.remove("note")
+    return markdown_table(shown[columns].set_index("facts"))
+
+
+def _shown(one: Finding) -> str:
+    if one.measured is None:
+        return "-"
+    interval, of, _ = one.measured
+    return f"{_range(interval)} {one.claim.unit}, n = {interval.n} {of}"
+
+
+def _range(interval: Interval) -> str:
+    estimate, low, high, _ = interval
+    return f"{estimate:.2f} [{low:.2f}, {high:.2f}]" if math.isfinite(low) else f"{estimate:.2f} (no interval)"
+
+
+def _figures(part: str, results: DrawnResults, root: Path) -> list[str]:
+    """The figures of a part, each written and shown."""
+    shown = []
+    for name, make in _FIGURES.get(part, {}).items():
+        path = Path("figures") / f"{part}_{name.rpartition('/')[2]}.png"
+        (root / path.parent).mkdir(exist_ok=True)
+        draw.save_figure(make(results.reading(name)), root / path)
+        shown.append(f"![{part}: {name.rpartition('/')[2]}]({path.as_posix()})")
+    return shown

@@ -1,0 +1,93 @@
+"""One protocol over draws and seeds: each draw as it would be alone, pooled with the draw as cluster."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import mechmask as mm
+from mechmask.errors import StudyError
+from mechmask.measure.normalised import group_normalised
+from mechmask.study.protocols.correction import CorrectionConfig, CorrectionStudy
+
+TAUGHT = {"steps": 4, "lr": 1e-2, "rank": 4}
+
+
+def drawn(draw):
+    world = mm.world_facts(relations=["capital"], distractors=3, seed=draw)
+    return mm.assign_roles(world, n_contradicted=2, n_control=1, n_never=4, seed=draw)
+
+
+@pytest.fixture(scope="module")
+def study_of(tiny):
+    model = tiny("llama")
+
+    def make(draw, seed):
+        config = CorrectionConfig(contradict=mm.FinetuneConfig(**TAUGHT, seed=seed), checkpoint_every=2)
+        return CorrectionStudy(model, drawn(draw), config)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def done(study_of, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("draws") / "run"
+    return mm.Draws(study_of, draws=(0, 3), seeds=(0, 1)).run(directory), directory
+
+
+def test_each_draw_is_the_study_that_it_would_be_alone(done, study_of, tmp_path):
+    alone = study_of(3, 1).run(tmp_path / "alone").erase
+    pooled = done[0].erase.isel(fact=[str(fact).startswith("3.1/") for fact in done[0].erase.fact.values])
+    assert [fact.partition("/")[2] for fact in pooled.fact.values.tolist()] == alone.fact.values.tolist()
+    np.testing.assert_array_equal(pooled.trace_after, alone.trace_after)
+
+
+def test_all_trainings_of_one_draw_are_one_cluster(done):
+    erase = done[0].erase
+    assert erase["seed"].values.tolist() == ["0"] * 4 + ["3"] * 4
+    won = erase.sel(state="won")
+    means = won[["trace_before", "trace_after"]].groupby("seed").mean()
+    row = done[0].overview().loc["won"]
+    assert (row["n"], row["draws"]) == (8, 2)
+    assert row["trace_after"] == pytest.approx(float(means.trace_after.mean()))
+    assert row["normalised"] == pytest.approx(group_normalised(won).estimate)
+
+
+def test_it_is_taken_up_to_the_same_bits_and_opened_without_the_model(done, study_of, contents):
+    before = contents(done[1])
+    mm.Draws(study_of, draws=(0, 3), seeds=(0, 1)).run(done[1])
+    assert contents(done[1]) == before
+    opened = mm.open_draws(done[1])
+    assert list(opened.studies) == ["0.0", "0.1", "3.0", "3.1"]
+    assert opened.by_draw().index.names == ["draw", "state"]
+    assert "EI*" in opened.conclusion()
+
+
+def test_a_draw_that_was_added_joins_and_one_that_is_not_asked_for_does_not(done, study_of):
+    fewer = mm.Draws(study_of, draws=(3,), seeds=(0,)).run(done[1])
+    assert set(fewer.erase["seed"].values.tolist()) == {"3"} and len(list(fewer)) == 1
+    again = mm.Draws(study_of, draws=(0, 3), seeds=(0, 1)).run(done[1])
+    assert set(again.erase["seed"].values.tolist()) == {"0", "3"}
+
+
+@pytest.mark.parametrize("options", [{"draws": ()}, {"draws": (1, 1)}, {"seeds": (-1,)}])
+def test_numbers_that_are_no_draws_are_refused(study_of, options):
+    with pytest.raises(StudyError, match="cannot be run"):
+        mm.Draws(study_of, **options)
+
+
+def test_a_directory_that_holds_something_else_is_left_alone(study_of, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(StudyError, match=r"there is notes\.txt"):
+        mm.Draws(study_of, draws=(0,)).run(tmp_path)
+    with pytest.raises(StudyError, match="no finished draws"):
+        mm.open_draws(tmp_path)
+
+
+def test_a_damaged_card_is_said_to_be_damaged(done):
+    card = done[1] / "draws.json"
+    whole = card.read_text()
+    card.write_text(whole.replace("3", "4"))
+    with pytest.raises(StudyError, match="damaged"):
+        mm.open_draws(done[1])
+    card.write_text(whole)
