@@ -108,6 +108,8 @@ if TYPE_CHECKING:
     from mechmask.write.low_rank import low_rank_change as low_rank_change
     from mechmask.write.methods.ft import FTConfig as FTConfig
     from mechmask.write.methods.ft_l import FTLConfig as FTLConfig
+    from mechmask.write.round_trip import RoundTrip as RoundTrip
+    from mechmask.write.round_trip import round_trip as round_trip
     from mechmask.write.weights import WeightChange as WeightChange
 
 _HOMES = {
@@ -203,6 +205,8 @@ _HOMES = {
     "load_change": "write.load",
     "FTConfig": "write.methods.ft",
     "FTLConfig": "write.methods.ft_l",
+    "RoundTrip": "write.round_trip",
+    "round_trip": "write.round_trip",
 }
 
 __all__ = ["__version__", "draw", *_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]
