@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from mechmask.measure.planning import replicates_needed as replicates_needed
     from mechmask.measure.power import fact_power as fact_power
     from mechmask.measure.power import group_power as group_power
+    from mechmask.measure.precision import precision_overview as precision_overview
+    from mechmask.measure.precision import precision_table as precision_table
     from mechmask.measure.reading import load_reading as load_reading
     from mechmask.measure.reading import save_reading as save_reading
     from mechmask.measure.statistics import over_facts as over_facts
@@ -78,11 +80,14 @@ if TYPE_CHECKING:
     from mechmask.study.calibration import calibrate as calibrate
     from mechmask.study.config import StudyConfig as StudyConfig
     from mechmask.study.lenses import fitted_lens as fitted_lens
+    from mechmask.study.precisions import each_precision as each_precision
     from mechmask.study.protocols.calibrate import CalibrationConfig as CalibrationConfig
     from mechmask.study.protocols.correction import CorrectionConfig as CorrectionConfig
     from mechmask.study.protocols.correction import CorrectionStudy as CorrectionStudy
     from mechmask.study.protocols.graft_curve import graft_curve as graft_curve
     from mechmask.study.protocols.mask import MaskStudy as MaskStudy
+    from mechmask.study.protocols.precision import PrecisionConfig as PrecisionConfig
+    from mechmask.study.protocols.precision import PrecisionStudy as PrecisionStudy
     from mechmask.study.protocols.twins import TwinsConfig as TwinsConfig
     from mechmask.study.protocols.twins import TwinStudy as TwinStudy
     from mechmask.study.results import StudyResults as StudyResults
@@ -178,6 +183,11 @@ _HOMES = {
     "CalibrationConfig": "study.protocols.calibrate",
     "CorrectionConfig": "study.protocols.correction",
     "CorrectionStudy": "study.protocols.correction",
+    "PrecisionConfig": "study.protocols.precision",
+    "PrecisionStudy": "study.protocols.precision",
+    "each_precision": "study.precisions",
+    "precision_overview": "measure.precision",
+    "precision_table": "measure.precision",
     "TwinsConfig": "study.protocols.twins",
     "TwinStudy": "study.protocols.twins",
     "Until": "study.until",

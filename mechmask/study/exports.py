@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from mechmask import draw
 from mechmask.files import write_text
+from mechmask.measure.precision import precision_overview
 
 if TYPE_CHECKING:
     from mechmask.study.results import StudyResults
@@ -22,6 +23,7 @@ _FIGURES = {
     "erase": draw.erase,
 }
 _CORRECTION_FIGURES = {"course": draw.trace, "erase": draw.erase}
+_PRECISION_FIGURES = {"precision": draw.precision, "erase": draw.erase}
 
 
 def export_study(run: Run, results: StudyResults, about: Mapping[str, str | float]) -> None:
@@ -38,6 +40,17 @@ def export_study(run: Run, results: StudyResults, about: Mapping[str, str | floa
 def export_correction(run: Run, results: StudyResults, about: Mapping[str, str | float]) -> None:
     """The same of a study that corrects facts step by step."""
     _export(run, results, _CORRECTION_FIGURES, about)
+
+
+def export_precision(run: Run, results: StudyResults, about: Mapping[str, str | float]) -> None:
+    """The same of a study that judges one correction under several precisions, with a table of what changed."""
+    _export(run, results, _PRECISION_FIGURES, about)
+    sources = {"results/precision": results.step("results/precision").digest}
+    run.export(
+        "precision.csv",
+        sources,
+        lambda path: write_text(path, precision_overview(results.reading("results/precision")).to_csv()),
+    )
 
 
 def _export(

@@ -13,6 +13,7 @@ from mechmask.configuration import Configuration
 from mechmask.study.config import StudyConfig
 from mechmask.study.protocols.correction import CorrectionConfig, CorrectionStudy
 from mechmask.study.protocols.mask import MaskStudy
+from mechmask.study.protocols.precision import PrecisionConfig, PrecisionStudy
 from mechmask.study.protocols.twins import TwinsConfig, TwinStudy
 from mechmask.study.results import StudyResults
 
@@ -36,5 +37,6 @@ MASK = "mask"
 PROTOCOLS = {
     MASK: Registered(StudyConfig, MaskStudy),
     "correction": Registered(CorrectionConfig, CorrectionStudy),
+    "precision": Registered(PrecisionConfig, PrecisionStudy),
     "twins": Registered(TwinsConfig, TwinStudy),
 }

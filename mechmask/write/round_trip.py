@@ -27,6 +27,10 @@ from mechmask.write.change import Change, block_of
 from mechmask.write.rounding import require_precision, rounded
 
 
+class AlreadyRoundedError(ChangeError):
+    """Every weight is a number of the narrower type, so that rounding changes nothing."""
+
+
 class RoundTrip(Change):
     """The linear maps of the blocks rounded to a narrower type and back. ``round_trip`` makes one.
 
@@ -38,7 +42,8 @@ class RoundTrip(Change):
             ``n_maps``, how many maps it moved.
 
     Raises:
-        ChangeError: if the precision is not known, or no block is named.
+        ChangeError: if the precision is not known.
+        AlreadyRoundedError: if no block is named.
     """
 
     kind = "round_trip"
@@ -46,7 +51,7 @@ class RoundTrip(Change):
     def __init__(self, precision: str, blocks: tuple[int, ...], base: str, details: Mapping[str, Any]) -> None:
         require_precision(precision)
         if not blocks:
-            raise ChangeError(
+            raise AlreadyRoundedError(
                 f"The round trip through {precision} changes nothing: every weight is a number that {precision} has. "
                 "Read the model as it is, or take a narrower type."
             )
@@ -110,8 +115,8 @@ def round_trip(state: Model | Variant, precision: str) -> RoundTrip:
         precision: ``bfloat16``, ``int8`` or ``nf4`` (``mechmask.write.rounding``).
 
     Raises:
-        ChangeError: if the precision is not known, a weight is not a finite number, or nothing would change, as where
-            weights came in bfloat16 and are rounded to that.
+        ChangeError: if the precision is not known, or a weight is not a finite number.
+        AlreadyRoundedError: if nothing would change, as where weights came in bfloat16 and are rounded to that.
     """
     require_precision(precision)
     blocks: set[int] = set()
