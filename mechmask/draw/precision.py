@@ -77,12 +77,13 @@ def precision(
     ) as page:
         traces, changes, group = page.panels
         heights = _heights(table)
+        traces.plot(table.trace_after.values, heights, color=light_grey(), linewidth=stroke(0.5), zorder=1)
         _draw_facts(page, traces, table, table.trace_after, heights)
-        page.label_x(traces, "trace of old after the correction (nats)")
-        page.entitle(traces, "Every fact")
+        page.label_x(traces, "trace of old after it (nats)")
+        page.entitle(traces, "Every fact, corrected")
         _draw_facts(page, changes, table, table.trace_change, heights)
         _draw_means(changes, table, "mean_trace_change", "mean")
-        page.label_x(changes, f"change of the trace beside {CONTROL} (nats)")
+        page.label_x(changes, f"change beside {CONTROL} (nats)")
         page.entitle(changes, "What rounding moved")
         _draw_group(page, group, table)
         traces.set_yticks(range(len(names)), names)
@@ -103,9 +104,8 @@ def _heights(table: xr.Dataset) -> np.ndarray:
 
 
 def _draw_facts(page: Page, axes: Axes, table: xr.Dataset, values: xr.DataArray, heights: np.ndarray) -> None:
-    """A point for each fact in each row, its rows joined, a ring where its verdict is another than in float32."""
+    """A point for each fact in each row, a ring where its verdict is another than in float32."""
     axes.axvline(0, color=grey(), linewidth=stroke(0.8), linestyle=":", zorder=0.5)
-    axes.plot(values.values, heights, color=light_grey(), linewidth=stroke(0.5), zorder=1)
     for verdict, look in page.looks.items():
         chosen = table.verdict.values == verdict
         axes.plot(values.values[chosen], heights[chosen], **_points(verdict, look.color))

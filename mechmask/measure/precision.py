@@ -99,7 +99,7 @@ def _compared(result: xr.Dataset, control: xr.Dataset, level: float) -> xr.Datas
 
 def _row(one: xr.Dataset, level: float) -> dict[str, object]:
     group = overview(one, level).iloc[0]
-    row = {
+    row: dict[str, object] = {
         name: group[name]
         for name in group.index
         if name == "n" or name.removesuffix("_low").removesuffix("_high") in _GROUP

@@ -224,7 +224,7 @@ def course() -> xr.Dataset:
 def precisions(erase_result: xr.Dataset) -> xr.Dataset:
     """One correction under four precisions: the coarser the type, the more of the trace moves."""
     rng = np.random.default_rng(7)
-    one = erase_result.sel(state="ft_l", drop=True)
+    one = erase_result.sel(state="finetune", drop=True)
     found = {}
     for name, spread in (("float32", 0.0), ("bfloat16", 0.1), ("int8", 0.3), ("nf4", 2.0)):
         found[name] = one.assign(trace_after=one.trace_after + spread * rng.normal(size=one.sizes["fact"]))

@@ -262,6 +262,7 @@ def _toml(value) -> str:
     [
         ("twins", "twins = 3", "TwinStudy"),
         ("correction", "taught_phrasings = 2", "CorrectionStudy"),
+        ("precision", "taught_phrasings = 2", "PrecisionStudy"),
         ("mask", "", "MaskStudy"),
     ],
 )
