@@ -33,9 +33,9 @@ def precision_table(results: Mapping[str, xr.Dataset], level: float = 0.95) -> x
     Returns:
         What ``erase_index`` gives, along ``precision``; beside it
 
-        * over precision and fact: ``verdict_changed`` (boolean) and ``verdict_reversed``, where it is decided both
+        * ``[precision, fact]``: ``verdict_changed`` (boolean) and ``verdict_reversed``, where it is decided both
           times and not alike; ``trace_change``, that of the trace after the correction, in nats;
-        * over precision: ``mean_trace_change`` in nats and ``group_change``, the change in EI* of the group (a
+        * ``[precision]``: ``mean_trace_change`` in nats and ``group_change``, the change in EI* of the group (a
           difference of ratios), each with ``_low`` and ``_high`` at ``level``, paired by fact; ``group_normalised``,
           EI* of the group, with Fieller's interval at the result's ``interval_level``; counts ``n_changed`` and
           ``n_reversed``.
