@@ -201,6 +201,10 @@ _SUBJECTS = {
     _ONE_CHANGE: "the change",
     "won": "a correction that has just won",
     "driven_on": "the correction driven on",
+    "float32": "the correction in float32",
+    "bfloat16": "the correction in bfloat16",
+    "int8": "the correction in int8",
+    "nf4": "the correction in NF4",
 }
 
 

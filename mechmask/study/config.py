@@ -96,13 +96,10 @@ class StudyConfig(Configuration):
         return None if value == "none" else value
 
 
-class JudgedConfig(Configuration):
-    """How a correction is read on its way, edited beside, and judged.
+class VerdictConfig(Configuration):
+    """How a correction is read and judged.
 
     Attributes:
-        checkpoint_every: optimizer steps of the correction between two readings.
-        edits: editors that change each contradicted fact alone: configurations with their ``method``, or names of
-            methods, of which the preset for the model is taken.
         statistic: of the old value, of which the trace is made.
         margin_share: the margin of the verdict, as a share of the trace before.
         alpha: the rate at which each verdict may be wrong.
@@ -111,8 +108,6 @@ class JudgedConfig(Configuration):
         batch_size: prompts per forward pass when reading; affects memory only.
     """
 
-    checkpoint_every: int = Field(default=5, ge=1)
-    edits: tuple[Editor, ...] = ()
     statistic: StatisticName = STATISTIC
     margin_share: float = Field(default=MARGIN_SHARE, gt=0, lt=1)
     alpha: float = Field(default=ALPHA, gt=0, lt=0.5)
@@ -124,6 +119,19 @@ class JudgedConfig(Configuration):
     def options(self) -> dict[str, Any]:
         """What ``erase_index`` is called with."""
         return self.model_dump(include={"statistic", "margin_share", "alpha", "cutoff_nats", "level"})
+
+
+class JudgedConfig(VerdictConfig):
+    """How a correction is read on its way, edited beside, and judged.
+
+    Attributes:
+        checkpoint_every: optimizer steps of the correction between two readings.
+        edits: editors that change each contradicted fact alone: configurations with their ``method``, or names of
+            methods, of which the preset for the model is taken.
+    """
+
+    checkpoint_every: int = Field(default=5, ge=1)
+    edits: tuple[Editor, ...] = ()
 
 
 def read_toml(path: Path) -> dict[str, Any]:

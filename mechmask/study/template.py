@@ -38,7 +38,8 @@ def template() -> str:
         textwrap.indent(_table("facts.world", WorldTable()), "# ", lambda line: not line.startswith("#")),
         _comment(
             'What is done: the protocol "mask", whose settings follow. protocol = "correction" (facts that the model '
-            'knows) or "twins" (facts that it is taught) under [study] take settings of their own.'
+            'knows), "precision" (the same with rounded weights) or "twins" (facts that it is taught) under [study] '
+            "take settings of their own."
         ),
         _table("study", StudyConfig()),
     ]
