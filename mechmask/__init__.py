@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from mechmask.measure.pool import pooled as pooled
     from mechmask.measure.power import fact_power as fact_power
     from mechmask.measure.power import group_power as group_power
+    from mechmask.measure.precision import precision_overview as precision_overview
+    from mechmask.measure.precision import precision_table as precision_table
     from mechmask.measure.reading import load_reading as load_reading
     from mechmask.measure.reading import save_reading as save_reading
     from mechmask.measure.statistics import over_facts as over_facts
@@ -92,12 +94,15 @@ if TYPE_CHECKING:
     from mechmask.study.paper import PaperConfig as PaperConfig
     from mechmask.study.paper import PaperResults as PaperResults
     from mechmask.study.paper import PaperStudy as PaperStudy
+    from mechmask.study.precisions import each_precision as each_precision
     from mechmask.study.protocols.calibrate import CalibrationConfig as CalibrationConfig
     from mechmask.study.protocols.correction import CorrectionConfig as CorrectionConfig
     from mechmask.study.protocols.correction import CorrectionStudy as CorrectionStudy
     from mechmask.study.protocols.dose import DoseStudy as DoseStudy
     from mechmask.study.protocols.graft_curve import graft_curve as graft_curve
     from mechmask.study.protocols.mask import MaskStudy as MaskStudy
+    from mechmask.study.protocols.precision import PrecisionConfig as PrecisionConfig
+    from mechmask.study.protocols.precision import PrecisionStudy as PrecisionStudy
     from mechmask.study.protocols.twins import TwinsConfig as TwinsConfig
     from mechmask.study.protocols.twins import TwinStudy as TwinStudy
     from mechmask.study.results import StudyResults as StudyResults
@@ -124,6 +129,8 @@ if TYPE_CHECKING:
     from mechmask.write.low_rank import low_rank_change as low_rank_change
     from mechmask.write.methods.ft import FTConfig as FTConfig
     from mechmask.write.methods.ft_l import FTLConfig as FTLConfig
+    from mechmask.write.round_trip import RoundTrip as RoundTrip
+    from mechmask.write.round_trip import round_trip as round_trip
     from mechmask.write.weights import WeightChange as WeightChange
 
 _HOMES = {
@@ -207,6 +214,11 @@ _HOMES = {
     "CalibrationConfig": "study.protocols.calibrate",
     "CorrectionConfig": "study.protocols.correction",
     "CorrectionStudy": "study.protocols.correction",
+    "PrecisionConfig": "study.protocols.precision",
+    "PrecisionStudy": "study.protocols.precision",
+    "each_precision": "study.precisions",
+    "precision_overview": "measure.precision",
+    "precision_table": "measure.precision",
     "TwinsConfig": "study.protocols.twins",
     "TwinStudy": "study.protocols.twins",
     "Until": "study.until",
@@ -235,6 +247,8 @@ _HOMES = {
     "load_change": "write.load",
     "FTConfig": "write.methods.ft",
     "FTLConfig": "write.methods.ft_l",
+    "RoundTrip": "write.round_trip",
+    "round_trip": "write.round_trip",
 }
 
 __all__ = ["__version__", "draw", *_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -18,6 +18,7 @@ from mechmask.draw.heatmap import heatmap
 from mechmask.draw.interventions import interventions
 from mechmask.draw.lens_quality import lens_quality
 from mechmask.draw.models import models
+from mechmask.draw.precision import precision
 from mechmask.draw.trace import trace
 from mechmask.draw.trajectory import trajectory
 from mechmask.draw.waterfall import waterfall
@@ -36,6 +37,7 @@ __all__ = [
     "interventions",
     "lens_quality",
     "models",
+    "precision",
     "save_figure",
     "trace",
     "trajectory",

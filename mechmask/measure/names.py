@@ -6,6 +6,7 @@ STATE_NAMES = {
     "finetune": "fine-tuning",
     "won": "just won",
     "driven_on": "driven on",
+    "nf4": "NF4",
     "ft": "FT",
     "ft_l": "FT-L",
     "rome": "ROME",

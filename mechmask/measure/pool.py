@@ -22,7 +22,7 @@ def pooled(draws: Mapping[str, xr.Dataset]) -> xr.Dataset:
 
     Returns:
         The variables along ``fact``, their last dimension, labelled ``draw/fact``, with the coordinate ``seed[fact]``,
-        the name of the draw. What a result holds once for all its facts, such as ``shared_error``, stands beside each of them.
+        the name of the draw. What a result holds once, such as ``shared_error``, stands beside each of its facts.
 
     Raises:
         ReadingError: if there is no draw, a result has no facts, or the results differ in another dimension.

@@ -6,14 +6,16 @@ captured once. Used to patch a residual (``read.patch``) and to train one block 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from mechmask.errors import ModelError
+from mechmask.interrupts import atomic_context
 from mechmask.models.model import Model
 
 
@@ -34,16 +36,18 @@ class Replay:
         self._blocks = model.anatomy.blocks[first:]
         self._calls: list[tuple[tuple, dict]] = []
         self._end: Tensor | None = None
-        hooks = [
-            block.register_forward_pre_hook(
-                lambda _, args, kwargs: self._calls.append((args, kwargs)), with_kwargs=True
-            )
-            for block in self._blocks
-        ]
-        hooks.append(self._blocks[-1].register_forward_hook(self._keep_end))
+        with self._watching(), torch.no_grad():
+            model.anatomy.decoder(**{**inputs, "use_cache": False})
+
+    @atomic_context
+    def _watching(self) -> Iterator[None]:
+        """Inside, a pass leaves what enters each block, and what the last one gives out."""
+        hooks: list[RemovableHandle] = []
         try:
-            with torch.no_grad():
-                model.anatomy.decoder(**{**inputs, "use_cache": False})
+            for block in self._blocks:
+                hooks.append(block.register_forward_pre_hook(self._keep_call, with_kwargs=True))
+            hooks.append(self._blocks[-1].register_forward_hook(self._keep_end))
+            yield
         finally:
             for hook in hooks:
                 hook.remove()
@@ -73,6 +77,9 @@ class Replay:
             output = block(residual, *args[1:], **{k: v for k, v in kwargs.items() if k != "hidden_states"})
             residual = _stream(output)
         return residual
+
+    def _keep_call(self, _module: torch.nn.Module, args: tuple, kwargs: dict) -> None:
+        self._calls.append((args, kwargs))
 
     def _keep_end(self, _module: torch.nn.Module, _args: tuple, output: Tensor | tuple[Tensor, ...]) -> None:
         self._end = _stream(output)

@@ -39,7 +39,32 @@ Editor = Annotated[
 ]
 
 
-class StudyConfig(Configuration):
+class VerdictConfig(Configuration):
+    """How a correction is read and judged.
+
+    Attributes:
+        statistic: of the old value, of which the trace is made.
+        margin_share: the margin of the verdict, as a share of the trace before.
+        alpha: the rate at which each verdict may be wrong.
+        cutoff_nats: erase index above which the paper's criterion says erased.
+        level: of the intervals of means.
+        batch_size: prompts per forward pass when reading; affects memory only.
+    """
+
+    statistic: StatisticName = STATISTIC
+    margin_share: float = Field(default=MARGIN_SHARE, gt=0, lt=1)
+    alpha: float = Field(default=ALPHA, gt=0, lt=0.5)
+    cutoff_nats: float = Field(default=PAPER_CUTOFF_NATS, gt=0)
+    level: float = Field(default=0.95, gt=0, lt=1)
+    batch_size: int = Field(default=32, ge=1)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What ``erase_index`` is called with."""
+        return self.model_dump(include={"statistic", "margin_share", "alpha", "cutoff_nats", "level"})
+
+
+class StudyConfig(VerdictConfig):
     """Install, contradict, edit, read.
 
     Attributes:
@@ -57,12 +82,6 @@ class StudyConfig(Configuration):
         score: of the readings at the output.
         lens: of the depth readings.
         backend: of the depth readings.
-        statistic: of the old value, of which the trace is made.
-        margin_share: the margin of the verdict, as a share of the trace before.
-        alpha: the rate at which each verdict may be wrong.
-        cutoff_nats: erase index above which the paper's criterion says erased.
-        level: of all intervals.
-        batch_size: prompts per forward pass when reading; affects memory only.
     """
 
     former: ClassVar[Mapping[str, str]] = {
@@ -82,12 +101,6 @@ class StudyConfig(Configuration):
     score: Literal["sequence", "mean"] = "sequence"
     lens: LensName = "logit"
     backend: BackendName = "transformer_lens"
-    statistic: StatisticName = STATISTIC
-    margin_share: float = Field(default=MARGIN_SHARE, gt=0, lt=1)
-    alpha: float = Field(default=ALPHA, gt=0, lt=0.5)
-    cutoff_nats: float = Field(default=PAPER_CUTOFF_NATS, gt=0)
-    level: float = Field(default=0.95, gt=0, lt=1)
-    batch_size: int = Field(default=32, ge=1)
 
     @field_validator("install", "contradict_until", mode="before")
     @classmethod
@@ -96,34 +109,17 @@ class StudyConfig(Configuration):
         return None if value == "none" else value
 
 
-class JudgedConfig(Configuration):
+class JudgedConfig(VerdictConfig):
     """How a correction is read on its way, edited beside, and judged.
 
     Attributes:
         checkpoint_every: optimizer steps of the correction between two readings.
         edits: editors that change each contradicted fact alone: configurations with their ``method``, or names of
             methods, of which the preset for the model is taken.
-        statistic: of the old value, of which the trace is made.
-        margin_share: the margin of the verdict, as a share of the trace before.
-        alpha: the rate at which each verdict may be wrong.
-        cutoff_nats: erase index above which the paper's criterion says erased.
-        level: of the intervals of means.
-        batch_size: prompts per forward pass when reading; affects memory only.
     """
 
     checkpoint_every: int = Field(default=5, ge=1)
     edits: tuple[Editor, ...] = ()
-    statistic: StatisticName = STATISTIC
-    margin_share: float = Field(default=MARGIN_SHARE, gt=0, lt=1)
-    alpha: float = Field(default=ALPHA, gt=0, lt=0.5)
-    cutoff_nats: float = Field(default=PAPER_CUTOFF_NATS, gt=0)
-    level: float = Field(default=0.95, gt=0, lt=1)
-    batch_size: int = Field(default=32, ge=1)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What ``erase_index`` is called with."""
-        return self.model_dump(include={"statistic", "margin_share", "alpha", "cutoff_nats", "level"})
 
 
 def read_toml(path: Path) -> dict[str, Any]:

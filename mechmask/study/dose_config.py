@@ -12,17 +12,13 @@ from typing import Any
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from mechmask.configuration import Configuration
-from mechmask.measure.erase import PAPER_CUTOFF_NATS
-from mechmask.measure.old_value import StatisticName
-from mechmask.measure.trace import STATISTIC
-from mechmask.measure.verdict import ALPHA, MARGIN_SHARE
+from mechmask.study.config import VerdictConfig
 from mechmask.write.finetune_config import OF_ADAPTERS, FinetuneConfig
 
 _CONTINUED = ("rank", "alpha", "projections", "layers", "method")  # what a change that is trained further keeps
 
 
-class DoseConfig(Configuration):
+class DoseConfig(VerdictConfig):
     """Which doses are given, and how they are read and judged.
 
     Attributes:
@@ -36,12 +32,6 @@ class DoseConfig(Configuration):
         checkpoint_every: optimizer steps between two doses.
         corpus: text on which a dose's cost is read, the path of a UTF-8 file; by default what the model samples.
         text_tokens: how much of it.
-        statistic: of the old value, of which the trace is made.
-        margin_share: the margin of the verdict, as a share of the trace before.
-        alpha: the rate at which each verdict may be wrong.
-        cutoff_nats: erase index above which the paper's criterion says erased.
-        level: of the intervals of means.
-        batch_size: prompts per forward pass; affects memory only.
     """
 
     contradict: FinetuneConfig = FinetuneConfig(lr=1e-4, steps=30)
@@ -53,12 +43,6 @@ class DoseConfig(Configuration):
     checkpoint_every: int = Field(default=5, ge=1)
     corpus: str | None = None
     text_tokens: int = Field(default=2048, ge=64)
-    statistic: StatisticName = STATISTIC
-    margin_share: float = Field(default=MARGIN_SHARE, gt=0, lt=1)
-    alpha: float = Field(default=ALPHA, gt=0, lt=0.5)
-    cutoff_nats: float = Field(default=PAPER_CUTOFF_NATS, gt=0)
-    level: float = Field(default=0.95, gt=0, lt=1)
-    batch_size: int = Field(default=32, ge=1)
 
     @field_validator("grid", mode="before")
     @classmethod
@@ -105,8 +89,3 @@ class DoseConfig(Configuration):
         """The training that an entry means; one of all weights takes over nothing that belongs to adapters."""
         without: set[str] = set(OF_ADAPTERS) if entry.get("method") == "full" else set()
         return FinetuneConfig.model_validate({**self.contradict.model_dump(exclude=without), **entry})
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What ``erase_index`` is called with."""
-        return self.model_dump(include={"statistic", "margin_share", "alpha", "cutoff_nats", "level"})

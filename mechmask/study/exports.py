@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from mechmask import draw
 from mechmask.files import write_text
 from mechmask.measure.dose import dose_curve, dose_erased
+from mechmask.measure.precision import precision_overview
 
 if TYPE_CHECKING:
     from mechmask.study.results import StudyResults
@@ -24,6 +25,7 @@ _FIGURES = {
 }
 _CORRECTION_FIGURES = {"course": draw.trace, "erase": draw.erase}
 _DOSE_FIGURES = {"doses": draw.dose}
+_PRECISION_FIGURES = {"precision": draw.precision, "erase": draw.erase}
 
 
 def export_study(run: Run, results: StudyResults, about: Mapping[str, str | float]) -> None:
@@ -52,6 +54,17 @@ def export_doses(run: Run, results: StudyResults, about: Mapping[str, str | floa
             doses,
             lambda path, table=table: write_text(path, table(results.reading("results/doses")).to_dataframe().to_csv()),
         )
+
+
+def export_precision(run: Run, results: StudyResults, about: Mapping[str, str | float]) -> None:
+    """The same of a study that judges one correction under several precisions, with a table of what changed."""
+    _export(run, results, _PRECISION_FIGURES, about)
+    sources = {"results/precision": results.step("results/precision").digest}
+    run.export(
+        "precision.csv",
+        sources,
+        lambda path: write_text(path, precision_overview(results.reading("results/precision")).to_csv()),
+    )
 
 
 def _export(

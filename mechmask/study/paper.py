@@ -99,7 +99,7 @@ class PaperStudy:
         if not self.config.parts:
             raise StudyError(f"No part is left to be run. Give a configuration of at least one of {', '.join(PARTS)}.")
         for name in self.config.parts:
-            self._study(name, self.config.first_draw, 0)
+            self._study(name, self.config.first_draw)
 
     def __repr__(self) -> str:
         return f"PaperStudy({self.model.name!r}, {self.config.draws} draws of {', '.join(self.config.parts)})"
@@ -122,8 +122,8 @@ class PaperStudy:
         write_text(root / "report.md", paper_report(results.findings, results.parts, root))
         return results
 
-    def _study(self, part: str, draw: int, seed: int) -> Any:
-        """The study of one draw; facts are drawn and a training is seeded by the draw's number."""
+    def _study(self, part: str, draw: int, _seed: int = 0) -> Any:
+        """The study of one draw, whose number draws the facts; trainings have the seeds of their configurations."""
         return PARTS[part].study(self.model, self._facts(PARTS[part].facts, draw), self.config.parts[part])
 
     def _facts(self, kind: str, draw: int) -> FactSet:

@@ -15,6 +15,7 @@ from mechmask.study.dose_config import DoseConfig
 from mechmask.study.protocols.correction import CorrectionConfig, CorrectionStudy
 from mechmask.study.protocols.dose import DoseStudy
 from mechmask.study.protocols.mask import MaskStudy
+from mechmask.study.protocols.precision import PrecisionConfig, PrecisionStudy
 from mechmask.study.protocols.twins import TwinsConfig, TwinStudy
 from mechmask.study.results import StudyResults
 
@@ -39,5 +40,6 @@ PROTOCOLS = {
     MASK: Registered(StudyConfig, MaskStudy),
     "correction": Registered(CorrectionConfig, CorrectionStudy),
     "dose": Registered(DoseConfig, DoseStudy),
+    "precision": Registered(PrecisionConfig, PrecisionStudy),
     "twins": Registered(TwinsConfig, TwinStudy),
 }

@@ -162,7 +162,7 @@ def each_edit(
         A state for each editor and fact, by its name, ``editor/number``; under it the edited fact is read, and every
         fact that is not edited.
     """
-    _require_of_run(run, start)
+    require_of_run(run, start)
     others = [fact.id for fact in run.facts if fact.id not in set(facts)]
     states: dict[str, StudyState] = {}
     for method, config in edits.items():
@@ -177,7 +177,7 @@ def each_edit(
 
 def _edited(run: Run, start: StudyState, fact_id: str, name: str, config: EditConfig) -> Step:
     def make(directory: Path) -> dict[str, Any]:
-        _require_as_it_came(run, start)
+        require_as_it_came(run, start)
         with warnings.catch_warnings():  # that an edit did not take stands in every table, as ``took``
             warnings.simplefilter("ignore", UserWarning)
             change = edit(start.state, run.facts.select([fact_id]), config=config, progress=False)
@@ -245,14 +245,14 @@ def readings_of(
     steps: dict[str, Step] = {}
     with progress_bar(reading.__name__, len(states)) as bar:
         for name, state in states.items():
-            _require_of_run(run, state)
+            require_of_run(run, state)
             facts = state.facts_of(run.facts)
             if roles is not None:
                 facts = facts.select(fact.id for fact in facts if fact.role in roles)
             inputs = {**run.inputs, **state.inputs, "read": facts.fingerprint(), **read_by}
 
             def make(directory: Path, state: StudyState = state, facts: FactSet = facts) -> None:
-                _require_as_it_came(run, state)
+                require_as_it_came(run, state)
                 save_reading(reading(state.state, facts, **arguments), directory / "reading.nc")
 
             steps[name] = run.step(f"readings/{reading.__name__}/{name}", settings | chosen, inputs, make)
@@ -280,7 +280,12 @@ def _require_named(reading: Callable[..., xr.Dataset]) -> None:
         )
 
 
-def _require_of_run(run: Run, state: StudyState) -> None:
+def require_of_run(run: Run, state: StudyState) -> None:
+    """Refuse a state of another model.
+
+    Raises:
+        StudyError: if it is one.
+    """
     base = unchanged(state.state)
     if base.module is not run.model.module and base.fingerprint != run.inputs["model"]:
         raise StudyError(
@@ -289,8 +294,12 @@ def _require_of_run(run: Run, state: StudyState) -> None:
         )
 
 
-def _require_as_it_came(run: Run, state: StudyState) -> None:
-    """Refuse to read as untouched what was changed while the run was open; a change refuses that by itself."""
+def require_as_it_came(run: Run, state: StudyState) -> None:
+    """Refuse to read as untouched what was changed while the run was open; a change refuses that by itself.
+
+    Raises:
+        StudyError: if it was.
+    """
     if isinstance(state.state, Model) and state.state.fingerprint != run.inputs["model"]:
         raise StudyError(
             f"{state.name!r} is to be read as the model came, but the model was changed since the run was opened. "

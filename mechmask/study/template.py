@@ -39,7 +39,8 @@ def template() -> str:
         textwrap.indent(_table("facts.world", WorldTable()), "# ", lambda line: not line.startswith("#")),
         _comment(
             'What is done: the protocol "mask", whose settings follow. protocol = "correction" (facts that the model '
-            'knows) or "twins" (facts that it is taught) under [study] take settings of their own.'
+            'knows), "precision" (the same with rounded weights) or "twins" (facts that it is taught) under [study] '
+            "take settings of their own."
         ),
         _table("study", StudyConfig()),
     ]
@@ -63,7 +64,7 @@ def _table(name: str, config: BaseModel) -> str:
     """A table of a configuration and, below it, those of the configurations that it holds."""
     meanings = _meanings(type(config))
     lines, below = [f"[{name}]"], []
-    for field in type(config).model_fields:
+    for field in _fields(type(config)):
         value, meaning = getattr(config, field), meanings.get(field, "")
         if isinstance(value, BaseModel):
             below.append(f"{_comment(f'{field}: {meaning}')}\n{_table(f'{name}.{field}', value)}")
@@ -74,11 +75,19 @@ def _table(name: str, config: BaseModel) -> str:
     return "\n\n".join(["\n".join(lines), *below])
 
 
-def _meanings(config: type[BaseModel]) -> dict[str, str]:
-    """What every field means, as the class's docstring says under ``Attributes:``."""
-    _, _, listed = inspect.cleandoc(config.__doc__ or "").partition("Attributes:\n")
-    entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", listed, re.MULTILINE)
-    return {name: re.sub(r"\s+", " ", text).replace("``", "") for name, text in entries}
+def _fields(config: type[BaseModel]) -> list[str]:
+    """What the class itself decides, then what it takes over."""
+    return sorted(config.model_fields, key=lambda name: name not in config.__annotations__)
+
+
+def _meanings(config: type) -> dict[str, str]:
+    """What every field means, as docstrings say under ``Attributes:``: the class's own and those that it stands on."""
+    meanings = {}
+    for kind in reversed(config.__mro__):
+        _, _, listed = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")
+        entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", listed, re.MULTILINE)
+        meanings |= {name: re.sub(r"\s+", " ", text).replace("``", "") for name, text in entries}
+    return meanings
 
 
 def _comment(text: str) -> str:

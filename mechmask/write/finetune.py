@@ -32,6 +32,7 @@ from mechmask.write.adapter import fill, require_no_adapter
 from mechmask.write.change import Change
 from mechmask.write.finetune_config import FinetuneConfig
 from mechmask.write.objective import Targets, packed_targets, target_nll, targets
+from mechmask.write.precision import computing_in
 from mechmask.write.trained import METHODS, trained_by
 from mechmask.write.trained.adapter import lora_config
 from mechmask.write.trained.trained import Finetuned
@@ -84,6 +85,7 @@ class Finetuning(_AtomicContext["Finetuning"]):
         self.losses: list[float] = []
         self._state = model
         self._trained = trained_by(bare, config)
+        computing_in(bare, config.precision)  # refuses what this device would imitate
         self._start = _change_of(start, model, config) if isinstance(start, Variant) else start
         self._examples = encode_examples(bare.tokenizer, examples)
         self._parameters: Mapping[str, torch.nn.Parameter] = {}
@@ -204,7 +206,8 @@ class Finetuning(_AtomicContext["Finetuning"]):
     def _nll(self, examples: tuple[int, ...]) -> Float[Tensor, " target"]:
         """Of every token that some examples ask for, in nats."""
         dropout = self.config.dropout > 0
-        with torch.random.fork_rng(enabled=dropout), self._trained.computing(self._model.module):
+        computing = computing_in(self._model, self.config.precision)
+        with torch.random.fork_rng(enabled=dropout), self._trained.computing(self._model.module), computing:
             if dropout:
                 torch.manual_seed(_dropout_seed(self.config.seed, self.step))
             return torch.cat([target_nll(self._model, asked) for asked in self._targets(examples)])

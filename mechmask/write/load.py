@@ -13,9 +13,10 @@ from mechmask.files import MANIFEST, require_sealed
 from mechmask.write.adapter import AdapterChange
 from mechmask.write.change import SCHEMA_VERSION, Change
 from mechmask.write.low_rank import LowRankChange
+from mechmask.write.round_trip import RoundTrip
 from mechmask.write.weights import WeightChange
 
-KINDS: dict[str, type[Change]] = {kind.kind: kind for kind in (WeightChange, AdapterChange, LowRankChange)}
+KINDS: dict[str, type[Change]] = {kind.kind: kind for kind in (WeightChange, AdapterChange, LowRankChange, RoundTrip)}
 
 
 class _Header(BaseModel):

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from mechmask import draw
 from mechmask.measure.contest import ceiling, margin, standing
 from mechmask.measure.erase import erase_index
+from mechmask.measure.precision import precision_table
 
 ROLES = ["contradicted"] * 10 + ["control"] * 7 + ["never"] * 9
 ROUTES = ["old", "new", *(f"distractor_{i}" for i in range(8))]
@@ -252,6 +253,18 @@ def dose_result() -> xr.Dataset:
 
 
 @pytest.fixture
+def precisions(erase_result: xr.Dataset) -> xr.Dataset:
+    """One correction under four precisions: the coarser the type, the more of the trace moves."""
+    rng = np.random.default_rng(7)
+    one = erase_result.sel(state="finetune", drop=True)
+    found = {}
+    for name, spread in (("float32", 0.0), ("bfloat16", 0.1), ("int8", 0.3), ("nf4", 2.0)):
+        found[name] = one.assign(trace_after=one.trace_after + spread * rng.normal(size=one.sizes["fact"]))
+    found["nf4"]["verdict"] = found["nf4"].verdict.where(found["nf4"].fact != IDS[2], "erased")
+    return precision_table(found)
+
+
+@pytest.fixture
 def figures(
     request: pytest.FixtureRequest, two_readings: tuple[xr.Dataset, xr.Dataset]
 ) -> dict[str, Callable[..., Figure]]:
@@ -274,6 +287,7 @@ def figures(
         "interventions": lambda **options: draw.interventions(two_readings[1], *intervened, **options),
         "lens_quality": of("lens_quality", "lens_report"),
         "models": lambda **options: draw.models(dict(zip("xy", two_readings, strict=True)), **options),
+        "precision": of("precision", "precisions"),
         "trace": of("trace", "course"),
         "trajectory": of("trajectory", "trajectory_reading"),
         "waterfall": of("waterfall", "attribution", top=8),

@@ -262,12 +262,14 @@ def _toml(value) -> str:
     [
         ("twins", "twins = 3", "TwinStudy"),
         ("correction", "taught_phrasings = 2", "CorrectionStudy"),
+        ("precision", "taught_phrasings = 2", "PrecisionStudy"),
         ("mask", "", "MaskStudy"),
     ],
 )
 def test_a_file_names_its_protocol_and_takes_its_settings(written, protocol, setting, kind):
     facts = "[facts.synthetic]\nn = 6\nn_never = 2\ndistractors = 3\n"
-    study = study_from_file(written(f"{facts}[study]\nprotocol = {protocol!r}\nedits = []\n{setting}\n"))
+    edits = "" if protocol == "precision" else "edits = []\n"
+    study = study_from_file(written(f"{facts}[study]\nprotocol = {protocol!r}\n{edits}{setting}\n"))
     assert type(study).__name__ == kind
     if setting:
         name, _, value = setting.partition(" = ")

@@ -17,6 +17,7 @@ from peft.tuners.lora import LoraModel
 import mechmask
 from mechmask import FinetuneConfig, FTLConfig, edit, finetune, graft
 from mechmask.write.low_rank import low_rank_change
+from mechmask.write.round_trip import round_trip
 
 FAST = FinetuneConfig(steps=2, lr=1e-2, rank=2)
 DORA = FinetuneConfig(method="dora", steps=2, lr=1e-2, rank=2)
@@ -54,6 +55,7 @@ def works(model, facts) -> dict[str, Callable[[], object]]:
     factors = low_rank_change(model, {DOWN: (torch.ones(32, 1), torch.ones(1, 64))}, "by hand", {})
     with install.applied(model):
         above = edit(model, facts[:1], config=EDIT)
+        narrow = round_trip(model, "nf4")
 
     def apply(change, under=None):
         def work():
@@ -69,6 +71,7 @@ def works(model, facts) -> dict[str, Callable[[], object]]:
         "weights": apply(edited),
         "low_rank": apply(factors),
         "stacked": apply(above, install),
+        "round_trip": apply(narrow, install),
         "finetune": lambda: finetune(model, facts[:1], FAST),
         "finetune_dora": lambda: finetune(model, facts[:1], DORA),
         "finetune_full": lambda: finetune(model, facts[:1], FULL),
@@ -117,7 +120,7 @@ def test_hundreds_of_interrupts_at_random_moments_leave_no_trace(model, works, i
     chance = random.Random(0)
     for name, times in {
         **dict.fromkeys(("adapter", "graft", "stacked"), 80), **dict.fromkeys(("weights", "low_rank"), 50),
-        "finetune": 60, "finetune_dora": 30, "finetune_full": 60, "edit": 40,
+        "round_trip": 50, "finetune": 60, "finetune_dora": 30, "finetune_full": 60, "edit": 40,
     }.items():  # fmt: skip
         began = time.perf_counter()
         works[name]()
@@ -133,7 +136,8 @@ def test_hundreds_of_interrupts_at_random_moments_leave_no_trace(model, works, i
 
 
 @pytest.mark.parametrize(
-    ("name", "every"), [("weights", 3), ("low_rank", 7), ("adapter", 29), ("stacked", 83), ("finetune_full", 29)]
+    ("name", "every"),
+    [("weights", 3), ("low_rank", 7), ("adapter", 29), ("stacked", 83), ("round_trip", 83), ("finetune_full", 29)],
 )
 def test_an_interrupt_at_any_line_leaves_no_trace(model, works, interrupts, traced, name, every):
     """Every so many lines that applying and undoing run through in the files that put on and take off."""

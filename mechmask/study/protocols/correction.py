@@ -12,15 +12,14 @@ from pathlib import Path
 import xarray as xr
 from pydantic import Field
 
-from mechmask.errors import StudyError
 from mechmask.facts.fact_set import FactSet
 from mechmask.facts.load import as_fact_set
 from mechmask.measure.erase import erase_index
 from mechmask.models.model import Model
-from mechmask.models.routes import encode_contests
 from mechmask.read.logits import read_logits
 from mechmask.read.scoring.labels import provenance
 from mechmask.study.config import JudgedConfig
+from mechmask.study.correctable import require_correctable
 from mechmask.study.course import course_of, judged_states
 from mechmask.study.exports import export_correction
 from mechmask.study.outcome import outcome
@@ -61,12 +60,7 @@ class CorrectionStudy:
 
     def __init__(self, model: Model, facts: FactSet, config: CorrectionConfig | None = None) -> None:
         self.model, self.facts, self.config = model, as_fact_set(facts), config or CorrectionConfig()
-        counts = {role: len(self.facts.in_role(role)) for role in ("contradicted", "control", "never")}
-        if not all(counts.values()):
-            shown = ", ".join(f"{n} {role}" for role, n in counts.items())
-            raise StudyError(f"A correction needs facts of each role; there are {shown}. Draw them with assign_roles.")
-        for phrasing in range(max(len(fact.phrasings) for fact in self.facts)):
-            encode_contests(model.tokenizer, self.facts, phrasing)
+        require_correctable(model, self.facts)
         lora_config(model, self.config.contradict)
         self.edits = edit_settings(model, self.config.edits)
 

@@ -144,14 +144,13 @@ class MaskStudy:
             depth.values(),
             lambda: by_state(by_method({n: reading_in(s) for n, s in depth.items()}, methods)),
         )
-        options = c.model_dump(include={"statistic", "margin_share", "alpha", "cutoff_nats", "level"})
         after = {name: step for name, step in output.items() if name != "before"}
 
         def erased() -> xr.Dataset:
             readings = {name: reading_in(step) for name, step in after.items()}
-            return erase_table(reading_in(output["before"]), readings, reading_in(layers), methods, **options)
+            return erase_table(reading_in(output["before"]), readings, reading_in(layers), methods, **c.options)
 
-        outcome(run, "erase", [*output.values(), layers], erased, options)
+        outcome(run, "erase", [*output.values(), layers], erased, c.options)
         export_study(run, StudyResults(run.root), provenance(self.model))
 
     def _plan(self) -> dict[str, int | None]:
