@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mechmask.facts.fact import Fact as Fact
     from mechmask.facts.fact import Neighbor as Neighbor
     from mechmask.facts.fact_set import FactSet as FactSet
+    from mechmask.facts.frames import framed as framed
     from mechmask.facts.load import load_facts as load_facts
     from mechmask.facts.roles import assign_roles as assign_roles
     from mechmask.facts.synthetic import synthetic_facts as synthetic_facts
@@ -39,10 +40,12 @@ if TYPE_CHECKING:
     from mechmask.measure.power import group_power as group_power
     from mechmask.measure.reading import load_reading as load_reading
     from mechmask.measure.reading import save_reading as save_reading
+    from mechmask.measure.sampling import best_of_k as best_of_k
     from mechmask.measure.statistics import over_facts as over_facts
     from mechmask.measure.summary import conclusion as conclusion
     from mechmask.measure.summary import overview as overview
     from mechmask.measure.summary import summary as summary
+    from mechmask.measure.surprise import surprise_and_margin as surprise_and_margin
     from mechmask.measure.tables import latex_table as latex_table
     from mechmask.measure.tables import markdown_table as markdown_table
     from mechmask.measure.trace import matched_trace as matched_trace
@@ -64,6 +67,7 @@ if TYPE_CHECKING:
     from mechmask.read.depth import read_depth as read_depth
     from mechmask.read.drift import change_cosine as change_cosine
     from mechmask.read.drift import residual_drift as residual_drift
+    from mechmask.read.framed import read_framed as read_framed
     from mechmask.read.generate import generate as generate
     from mechmask.read.known import known_facts as known_facts
     from mechmask.read.lenses.config import LensConfig as LensConfig
@@ -83,6 +87,12 @@ if TYPE_CHECKING:
     from mechmask.study.protocols.correction import CorrectionStudy as CorrectionStudy
     from mechmask.study.protocols.graft_curve import graft_curve as graft_curve
     from mechmask.study.protocols.mask import MaskStudy as MaskStudy
+    from mechmask.study.protocols.reacquisition import ReacquisitionConfig as ReacquisitionConfig
+    from mechmask.study.protocols.reacquisition import reacquisition as reacquisition
+    from mechmask.study.protocols.reactance import ReactanceConfig as ReactanceConfig
+    from mechmask.study.protocols.reactance import reactance as reactance
+    from mechmask.study.protocols.renewal import RenewalConfig as RenewalConfig
+    from mechmask.study.protocols.renewal import renewal as renewal
     from mechmask.study.protocols.twins import TwinsConfig as TwinsConfig
     from mechmask.study.protocols.twins import TwinStudy as TwinStudy
     from mechmask.study.results import StudyResults as StudyResults
@@ -183,6 +193,16 @@ _HOMES = {
     "shared_trace": "measure.trace",
     "twin_trace": "measure.trace",
     "MaskStudy": "study.protocols.mask",
+    "ReactanceConfig": "study.protocols.reactance",
+    "reactance": "study.protocols.reactance",
+    "framed": "facts.frames",
+    "best_of_k": "measure.sampling",
+    "surprise_and_margin": "measure.surprise",
+    "read_framed": "read.framed",
+    "RenewalConfig": "study.protocols.renewal",
+    "renewal": "study.protocols.renewal",
+    "ReacquisitionConfig": "study.protocols.reacquisition",
+    "reacquisition": "study.protocols.reacquisition",
     "StudyResults": "study.results",
     "open_study": "study.results",
     "Run": "study.run",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
@@ -12,8 +12,11 @@ from mechmask import draw
 from mechmask.files import write_text
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from mechmask.study.results import StudyResults
     from mechmask.study.run import Run
+    from mechmask.study.step import Step
 
 _FIGURES = {
     "trajectory": draw.trajectory,
@@ -38,6 +41,33 @@ def export_study(run: Run, results: StudyResults, about: Mapping[str, str | floa
 def export_correction(run: Run, results: StudyResults, about: Mapping[str, str | float]) -> None:
     """The same of a study that corrects facts step by step."""
     _export(run, results, _CORRECTION_FIGURES, about)
+
+
+def export_table(run: Run, name: str, sources: Iterable[Step], make: Callable[[], pd.DataFrame]) -> None:
+    """A table as CSV, written where it or what it shows has changed.
+
+    Args:
+        run: whose directory it goes to.
+        name: of the file, without its ending.
+        sources: the steps that it shows.
+        make: makes the table.
+    """
+    digests = {step.name: step.digest for step in sources}
+    run.export(f"{name}.csv", digests, lambda path: write_text(path, make().to_csv()))
+
+
+def export_figure(run: Run, name: str, sources: Iterable[Step], make: Callable[[], Figure]) -> None:
+    """A figure as PDF and PNG below ``figures/``, written where it or what it shows has changed.
+
+    Args:
+        run: whose directory it goes to.
+        name: of the files, without their ending.
+        sources: the steps that it shows.
+        make: draws the figure, anew for each file: saving one moves what its layout begins from.
+    """
+    digests = {step.name: step.digest for step in sources}
+    for suffix in ("pdf", "png"):
+        run.export(f"figures/{name}.{suffix}", digests, lambda path: draw.save_figure(make(), path))
 
 
 def _export(

@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from mechmask import draw
 from mechmask.measure.contest import ceiling, margin, standing
 from mechmask.measure.erase import erase_index
+from mechmask.measure.increment import increment
+from mechmask.measure.reacquisition import curves_of_arms
 
 ROLES = ["contradicted"] * 10 + ["control"] * 7 + ["never"] * 9
 ROUTES = ["old", "new", *(f"distractor_{i}" for i in range(8))]
@@ -220,6 +222,25 @@ def course() -> xr.Dataset:
 
 
 @pytest.fixture
+def reacquired() -> tuple[xr.Dataset, xr.Dataset]:
+    """Five arms of twelve facts within 30 steps, and the increment of old over a third value; three are censored."""
+    rng = np.random.default_rng(7)
+    paces = {"old_masked": 4, "old_fresh": 18, "novel": 7, "never": 12, "twin": 11}
+    steps = np.array([np.ceil(rng.gamma(8, pace / 8, 12)) for pace in paces.values()])
+    reached = steps <= 30
+    reached[2, :2] = False
+    reached[0, :1] = False
+    steps = np.where(reached, np.minimum(steps, 30), 30)
+    coords = {"arm": list(paces), "fact": IDS[:12]}
+    table = xr.Dataset({"steps": (("arm", "fact"), steps), "reached": (("arm", "fact"), reached)}, coords)
+    table = table.assign_attrs(budget_steps=30.0)
+    pair = [table.sel(arm=arm, drop=True) for arm in ("old_masked", "novel")]
+    return table.assign(curves_of_arms(table, np.arange(31)).data_vars).assign_attrs(share=0.9, level=0.95), increment(
+        *pair
+    )
+
+
+@pytest.fixture
 def figures(
     request: pytest.FixtureRequest, two_readings: tuple[xr.Dataset, xr.Dataset]
 ) -> dict[str, Callable[..., Figure]]:
@@ -240,6 +261,7 @@ def figures(
         "heatmap": lambda **options: draw.heatmap(two_states, **options),
         "interventions": lambda **options: draw.interventions(two_readings[1], *intervened, **options),
         "lens_quality": of("lens_quality", "lens_report"),
+        "reacquisition": lambda **options: draw.reacquisition(*request.getfixturevalue("reacquired"), **options),
         "models": lambda **options: draw.models(dict(zip("xy", two_readings, strict=True)), **options),
         "trace": of("trace", "course"),
         "trajectory": of("trajectory", "trajectory_reading"),
