@@ -5,6 +5,8 @@ The line is the least-squares fit, which is what Pearson's correlation is about;
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -95,7 +97,7 @@ def _draw(page: Page, axes: Axes, name: str, group: xr.Dataset, x: str, y: str, 
     """Points, line and correlation of one condition; returns how many facts have no finite pair."""
     look = page.looks[name]
     values = np.array([group[x].values, group[y].values], dtype=float)
-    there = np.isfinite(values).all(0)
+    there = np.asarray(np.isfinite(values).all(axis=0))
     at, up = values[:, there]
     label = f"{plain(name.replace('_', ' '))} (n = {there.sum()}): {_correlation(group, x, y, there, level)}"
     axes.plot(at, up, linestyle="", zorder=3, markeredgecolor=paper(), markeredgewidth=0.3, **_points(look))
@@ -103,14 +105,19 @@ def _draw(page: Page, axes: Axes, name: str, group: xr.Dataset, x: str, y: str, 
     if fitted:
         ends = np.array([at.min(), at.max()])
         slope, start = np.polyfit(at, up, 1)
-        line = {"linestyle": look.linestyle, "linewidth": stroke(look.linewidth), "marker": look.marker}
+        line = {
+            "linestyle": look.linestyle,
+            "linewidth": stroke(look.linewidth),
+            "marker": look.marker,
+            "markevery": [],
+        }
         axes.plot(ends, start + slope * ends, color=look.color, label=label, **line)
     else:
         axes.plot([], [], color=look.color, label=label, linestyle="", marker=look.marker)
     return int((~there).sum())
 
 
-def _points(look: Look) -> dict[str, object]:
+def _points(look: Look) -> dict[str, Any]:
     return {"marker": look.marker, "color": look.color, "markersize": 4}
 
 

@@ -50,8 +50,8 @@ _NAMES = {
     "old_masked": "old value, masked",
     "old_fresh": "old value, fresh base",
     "novel": "third value, masked model",
-    "never": "never-known facts, masked model",
-    "twin": "old value, twin that never knew",
+    "never": "never-known facts",
+    "twin": "old value, twin",
 }
 _MOST_NAMES, _NAME_CHARACTERS = 40, 20
 _ROW = 0.055  # of the height of the curves: between two arms' medians under them
@@ -131,7 +131,7 @@ def _draw_curves(page: Page, axes: Axes, recall: xr.Dataset) -> None:
         n, n_censored = int(arm.n), int(arm.n_censored)
         if not n:
             continue
-        never = f", {n_censored} not within the budget" if n_censored else ""
+        never = f", {n_censored} censored" if n_censored else ""
         label = f"{plain(_NAMES.get(name, name))} (n = {n}{never})"
         style = {"color": look.color, "linestyle": look.linestyle, "linewidth": stroke(look.linewidth)}
         axes.plot(steps, 1 - arm.survival.values, drawstyle="steps-post", label=label, **style)

@@ -72,7 +72,8 @@ def renewal(
         )
         at_level = f"{percent(float(result.attrs['level']))} t " if "level" in result.attrs else ""
         page.legend(
-            entries_of([left]), f"bar: mean with its {at_level}interval; above 0: more than never facts, in the mean"
+            entries_of([left]),
+            f"bar: mean with its {at_level}interval; counted: contradicted facts above the mean of never facts",
         )
     return page.root
 
@@ -101,10 +102,12 @@ def _draw_order(page: Page, axes: Axes, order: xr.Dataset, row: int) -> None:
         values = order.regained.values[there & (contradicted if role == "contradicted" else ~contradicted)]
         label = f"{role} fact" if row == 0 else None
         points = {"linestyle": "", "marker": look.marker, "markersize": 3.5, "alpha": 0.7}
-        axes.plot(values, row + height + _spread(len(values)), color=look.color, label=label, **points)
+        axes.plot(values, row + height - 0.06 + _spread(len(values)), color=look.color, label=label, **points)
         low, high = float(order[f"{mean}_low"]), float(order[f"{mean}_high"])
-        axes.hlines(row + height, low, high, color=ink(), linewidth=stroke(1.4), zorder=4)
-        axes.plot([float(order[mean])], [row + height], linestyle="", marker="|", markersize=9, color=ink(), zorder=4)
+        axes.hlines(row + height + 0.1, low, high, color=ink(), linewidth=stroke(1.4), zorder=4)
+        axes.plot(
+            [float(order[mean])], [row + height + 0.1], linestyle="", marker="|", markersize=9, color=ink(), zorder=4
+        )
 
 
 def _spread(n: int) -> np.ndarray:

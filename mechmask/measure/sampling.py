@@ -81,7 +81,7 @@ def tempered(distribution: xr.DataArray, temperature: float) -> xr.DataArray:
     if "token" not in distribution.dims:
         raise ReadingError("A temperature needs every token's log-probability. Give an array over token.")
     axis = distribution.get_axis_num("token")
-    total = logsumexp(distribution.values, axis=axis)
+    total = np.asarray(logsumexp(distribution.values, axis=axis))
     if not (np.abs(total) < _TOLERANCE_NATS).all():
         raise ReadingError(
             f"The probabilities of these tokens add up to {float(np.exp(total).flat[0]):.3g} and not to 1, so that "

@@ -96,7 +96,7 @@ def _by_draw(surprise: xr.DataArray, final: xr.DataArray, level: float) -> xr.Da
         parts.append(association(surprise.isel(fact=of_draw), final.isel(fact=of_draw), level))
     joined = xr.concat(parts, xr.DataArray(seeds, dims="draw", name="draw"), combine_attrs="override")
     kept = ["estimate", "low", "high", "p_value", "n"]
-    return joined[kept].rename({name: f"draw_{name}" for name in kept})
+    return xr.Dataset({f"draw_{name}": joined[name] for name in kept})
 
 
 def _contested(reading: xr.Dataset) -> xr.Dataset:

@@ -14,6 +14,7 @@ from mechmask.measure.contest import ceiling, margin, standing
 from mechmask.measure.erase import erase_index
 from mechmask.measure.increment import increment
 from mechmask.measure.reacquisition import curves_of_arms
+from mechmask.measure.renewal import renewal
 
 ROLES = ["contradicted"] * 10 + ["control"] * 7 + ["never"] * 9
 ROUTES = ["old", "new", *(f"distractor_{i}" for i in range(8))]
@@ -241,6 +242,35 @@ def reacquired() -> tuple[xr.Dataset, xr.Dataset]:
 
 
 @pytest.fixture
+def reactance_table() -> xr.Dataset:
+    """Two conditions of twelve facts: the stronger the prior, the smaller the final margin; one fact lacks a number."""
+    rng = np.random.default_rng(8)
+    prior = np.stack([rng.normal(-6, 2, 12), rng.normal(-1, 0.5, 12)])
+    final = 6 - 0.5 * prior + rng.normal(0, 1.2, (2, 12))
+    final[1, 3] = np.nan
+    parts = {"prior": (("condition", "fact"), prior), "margin": (("condition", "fact"), final)}
+    return xr.Dataset(parts, {"condition": ["weak", "strong"], "fact": IDS[:12]})
+
+
+@pytest.fixture
+def renewal_result() -> xr.Dataset:
+    """Three orders of contexts, eight contradicted and six never facts; old regains half a nat in the first two."""
+    roles = ["contradicted"] * 8 + ["never"] * 6
+    rng = np.random.default_rng(9)
+    parts = []
+    for gain in (0.5, 0.5, 0.0):
+        readings = []
+        for shift in (0.0, gain):
+            logprob = rng.normal(-5, 0.3, (14, 3, 4))
+            logprob[:8, :, 0] += shift
+            coords = {"fact": IDS[:14], "role": ("fact", roles), "phrasing": [0, 1, 2]}
+            array = xr.DataArray(logprob, {**coords, "route": ROUTES[:4]}, ("fact", "phrasing", "route"))
+            readings.append(xr.Dataset({"logprob": array, "standing": standing(array)}))
+        parts.append(renewal(*readings).drop_vars("role"))
+    return xr.concat(parts, xr.DataArray(["ABA", "ABC", "AAB"], dims="order", name="order"))
+
+
+@pytest.fixture
 def figures(
     request: pytest.FixtureRequest, two_readings: tuple[xr.Dataset, xr.Dataset]
 ) -> dict[str, Callable[..., Figure]]:
@@ -252,6 +282,7 @@ def figures(
     two_states = request.getfixturevalue("depth_reading").isel(state=[1, 2])
     intervened = request.getfixturevalue("intervened")
     return {
+        "association": of("association", "reactance_table", x="prior", y="margin"),
         "checkpoints": of("checkpoints", "checkpoint_reading"),
         "cosine": of("cosine", "cosine_reading", facts=IDS[:2]),
         "delta": lambda **options: draw.delta(*two_readings, **options),
@@ -261,6 +292,7 @@ def figures(
         "heatmap": lambda **options: draw.heatmap(two_states, **options),
         "interventions": lambda **options: draw.interventions(two_readings[1], *intervened, **options),
         "lens_quality": of("lens_quality", "lens_report"),
+        "renewal": of("renewal", "renewal_result"),
         "reacquisition": lambda **options: draw.reacquisition(*request.getfixturevalue("reacquired"), **options),
         "models": lambda **options: draw.models(dict(zip("xy", two_readings, strict=True)), **options),
         "trace": of("trace", "course"),

@@ -13,7 +13,7 @@ def test_curves_rise_as_facts_are_recalled(reacquired):
     recall, found = reacquired
     lines = labelled(draw.reacquisition(recall, found).axes[0])
     for name, label in (
-        ("old_masked", "old value, masked (n = 12, 1 not"),
+        ("old_masked", "old value, masked (n = 12, 1 censored)"),
         ("old_fresh", "old value, fresh base (n = 12"),
     ):
         (line,) = [line for text, line in lines.items() if text.startswith(label)]

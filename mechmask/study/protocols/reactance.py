@@ -61,14 +61,14 @@ class ReactanceConfig(Configuration):
     @field_validator("levels")
     @classmethod
     def _usable(cls, value: tuple[int | Until, ...]) -> tuple[int | Until, ...]:
-        if not value or len(set(map(_condition, value))) < len(value):
-            raise ValueError("each level is a condition of its own. Give at least one, and none twice")
         if any(isinstance(one, Until) and one.recall is None for one in value):
             raise ValueError(
                 "old values are installed until they are recalled, or for so many steps. Give one of these"
             )
         if any(isinstance(one, int) and one < 1 for one in value):
             raise ValueError("a level of no steps installs nothing. Give one step or more")
+        if not value or len(set(map(_condition, value))) < len(value):
+            raise ValueError("each level is a condition of its own. Give at least one, and none twice")
         return value
 
 
@@ -171,7 +171,7 @@ def _conclude(run: Run, c: ReactanceConfig, conditions: Mapping[str, object], re
         pair = [read[f"before/{name}"], read[f"after/{name}"]]
 
         def surprising(pair: list[Step] = pair) -> xr.Dataset:
-            return surprise_and_margin(*map(reading_in, pair), c.level)
+            return surprise_and_margin(reading_in(pair[0]), reading_in(pair[1]), c.level)
 
         surprises[name] = outcome(run, f"surprise/{name}", pair, surprising, {"level": c.level})
     export_figure(run, "reactance", [table], lambda: draw.association(reading_in(table), "prior", "margin"))
