@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mechmask.facts.roles import assign_roles as assign_roles
     from mechmask.facts.synthetic import synthetic_facts as synthetic_facts
     from mechmask.facts.world import world_facts as world_facts
+    from mechmask.measure.association import pooled_association as pooled_association
     from mechmask.measure.cka import linear_cka as linear_cka
     from mechmask.measure.commit import commit_layer as commit_layer
     from mechmask.measure.commit_interval import commit_interval as commit_interval
@@ -88,11 +89,11 @@ if TYPE_CHECKING:
     from mechmask.study.protocols.graft_curve import graft_curve as graft_curve
     from mechmask.study.protocols.mask import MaskStudy as MaskStudy
     from mechmask.study.protocols.reacquisition import ReacquisitionConfig as ReacquisitionConfig
-    from mechmask.study.protocols.reacquisition import reacquisition as reacquisition
+    from mechmask.study.protocols.reacquisition import ReacquisitionStudy as ReacquisitionStudy
     from mechmask.study.protocols.reactance import ReactanceConfig as ReactanceConfig
-    from mechmask.study.protocols.reactance import reactance as reactance
+    from mechmask.study.protocols.reactance import ReactanceStudy as ReactanceStudy
     from mechmask.study.protocols.renewal import RenewalConfig as RenewalConfig
-    from mechmask.study.protocols.renewal import renewal as renewal
+    from mechmask.study.protocols.renewal import RenewalStudy as RenewalStudy
     from mechmask.study.protocols.twins import TwinsConfig as TwinsConfig
     from mechmask.study.protocols.twins import TwinStudy as TwinStudy
     from mechmask.study.results import StudyResults as StudyResults
@@ -131,10 +132,12 @@ _HOMES = {
     "Fact": "facts.fact",
     "Neighbor": "facts.fact",
     "FactSet": "facts.fact_set",
+    "framed": "facts.frames",
     "load_facts": "facts.load",
     "assign_roles": "facts.roles",
     "synthetic_facts": "facts.synthetic",
     "world_facts": "facts.world",
+    "pooled_association": "measure.association",
     "linear_cka": "measure.cka",
     "commit_layer": "measure.commit",
     "commit_interval": "measure.commit_interval",
@@ -148,8 +151,10 @@ _HOMES = {
     "group_power": "measure.power",
     "load_reading": "measure.reading",
     "save_reading": "measure.reading",
+    "best_of_k": "measure.sampling",
     "over_facts": "measure.statistics",
     "summary": "measure.summary",
+    "surprise_and_margin": "measure.surprise",
     "latex_table": "measure.tables",
     "markdown_table": "measure.tables",
     "Expected": "measure.twin_design",
@@ -168,6 +173,7 @@ _HOMES = {
     "read_depth": "read.depth",
     "change_cosine": "read.drift",
     "residual_drift": "read.drift",
+    "read_framed": "read.framed",
     "generate": "read.generate",
     "known_facts": "read.known",
     "LensConfig": "read.lenses.config",
@@ -186,6 +192,12 @@ _HOMES = {
     "CalibrationConfig": "study.protocols.calibrate",
     "CorrectionConfig": "study.protocols.correction",
     "CorrectionStudy": "study.protocols.correction",
+    "ReacquisitionConfig": "study.protocols.reacquisition",
+    "ReacquisitionStudy": "study.protocols.reacquisition",
+    "ReactanceConfig": "study.protocols.reactance",
+    "ReactanceStudy": "study.protocols.reactance",
+    "RenewalConfig": "study.protocols.renewal",
+    "RenewalStudy": "study.protocols.renewal",
     "TwinsConfig": "study.protocols.twins",
     "TwinStudy": "study.protocols.twins",
     "Until": "study.until",
@@ -193,16 +205,6 @@ _HOMES = {
     "shared_trace": "measure.trace",
     "twin_trace": "measure.trace",
     "MaskStudy": "study.protocols.mask",
-    "ReactanceConfig": "study.protocols.reactance",
-    "reactance": "study.protocols.reactance",
-    "framed": "facts.frames",
-    "best_of_k": "measure.sampling",
-    "surprise_and_margin": "measure.surprise",
-    "read_framed": "read.framed",
-    "RenewalConfig": "study.protocols.renewal",
-    "renewal": "study.protocols.renewal",
-    "ReacquisitionConfig": "study.protocols.reacquisition",
-    "reacquisition": "study.protocols.reacquisition",
     "StudyResults": "study.results",
     "open_study": "study.results",
     "Run": "study.run",

@@ -1,4 +1,4 @@
-"""How two numbers of a fact go together: a point for each fact, and for each condition its line and its correlation.
+"""How two numbers of a fact go together: a point for each fact, and for each group of them its line and correlation.
 
 The line is the least-squares fit, which is what Pearson's correlation is about; Spearman's stands beside it.
 """
@@ -44,25 +44,26 @@ def association(
     palette: Palette | None = None,
     font_size: float | None = None,
 ) -> Figure:
-    """Two numbers of each fact against each other, by condition where there are several.
+    """Two numbers of each fact against each other, by condition or state where there are several.
 
     Args:
-        table: the two numbers ``[fact]``, or ``[condition, fact]``, in nats or as ``attrs["long_name"]`` of each says;
-            such as ``prior`` and ``margin`` of a reactance study's ``results/reactance``.
+        table: the two numbers ``[fact]``, or with one more dimension, such as ``condition`` or ``state``, in nats or
+            as ``attrs["long_name"]`` of each says: ``prior`` and ``margin`` of a reactance study's
+            ``results/reactance``, ``surprise`` and ``margin`` of any study's ``results/surprise``.
         x: the name of the one.
         y: the name of the other.
         level: of the intervals of the correlations.
         axes: a panel to draw into; without it a new figure is made.
         width: of a new figure: ``"single"`` or ``"double"`` column, or inches.
         title: in place of the panel's.
-        palette: colours of the conditions: by name, in their order, or a matplotlib map's name.
+        palette: colours of the groups: by name, in their order, or a matplotlib map's name.
         font_size: of the labels, in points.
 
     Returns:
-        The figure. The legend has Pearson's and Spearman's correlation of each condition with Pearson's interval.
+        The figure. The legend has Pearson's and Spearman's correlation of each group with Pearson's interval.
 
     Raises:
-        ReadingError: if the table lacks one of the two or has other dimensions, or has more conditions than there are
+        ReadingError: if the table lacks one of the two or has other dimensions, or has more groups than there are
             line styles, or if an option does not fit.
     """
     require_level(level)
@@ -82,19 +83,19 @@ def association(
 
 def _groups(table: xr.Dataset, x: str, y: str) -> dict[str, xr.Dataset]:
     require(table, _WHAT, variables=(x, y), dims=("fact",))
-    dims = ("condition", "fact") if "condition" in table[x].dims else ("fact",)
+    dims = (*[str(dim) for name in (x, y) for dim in table[name].dims if dim != "fact"][:1], "fact")
     for name in (x, y):
-        require_shape(table, _WHAT, name, dims)
-    if "condition" not in dims:
+        require_shape(table, _WHAT, name, tuple(dim for dim in dims if dim == "fact" or dim in table[name].dims))
+    if len(dims) == 1:
         return {_ALL: table}
-    names = [str(name) for name in table.condition.values]
+    names = [str(name) for name in table[dims[0]].values]
     if len(names) > len(SERIES):
-        raise ReadingError(f"{_WHAT} tells {len(SERIES)} conditions apart, this table has {len(names)}. Select some.")
-    return {name: table.isel(condition=i) for i, name in enumerate(names)}
+        raise ReadingError(f"{_WHAT} tells {len(SERIES)} groups apart, this table has {len(names)}. Select some.")
+    return {name: table.isel({dims[0]: i}) for i, name in enumerate(names)}
 
 
 def _draw(page: Page, axes: Axes, name: str, group: xr.Dataset, x: str, y: str, level: float) -> int:
-    """Points, line and correlation of one condition; returns how many facts have no finite pair."""
+    """Points, line and correlation of one group; returns how many facts have no finite pair."""
     look = page.looks[name]
     values = np.array([group[x].values, group[y].values], dtype=float)
     there = np.asarray(np.isfinite(values).all(axis=0))

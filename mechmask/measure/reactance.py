@@ -33,10 +33,11 @@ def prior_and_margin(
         level: of the intervals.
 
     Returns:
-        ``prior[condition, fact]``, logp(old) before, and ``margin[condition, fact]`` at the end, in nats, over the
-        contradicted facts; ``association`` of the two, ``[condition, correlation]``; ``mean_margin`` with its interval
-        and ``prior_spread``, the standard deviation of the prior, in nats, and ``recalled``, the share of old values
-        that were recalled before, ``[condition]``.
+        ``prior[condition, fact]``, logp(old) before, ``surprise[condition, fact]``, -logp(new) before, and
+        ``margin[condition, fact]`` at the end, in nats, over the contradicted facts; ``association`` of prior and
+        margin, ``[condition, correlation]``; ``mean_margin`` with its interval and ``prior_spread``, the standard
+        deviation of the prior, in nats, and ``recalled``, the share of old values that were recalled before,
+        ``[condition]``.
 
     Raises:
         ReadingError: if there is no condition, or readings are not of the same facts and values by the same score.
@@ -47,26 +48,24 @@ def prior_and_margin(
     for name, reading in every.items():
         require(reading, f"{_WHAT} ({name})", variables=("logprob", "recalled", "role"), dims=("fact", "route"))
     require_same(every, _WHAT, dims=("fact", "route"), attributes=("score",), coordinates=("role", "value"))
-    parts = [_condition(before[name], after[name], level) for name in before]
     conditions = xr.DataArray(list(before), dims="condition", name="condition")
-    return xr.concat(parts, conditions, combine_attrs="override").assign_attrs(level=level)
+    table = xr.concat([_condition(before[name], after[name]) for name in before], conditions)
+    mean = over_facts(table.margin, level).reset_coords(drop=True)
+    means = {"mean_margin": mean.estimate, "mean_margin_low": mean.low, "mean_margin_high": mean.high}
+    spread, recalled = table.prior.std("fact", ddof=1), table.recalled.mean("fact")
+    found = association(table.prior, table.margin, level)
+    result = table.assign(found.data_vars).assign(means).assign(prior_spread=spread, recalled=recalled)
+    return result.assign_attrs(level=level)
 
 
-def _condition(before: xr.Dataset, after: xr.Dataset, level: float) -> xr.Dataset:
-    chosen = np.flatnonzero(before.role.values == "contradicted")
-    prior = before.logprob.sel(route="old", drop=True).isel(fact=chosen).reset_coords(drop=True)
-    final = margin(after.logprob).isel(fact=chosen).reset_coords(drop=True)
-    mean = over_facts(final, level)
-    recalled = before.recalled.sel(route="old", drop=True).isel(fact=chosen).reset_coords(drop=True)
-    return xr.Dataset(
-        {
-            "prior": prior,
-            "margin": final,
-            **association(prior, final, level).data_vars,
-            "mean_margin": mean.estimate,
-            "mean_margin_low": mean.low,
-            "mean_margin_high": mean.high,
-            "prior_spread": prior.std("fact", ddof=1),
-            "recalled": recalled.mean("fact"),
-        }
-    )
+def _condition(before: xr.Dataset, after: xr.Dataset) -> xr.Dataset:
+    """The numbers of every contradicted fact in one condition."""
+    numbers = {
+        "prior": before.logprob.sel(route="old"),
+        "surprise": -before.logprob.sel(route="new"),
+        "margin": margin(after.logprob),
+        "recalled": before.recalled.sel(route="old").astype(float),
+    }
+    table = xr.Dataset({name: values.reset_coords(drop=True) for name, values in numbers.items()})
+    labels = {name: before[name] for name in ("subject", "magnitude") if name in before.coords}
+    return table.assign_coords(labels).isel(fact=np.flatnonzero(before.role.values == "contradicted"))

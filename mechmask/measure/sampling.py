@@ -2,8 +2,7 @@
 
 A sample says a value if it begins with the value's tokens. Ancestral sampling at temperature 1 from the whole
 distribution draws those with the probability that teacher forcing reads, so that ``1 - (1 - p)^k`` is exact for values
-of any length. At another temperature it is so for one token alone, and takes the whole distribution of that token:
-``tempered``. What is cut off (top-k, top-p) is another distribution and is not covered.
+of one token and of more. Another temperature, or a distribution that is cut off (top-k, top-p), is not covered.
 """
 
 from __future__ import annotations
@@ -12,13 +11,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
-from scipy.special import log_softmax, logsumexp
 
 from mechmask.errors import ReadingError
 from mechmask.measure.reading import require
 
 _WHAT = "Best of k"
-_TOLERANCE_NATS = 1e-3  # chosen here: far above what float32 loses in a sum, and a tenth of a percent of probability
 
 
 def best_of_k(reading: xr.Dataset, k: int | Sequence[int], route: str = "old") -> xr.DataArray:
@@ -59,35 +56,6 @@ def best_of_k(reading: xr.Dataset, k: int | Sequence[int], route: str = "old") -
         none_of_one = np.log1p(-one)  # -inf where the value is certain
     n_samples = xr.DataArray(counts, {"k": counts}, "k")
     return (-np.expm1(n_samples * none_of_one)).transpose(..., "k").rename("best_of_k")
-
-
-def tempered(distribution: xr.DataArray, temperature: float) -> xr.DataArray:
-    """The log-probabilities of one next token at another temperature.
-
-    Args:
-        distribution: log-probabilities of every token of the vocabulary, ``[fact, token]`` in nats.
-        temperature: by which they are divided, above 0.
-
-    Returns:
-        ``[fact, token]`` in nats. Only for a value of one token is this the log-probability of saying it: that of a
-        longer one at another temperature does not follow from what it is at temperature 1.
-
-    Raises:
-        ReadingError: if the tokens are not the whole vocabulary (their probabilities do not add up to 1), or the
-            temperature is not above 0.
-    """
-    if not (np.isfinite(temperature) and temperature > 0):
-        raise ReadingError(f"{temperature} is no temperature to sample at. Give a number above 0.")
-    if "token" not in distribution.dims:
-        raise ReadingError("A temperature needs every token's log-probability. Give an array over token.")
-    axis = distribution.get_axis_num("token")
-    total = np.asarray(logsumexp(distribution.values, axis=axis))
-    if not (np.abs(total) < _TOLERANCE_NATS).all():
-        raise ReadingError(
-            f"The probabilities of these tokens add up to {float(np.exp(total).flat[0]):.3g} and not to 1, so that "
-            "they are not the whole vocabulary. Give all of it."
-        )
-    return distribution.copy(data=log_softmax(distribution.values / temperature, axis=axis))
 
 
 def _listed(values: np.ndarray) -> str:

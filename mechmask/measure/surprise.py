@@ -9,108 +9,74 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from mechmask.errors import ReadingError
 from mechmask.measure.association import association
-from mechmask.measure.contest import margin
-from mechmask.measure.reading import require, require_same
+from mechmask.measure.reading import require
 from mechmask.measure.statistics import over_facts
 
-_WHAT = "The surprise"
+MAGNITUDES = ("mild", "strong", "format")  # mildest first
 
 
-def onset_surprise(before: xr.Dataset) -> xr.DataArray:
-    """``-logp(new)`` of every contradicted fact by its prompt.
-
-    Args:
-        before: reading when the contradiction begins, ``logprob[fact, route]`` or ``[fact, phrasing, route]`` in nats.
-
-    Returns:
-        ``[fact]`` in nats, with ``magnitude`` and, where the facts are of several draws, ``seed`` beside it.
-
-    Raises:
-        ReadingError: if the reading lacks the route new, or no fact is contradicted.
-    """
-    surprise = -_contested(before).logprob.sel(route="new", drop=True)
-    return _labelled(surprise).rename("surprise")
-
-
-def surprise_by_magnitude(surprise: xr.DataArray, level: float = 0.95) -> xr.Dataset:
-    """The mean surprise of each magnitude.
+def surprise_and_margin(erased: xr.Dataset, level: float = 0.95) -> xr.Dataset:
+    """Surprise at the onset and margin at the end of every contradicted fact, and how they go together.
 
     Args:
-        surprise: ``onset_surprise``, ``[fact]`` in nats with ``magnitude``.
+        erased: what ``erase_index`` returned, or any study's ``results/erase``: ``surprise``, ``logprob_old`` and
+            ``logprob_new`` ``[fact]`` or ``[state, fact]`` in nats, of the prompt. Where the facts are of several
+            draws, ``fact`` has the coordinate ``seed``, and whole draws are resampled.
         level: of the intervals.
 
     Returns:
-        ``estimate``, ``low`` and ``high`` in nats and the count ``n``, ``[magnitude]``, mildest first.
+        What ``surprise_table`` returns, along ``state`` where there is one.
 
     Raises:
-        ReadingError: if no fact has a magnitude.
+        ReadingError: if it is none of these.
+
+    Examples:
+        >>> import numpy as np, xarray as xr
+        >>> numbers = {"surprise": [9.0, 6, 3], "logprob_old": [-4.0, -3, -3], "logprob_new": [-1.0, -1, -2]}
+        >>> erased = xr.Dataset({name: ("fact", values) for name, values in numbers.items()}, {"fact": ["a", "b", "c"]})
+        >>> found = surprise_and_margin(erased)
+        >>> found.margin.values, float(found.estimate.sel(correlation="pearson").round(2))
+        (array([3., 2., 1.]), 1.0)
     """
-    names = [name for name in ("mild", "strong", "format") if name in surprise["magnitude"].values]
-    if not names:
-        raise ReadingError("No fact has a magnitude, so that surprise cannot be told by it. Grade the facts.")
-    means = [
-        over_facts(surprise.isel(fact=np.flatnonzero(surprise["magnitude"].values == name)), level) for name in names
-    ]
-    return xr.concat(means, xr.DataArray(names, dims="magnitude", name="magnitude"), combine_attrs="override")
+    require(erased, "The surprise", variables=("surprise", "logprob_old", "logprob_new"), dims=("fact",))
+    margin = (erased.logprob_new - erased.logprob_old).rename("margin")
+    return surprise_table(erased.surprise, margin, level).assign_attrs(score=str(erased.attrs.get("score", "")))
 
 
-def surprise_and_margin(before: xr.Dataset, after: xr.Dataset, level: float = 0.95) -> xr.Dataset:
-    """Surprise at the onset and margin at the end, and how they go together.
+def surprise_table(surprise: xr.DataArray, margin: xr.DataArray, level: float = 0.95) -> xr.Dataset:
+    """Surprise and final margin side by side, their correlations, and mean surprise by magnitude.
 
     Args:
-        before: reading when the contradiction begins, ``logprob[fact, route]`` or ``[fact, phrasing, route]`` in nats.
-        after: the same at its end. Where facts are of several draws, ``fact`` has the coordinate ``seed``.
+        surprise: ``-logp(new)`` at the onset, ``[fact]`` or with one more dimension, in nats; ``magnitude`` beside it
+            where the facts are graded.
+        margin: by how much new leads old at the end, alike, in nats.
         level: of the intervals.
 
     Returns:
-        ``surprise[fact]`` and ``margin[fact]`` in nats; ``association`` of the two over all facts ``[correlation]``,
-        whole draws resampled where there are several; then also each draw's own, ``draw_estimate``, ``draw_low``,
-        ``draw_high``, ``draw_p_value`` and ``draw_n`` ``[draw, correlation]``.
+        ``surprise`` and ``margin``; ``association`` of the two, ``[..., correlation]``; where facts are graded,
+        ``mean_surprise`` with ``mean_surprise_low`` and ``mean_surprise_high`` in nats and the count
+        ``n_graded``, ``[..., grade]``, a magnitude each, mildest first.
 
     Raises:
-        ReadingError: if the readings are not of the same facts and values by the same score, or none is contradicted.
+        ReadingError: if the two are not of the same facts.
     """
-    require_same(
-        {"before": before, "after": after},
-        _WHAT,
-        dims=("fact",),
-        attributes=("score",),
-        coordinates=("role", "value"),
-    )
-    surprise, final = onset_surprise(before), _labelled(margin(_contested(after).logprob))
-    several = "seed" in surprise.coords
-    found = association(surprise, final, level, cluster="seed" if several else None)
-    result = xr.Dataset({"surprise": surprise, "margin": final.reset_coords(drop=True)}).assign(found.data_vars)
-    if several:
-        result = result.assign(_by_draw(surprise, final, level).data_vars)
-    return result.assign_attrs(level=level, score=str(before.attrs.get("score", "")))
+    several = "seed" in surprise.coords and surprise["seed"].dims == ("fact",)
+    found = association(surprise, margin, level, cluster="seed" if several else None)
+    labels = {name: surprise[name] for name in ("subject", "magnitude", "seed") if name in surprise.coords}
+    both = {"surprise": surprise.reset_coords(drop=True), "margin": margin.reset_coords(drop=True)}
+    result = xr.Dataset(both).assign_coords(labels).assign(found.data_vars)
+    return result.assign(_by_magnitude(surprise, level)).assign_attrs(level=level)
 
 
-def _by_draw(surprise: xr.DataArray, final: xr.DataArray, level: float) -> xr.Dataset:
-    seeds = list(dict.fromkeys(surprise["seed"].values.tolist()))
-    parts = []
-    for seed in seeds:
-        of_draw = np.flatnonzero(surprise["seed"].values == seed)
-        parts.append(association(surprise.isel(fact=of_draw), final.isel(fact=of_draw), level))
-    joined = xr.concat(parts, xr.DataArray(seeds, dims="draw", name="draw"), combine_attrs="override")
-    kept = ["estimate", "low", "high", "p_value", "n"]
-    return xr.Dataset({f"draw_{name}": joined[name] for name in kept})
-
-
-def _contested(reading: xr.Dataset) -> xr.Dataset:
-    """The contradicted facts by their prompts."""
-    require(reading, _WHAT, variables=("logprob", "role"), dims=("fact", "route"))
-    missing = {"old", "new"} - set(reading.route.values.tolist())
-    if missing:
-        raise ReadingError(f"{_WHAT} needs the route {', '.join(sorted(missing))}, which was not read. Read both.")
-    chosen = reading.isel(fact=np.flatnonzero(reading.role.values == "contradicted"))
-    if not chosen.sizes["fact"]:
-        raise ReadingError(f"{_WHAT} is of contradicted facts, and there is none. Give facts that role.")
-    return chosen.sel(phrasing=0, drop=True) if "phrasing" in chosen.dims else chosen
-
-
-def _labelled(values: xr.DataArray) -> xr.DataArray:
-    """Without the coordinates in which two readings may differ."""
-    return values.drop_vars([name for name in values.coords if name not in ("fact", "magnitude", "seed", "subject")])
+def _by_magnitude(surprise: xr.DataArray, level: float) -> dict[str, xr.DataArray]:
+    """Means over the facts of each magnitude; nothing where no fact is graded."""
+    grades = surprise.coords.get("magnitude")
+    names = [name for name in MAGNITUDES if grades is not None and name in grades.values]
+    if grades is None or not names:
+        return {}
+    values = surprise.drop_vars([name for name in surprise.coords if name not in (*surprise.dims, "seed")])
+    means = [over_facts(values.isel(fact=np.flatnonzero(grades.values == name)), level) for name in names]
+    joined = xr.concat(means, xr.DataArray(names, dims="grade", name="grade"), combine_attrs="override")
+    named = {"estimate": "mean_surprise", "low": "mean_surprise_low", "high": "mean_surprise_high", "n": "n_graded"}
+    return {new: joined[old] for old, new in named.items()}

@@ -9,22 +9,32 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 
 from mechmask import draw
+from mechmask.draw.style import SERIES
 from mechmask.files import write_text
+from mechmask.measure.association import association_overview
 
 if TYPE_CHECKING:
     import pandas as pd
+    import xarray as xr
 
     from mechmask.study.results import StudyResults
     from mechmask.study.run import Run
     from mechmask.study.step import Step
+
+
+def _surprise(table: xr.Dataset) -> Figure:
+    """Of as many states as there are line styles: the corrections come first, edits after them."""
+    return draw.association(table.isel(state=slice(len(SERIES))), "surprise", "margin")
+
 
 _FIGURES = {
     "trajectory": draw.trajectory,
     "depth_trajectory": draw.checkpoints,
     "depth": draw.depth,
     "erase": draw.erase,
+    "surprise": _surprise,
 }
-_CORRECTION_FIGURES = {"course": draw.trace, "erase": draw.erase}
+_CORRECTION_FIGURES = {"course": draw.trace, "erase": draw.erase, "surprise": _surprise}
 
 
 def export_study(run: Run, results: StudyResults, about: Mapping[str, str | float]) -> None:
@@ -84,5 +94,7 @@ def _export(
     erased = {"results/erase": results.step("results/erase").digest}
     run.export("summary.csv", erased, lambda path: write_text(path, results.summary().to_csv()))
     run.export("overview.csv", erased, lambda path: write_text(path, results.overview().to_csv()))
+    surprise = results.step("results/surprise")
+    export_table(run, "surprise", [surprise], lambda: association_overview(results.reading(surprise.name)))
     made_by = json.dumps(about, indent=2, sort_keys=True)
     run.export("provenance.json", erased, lambda path: write_text(path, made_by))

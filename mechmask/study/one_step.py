@@ -1,6 +1,6 @@
 """One-step relearning: each old value taught again by one optimizer step of its own, and read (paper 2F, finding 6).
 
-A reading of a state as ``read_logits`` is, but of as many states as there are facts: each begins at the same adapter
+A reading of a state as ``read_logits`` is, but of as many states as there are facts: each begins at the same place
 and sees its fact alone, so that no fact is carried along by another one.
 """
 
@@ -12,10 +12,9 @@ from mechmask.errors import StudyError
 from mechmask.facts.arms import lessons
 from mechmask.facts.fact_set import FactSet
 from mechmask.models.model import Model
-from mechmask.models.states import Variant, unchanged
+from mechmask.models.states import Variant
 from mechmask.progress import progress_bar
 from mechmask.read.logits import read_logits
-from mechmask.write.adapter import AdapterChange
 from mechmask.write.finetune import FinetuneConfig, Finetuning
 
 
@@ -33,7 +32,8 @@ def read_after_one_step(
     direction and what it finds there.
 
     Args:
-        model: a state with an adapter on, which each step continues with a new optimizer; it is left as it was.
+        model: a state that was reached by such a training, which each step continues with a new optimizer; it is left
+            as it was.
         facts: whose old values are taught.
         config: how; its number of steps plays no part.
         taught_phrasings: in how many of its phrasings a fact is taught, the prompt first.
@@ -44,20 +44,19 @@ def read_after_one_step(
         step.
 
     Raises:
-        StudyError: if the state's last change is no adapter.
-        ChangeError: if the configuration does not fit the adapter, or a loss is not a number.
+        StudyError: if it is no model with one change on.
+        ChangeError: if the configuration does not fit what was trained, or a loss is not a number.
     """
-    change = model.change if isinstance(model, Variant) else None
-    if not isinstance(change, AdapterChange) or not isinstance(model, Variant) or not isinstance(model.model, Model):
+    if not isinstance(model, Variant) or not isinstance(model.model, Model):
         raise StudyError(
-            f"{model.name} is no model with one adapter on, so that no step could continue it. Give a state that "
+            f"{model.name} is no model with one change on, so that no step could continue it. Give a state that "
             "train() returned."
         )
     n_phrasings = max(len(fact.phrasings) for fact in facts)
     readings = []
     with progress_bar("one step each", len(facts)) as bar:
         for fact in facts:
-            with Finetuning(unchanged(model), lessons([fact], taught_phrasings), config, change) as tuning:
+            with Finetuning(model.model, lessons([fact], taught_phrasings), config, model) as tuning:
                 tuning.advance(1)
                 reading = read_logits(model.model, FactSet([fact]), phrasings="all", batch_size=batch_size)
             readings.append(_without_own_axes(reading, n_phrasings))

@@ -12,9 +12,10 @@ from mechmask.facts.fact_set import FactSet
 from mechmask.measure.comparable import comparable_facts
 from mechmask.models.model import Model
 from mechmask.models.routes import encode_contests
-from mechmask.write.finetune import FinetuneConfig, lora_config
+from mechmask.write.finetune_config import FinetuneConfig
+from mechmask.write.trained import trained_by
 
-_SHAPE = {"rank", "alpha", "projections", "layers"}
+_SHAPE = {"method", "rank", "alpha", "projections", "layers"}
 
 
 def require_roles(facts: FactSet, what: str, fewest: Mapping[Role, int]) -> None:
@@ -50,26 +51,27 @@ def require_routes(model: Model, facts: Iterable[Fact]) -> None:
         encode_contests(model.tokenizer, facts, phrasing)
 
 
-def require_one_shape(model: Model, configs: Mapping[str, FinetuneConfig]) -> None:
-    """Refuse trainings that continue one another's adapter and ask for adapters of different shapes.
+def require_one_shape(model: Model, configs: Mapping[str, FinetuneConfig | None]) -> None:
+    """Refuse trainings of which one continues what another trained, and that do not train the same.
 
     Args:
         model: what is trained.
-        configs: the trainings, by name, in their order.
+        configs: the trainings, by name, in their order; ``None`` for one that is left out.
 
     Raises:
-        StudyError: naming the first two that differ.
-        ChangeError: if one names a block that the model lacks.
+        StudyError: naming the first that differs from the first one.
+        ChangeError: if one names a block that the model lacks, or weights that cannot be trained as it says.
     """
-    for config in configs.values():
-        lora_config(model, config)
-    (first_name, first), *others = configs.items()
+    there = {name: config for name, config in configs.items() if config is not None}
+    for config in there.values():
+        trained_by(model, config)
+    (first_name, first), *others = there.items()
     for name, config in others:
         shapes = [one.model_dump(include=_SHAPE) for one in (first, config)]
         if shapes[0] != shapes[1]:
             raise StudyError(
-                f"{name} continues the adapter of {first_name}, so rank, alpha, projections and layers have to be the "
-                f"same: {first_name} has {shapes[0]}, {name} has {shapes[1]}. Make them equal."
+                f"{name} continues what {first_name} trained, so method, rank, alpha, projections and layers have to "
+                f"be the same: {first_name} has {shapes[0]}, {name} has {shapes[1]}. Make them equal."
             )
 
 

@@ -16,6 +16,7 @@ from mechmask.measure.erase import erase_index
 from mechmask.measure.held_half import excess, gain_of_held_half
 from mechmask.measure.increment import increment
 from mechmask.measure.reacquisition import curves_of_arms, hazard_ratios, steps_to_recall, steps_to_share
+from mechmask.measure.sampling import best_of_k
 from mechmask.measure.statistics import over_facts
 
 EARLIER, LATER = "old_masked", "novel"  # the arms whose difference is the increment
@@ -132,16 +133,38 @@ def one_step_table(
     gained = (after.logprob - start.logprob).sel(route="old", drop=True).reset_coords(drop=True)
     held_out = gained.sel(phrasing=gained.phrasing >= taught_phrasings).mean("phrasing")
     asked = xr.DataArray(["prompt", "held_out"], dims="asked", name="asked")
-    recovery = xr.concat([gained.sel(phrasing=0, drop=True), held_out], asked)
+    recovery: xr.DataArray = xr.concat([gained.sel(phrasing=0, drop=True), held_out], asked)  # pyright: ignore[reportAssignmentType]
     index = erase_index(before, masked, level=level)["index"].reset_coords(drop=True)
-    found = [association(index, recovery.sel(asked=name, drop=True), level) for name in asked.values]
-    together = xr.concat(found, asked, combine_attrs="override")
+    together = association(index, recovery, level)
     result = xr.Dataset({"recovery": recovery, "index": index.reindex(fact=after.fact.values)})
     result = result.assign_coords(role=("fact", after.role.values))
     means = [over_facts(recovery.isel(fact=np.flatnonzero(result.role.values == role)), level) for role in ROLES]
     by_role = xr.concat(means, xr.DataArray(list(ROLES), dims="group", name="group"), combine_attrs="override")
     by_role = by_role.rename({name: f"mean_{name}" for name in ("estimate", "low", "high", "n")})
-    return result.assign(together).assign(by_role.data_vars).assign_attrs(level=level)
+    return result.assign(together.data_vars).assign(by_role.data_vars).assign_attrs(level=level)
+
+
+def samples_table(masked: xr.Dataset, facts: xr.Dataset, k: Sequence[int], level: float) -> xr.Dataset:
+    """How often samples of the masked model say an old value, beside never-known facts.
+
+    Args:
+        masked: output reading of all facts after the contradiction, over phrasings, by the score ``sequence``.
+        facts: ``comparable_facts``; a contradicted fact that cannot be compared is left out.
+        k: numbers of samples.
+        level: of the intervals.
+
+    Returns:
+        ``best_of_k[fact, k]``, the probability that one of k samples after the prompt begins with old; ``mean`` with
+        ``mean_low`` and ``mean_high``, and the count ``n``, ``[group, k]``, groups by role.
+    """
+    left_out = facts.fact.values[~facts.compared.values]
+    roles = np.where(masked.fact.isin(left_out).values, "", masked.role.values)
+    drawn = best_of_k(masked.sel(phrasing=0, drop=True), k).reset_coords(drop=True)
+    means = [over_facts(drawn.isel(fact=np.flatnonzero(roles == role)), level) for role in ROLES]
+    by_role = xr.concat(means, xr.DataArray(list(ROLES), dims="group", name="group"), combine_attrs="override")
+    named = {"estimate": "mean", "low": "mean_low", "high": "mean_high"}
+    kept = drawn.isel(fact=np.flatnonzero(np.isin(roles, ROLES)))
+    return by_role.rename(named).assign(best_of_k=kept).assign_attrs(level=level)
 
 
 def arms_overview(recall: xr.Dataset) -> pd.DataFrame:
@@ -158,7 +181,7 @@ def held_half_overview(half: xr.Dataset) -> pd.DataFrame:
     return half[columns].to_dataframe(dim_order=["reference", "quantity", "asked"])[columns]
 
 
-def one_step_overview(steps: xr.Dataset) -> pd.DataFrame:
-    """One row for each way to ask and correlation of index and recovery, with its interval, and n facts."""
-    columns = ["estimate", "low", "high", "p_value", "n"]
-    return steps[columns].to_dataframe(dim_order=["asked", "correlation"])[columns]
+def samples_overview(samples: xr.Dataset) -> pd.DataFrame:
+    """One row for each role and number of samples: the mean probability that one of them says old, and n facts."""
+    columns = ["mean", "mean_low", "mean_high", "n"]
+    return samples[columns].to_dataframe(dim_order=["group", "k"])[columns]

@@ -13,6 +13,9 @@ from mechmask.configuration import Configuration
 from mechmask.study.config import StudyConfig
 from mechmask.study.protocols.correction import CorrectionConfig, CorrectionStudy
 from mechmask.study.protocols.mask import MaskStudy
+from mechmask.study.protocols.reacquisition import ReacquisitionConfig, ReacquisitionStudy
+from mechmask.study.protocols.reactance import ReactanceConfig, ReactanceStudy
+from mechmask.study.protocols.renewal import RenewalConfig, RenewalStudy
 from mechmask.study.protocols.twins import TwinsConfig, TwinStudy
 from mechmask.study.results import StudyResults
 
@@ -37,4 +40,7 @@ PROTOCOLS = {
     MASK: Registered(StudyConfig, MaskStudy),
     "correction": Registered(CorrectionConfig, CorrectionStudy),
     "twins": Registered(TwinsConfig, TwinStudy),
+    "reactance": Registered(ReactanceConfig, ReactanceStudy),
+    "reacquisition": Registered(ReacquisitionConfig, ReacquisitionStudy),
+    "renewal": Registered(RenewalConfig, RenewalStudy),
 }

@@ -8,7 +8,7 @@ import xarray as xr
 from scipy import stats
 
 from mechmask.errors import ReadingError
-from mechmask.measure.sampling import best_of_k, tempered
+from mechmask.measure.sampling import best_of_k
 
 
 def reading(probabilities, score="sequence"):
@@ -40,18 +40,6 @@ def test_further_dimensions_stay_and_what_is_missing_stays_missing():
     one["logprob"] = one.logprob.where(one.phrasing == 0)
     found = best_of_k(one, 4)
     assert set(found.dims) == {"phrasing", "fact", "k"} and found.sel(phrasing=1).isnull().all()
-
-
-def test_temperature_sharpens_and_flattens_one_token():
-    logits = np.array([[2.0, 1.0, -1.0]])
-    at = {t: logits / t - np.log(np.exp(logits / t).sum()) for t in (1.0, 0.5, 3.0)}
-    distribution = xr.DataArray(at[1.0], dims=("fact", "token"))
-    for temperature, wanted in at.items():
-        np.testing.assert_allclose(tempered(distribution, temperature), wanted)
-    with pytest.raises(ReadingError, match="not the whole vocabulary"):
-        tempered(distribution[:, :2], 0.5)
-    with pytest.raises(ReadingError, match="no temperature"):
-        tempered(distribution, 0.0)
 
 
 @pytest.mark.parametrize("k", [0, -1, 1.5, [[1]], True])

@@ -17,20 +17,20 @@ from mechmask.facts.fact_set import FactSet
 from mechmask.facts.load import as_fact_set
 from mechmask.measure.erase import erase_index
 from mechmask.models.model import Model
-from mechmask.models.routes import encode_contests
 from mechmask.read.logits import read_logits
 from mechmask.read.scoring.labels import provenance
 from mechmask.study.config import JudgedConfig
 from mechmask.study.course import course_of, judged_states
 from mechmask.study.exports import export_correction
-from mechmask.study.outcome import outcome
+from mechmask.study.outcome import outcome, surprise_of
+from mechmask.study.preparation import require_one_shape, require_routes
 from mechmask.study.results import StudyResults
 from mechmask.study.run import Run
 from mechmask.study.states import each_edit, edit_settings, reading_in, readings_of, untouched
 from mechmask.study.step import Step
 from mechmask.study.tables import by_method, concatenated
 from mechmask.study.training import OUTPUT, Trained, Watch, train
-from mechmask.write.finetune import FinetuneConfig, lora_config
+from mechmask.write.finetune import FinetuneConfig
 
 
 class CorrectionConfig(JudgedConfig):
@@ -65,9 +65,8 @@ class CorrectionStudy:
         if not all(counts.values()):
             shown = ", ".join(f"{n} {role}" for role, n in counts.items())
             raise StudyError(f"A correction needs facts of each role; there are {shown}. Draw them with assign_roles.")
-        for phrasing in range(max(len(fact.phrasings) for fact in self.facts)):
-            encode_contests(model.tokenizer, self.facts, phrasing)
-        lora_config(model, self.config.contradict)
+        require_routes(model, self.facts)
+        require_one_shape(model, {"contradict": self.config.contradict})
         self.edits = edit_settings(model, self.config.edits)
 
     def __repr__(self) -> str:
@@ -124,4 +123,4 @@ class CorrectionStudy:
                 rows[name] = erase_index(before.sel(fact=after.fact), after, **c.options)
             return judged_states(reading_in(course), by_method(rows, methods))
 
-        outcome(run, "erase", [readings, course, *edits.values()], erased, c.options)
+        surprise_of(run, outcome(run, "erase", [readings, course, *edits.values()], erased, c.options), c.level)

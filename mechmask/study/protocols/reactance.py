@@ -1,26 +1,29 @@
-"""``reactance``: does a stronger prior resist its correction, and a more surprising one rise further (paper 2F)?
+"""``ReactanceStudy``: does a stronger prior resist its correction, and a more surprising one rise further (paper 2F)?
 
 Install the old values as far as each condition says, contradict every condition alike and for the same number of steps,
-and hold the final margin of each fact against logp(old) and -logp(new) before (findings 4 and 2).
+and hold the final margin of each fact against logp(old) and -logp(new) before (findings 4 and 2). Facts that the model
+knows from pretraining are one condition, with the strength that they have.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import pandas as pd
 import xarray as xr
+from matplotlib.figure import Figure
 from pydantic import Field, field_validator
 
 from mechmask import draw
 from mechmask.configuration import Configuration
+from mechmask.draw.style import SERIES
 from mechmask.errors import StudyError
 from mechmask.facts.fact_set import FactSet
 from mechmask.facts.load import as_fact_set
+from mechmask.measure.association import association_overview
 from mechmask.measure.reactance import prior_and_margin
 from mechmask.measure.reading import load_reading
-from mechmask.measure.surprise import surprise_and_margin, surprise_by_magnitude
+from mechmask.measure.surprise import surprise_table
 from mechmask.models.model import Model
 from mechmask.read.logits import read_logits
 from mechmask.study.exports import export_figure, export_table
@@ -28,21 +31,24 @@ from mechmask.study.outcome import outcome
 from mechmask.study.preparation import require_one_shape, require_roles, require_routes
 from mechmask.study.results import StudyResults
 from mechmask.study.run import Run
-from mechmask.study.states import reading_in, readings_of
+from mechmask.study.states import StudyState, reading_in, readings_of, untouched
 from mechmask.study.step import Step, file_in
 from mechmask.study.training import OUTPUT, Trained, train
 from mechmask.study.until import Until, recall_of
 from mechmask.study.watches import recall_watch
 from mechmask.write.finetune import FinetuneConfig
 
+_BESIDE = ("mean_margin", "mean_margin_low", "mean_margin_high", "prior_spread", "recalled")
+
 
 class ReactanceConfig(Configuration):
     """Install to several strengths, contradict each alike.
 
     Attributes:
-        install: how the old values are taught, and for how many steps at most.
+        install: how the old values are taught, and for how many steps at most; ``None`` (``"none"`` in TOML) for facts
+            that the model holds already, which are one condition, ``known``.
         levels: where installing ends, a condition each: at a share that is recalled, such as ``{ recall = 0.5 }``, or
-            after so many optimizer steps.
+            after so many optimizer steps. Without installing they say nothing.
         contradict: how the new values are taught, from each installed adapter on, for all of its steps.
         taught_phrasings: in how many of its phrasings each fact is taught, the prompt first.
         checkpoint_every: optimizer steps between two readings while installing: how exactly a level is met.
@@ -50,13 +56,19 @@ class ReactanceConfig(Configuration):
         batch_size: prompts per forward pass when reading; affects memory only.
     """
 
-    install: FinetuneConfig = FinetuneConfig(steps=60)
+    install: FinetuneConfig | None = FinetuneConfig(steps=60)
     levels: tuple[int | Until, ...] = (Until(recall=0.5), Until(recall=1.0))
     contradict: FinetuneConfig = FinetuneConfig(steps=15)
     taught_phrasings: int = Field(default=1, ge=1)
     checkpoint_every: int = Field(default=2, ge=1)
     level: float = Field(default=0.95, gt=0, lt=1)
     batch_size: int = Field(default=32, ge=1)
+
+    @field_validator("install", mode="before")
+    @classmethod
+    def _none_by_name(cls, value: object) -> object:
+        """TOML has no null."""
+        return None if value == "none" else value
 
     @field_validator("levels")
     @classmethod
@@ -72,50 +84,70 @@ class ReactanceConfig(Configuration):
         return value
 
 
-def reactance(
-    model: Model, facts: FactSet, directory: str | Path, config: ReactanceConfig | None = None
-) -> StudyResults:
-    """Whether facts that were installed more strongly resist being contradicted.
+class ReactanceStudy:
+    """Whether facts that the model holds more strongly resist being contradicted.
 
     Args:
         model: the model; it is left as it was.
         facts: contradicted and control facts; a correlation wants 12 contradicted ones or more.
-        directory: new, or that of such a study of the same model and facts, which is taken up.
         config: what is done; ``ReactanceConfig()`` by default.
 
-    Returns:
-        The results, as ``mechmask.open_study`` gives them: ``results/reactance``, and ``results/surprise/CONDITION``
-        for each condition.
-
     Raises:
-        StudyError: if the facts lack a role, the trainings do not continue one another, a level is not reached, or two
-            levels end at the same step; if the directory holds something else.
+        StudyError: if the facts lack a role, or the trainings do not continue one another.
         RouteError: if a value cannot be told from the prompt or from its rival.
-        ChangeError: if a loss is not a number.
-        ReadingError: if a reading disagrees with the model's own output.
+        ChangeError: if a training names a block that the model lacks.
     """
-    c, facts = config or ReactanceConfig(), as_fact_set(facts)
-    require_roles(facts, "Reactance", {"contradicted": 3, "control": 1})
-    require_routes(model, facts)
-    require_one_shape(model, {"install": c.install, "contradict": c.contradict})
-    conditions = {_condition(level): level for level in c.levels}
-    with Run(directory, model, facts, {"protocol": "reactance", "config": c.model_dump(mode="json")}) as run:
-        run.plan(_plan(c, conditions))
-        installed = {name: _installed(run, name, level, c) for name, level in conditions.items()}
-        _require_apart(installed)
-        contradictions = facts.contradiction_examples(c.taught_phrasings)
-        contradicted = {
-            name: train(run, f"contradict/{name}", contradictions, c.contradict, start=start)
-            for name, start in installed.items()
-        }
-        states = {f"{when}/{n}": s for when, by in _by_time(installed, contradicted) for n, s in by.items()}
-        read = readings_of(run, states, read_logits, roles=["contradicted"], batch_size=c.batch_size)
-        _conclude(run, c, conditions, read)
-    return StudyResults(directory)
+
+    def __init__(self, model: Model, facts: FactSet, config: ReactanceConfig | None = None) -> None:
+        self.model, self.facts, self.config = model, as_fact_set(facts), config or ReactanceConfig()
+        require_roles(self.facts, "Reactance", {"contradicted": 3, "control": 1})
+        require_routes(model, self.facts)
+        require_one_shape(model, {"install": self.config.install, "contradict": self.config.contradict})
+
+    def __repr__(self) -> str:
+        return f"ReactanceStudy({self.model.name!r}, {self.facts!r})"
+
+    def run(self, directory: str | Path) -> StudyResults:
+        """Do what is not done yet in ``directory``; started again after an interruption, it ends with the same bits.
+
+        Args:
+            directory: new, or that of such a study of the same model and facts.
+
+        Returns:
+            Results that hold ``results/reactance`` and ``results/surprise``, along ``condition``.
+
+        Raises:
+            StudyError: if a level is not reached, two levels end at the same step, or the directory holds something
+                else.
+            ChangeError: if a loss is not a number.
+            ReadingError: if a reading disagrees with the model's own output.
+        """
+        c = self.config
+        about = {"protocol": "reactance", "config": c.model_dump(mode="json")}
+        with Run(directory, self.model, self.facts, about) as run:
+            run.plan(_plan(c))
+            before = _before(run, c)
+            new = self.facts.contradiction_examples(c.taught_phrasings)
+            after = {
+                name: train(run, f"contradict/{name}", new, c.contradict, start=start) for name, start in before.items()
+            }
+            states = {f"before/{name}": state for name, state in before.items()}
+            states |= {f"after/{name}": state for name, state in after.items()}
+            read = readings_of(run, states, read_logits, roles=["contradicted"], batch_size=c.batch_size)
+            _conclude(run, c, list(before), read)
+        return StudyResults(directory)
 
 
-def _by_time(before: Mapping[str, Trained], after: Mapping[str, Trained]) -> list[tuple[str, Mapping[str, Trained]]]:
-    return [("before", before), ("after", after)]
+def _levels(c: ReactanceConfig) -> dict[str, tuple[FinetuneConfig, int | Until]]:
+    """By condition, how it is installed and where that ends; none for facts that the model holds already."""
+    return {} if c.install is None else {_condition(level): (c.install, level) for level in c.levels}
+
+
+def _before(run: Run, c: ReactanceConfig) -> dict[str, StudyState]:
+    """The state before the contradiction, by condition."""
+    installed = {name: _installed(run, name, *how, c) for name, how in _levels(c).items()}
+    _require_apart(installed)
+    return {**installed} or {"known": untouched(run)}
 
 
 def _condition(level: int | Until) -> str:
@@ -123,7 +155,7 @@ def _condition(level: int | Until) -> str:
     return f"steps_{level}" if isinstance(level, int) else f"recall_{level.recall:g}"
 
 
-def _installed(run: Run, name: str, level: int | Until, c: ReactanceConfig) -> Trained:
+def _installed(run: Run, name: str, install: FinetuneConfig, level: int | Until, c: ReactanceConfig) -> Trained:
     """The old values, taught as far as a level says.
 
     Raises:
@@ -131,14 +163,14 @@ def _installed(run: Run, name: str, level: int | Until, c: ReactanceConfig) -> T
     """
     examples = run.facts.install_examples(c.taught_phrasings)
     if isinstance(level, int):
-        return train(run, f"install/{name}", examples, c.install.model_copy(update={"steps": level}))
+        return train(run, f"install/{name}", examples, install.model_copy(update={"steps": level}))
     watch = recall_watch(run.facts, c.checkpoint_every, c.batch_size)
-    trained = train(run, f"install/{name}", examples, c.install, until=level, watch=watch)
+    trained = train(run, f"install/{name}", examples, install, until=level, watch=watch)
     last = load_reading(file_in(trained.checkpoints[max(trained.checkpoints)], f"{OUTPUT}.nc")).sel(phrasing=0)
     taught = {(example.fact_id, example.value) for example in examples}
     if not level.reached(last, taught):
         raise StudyError(
-            f"After all {c.install.steps} steps of installing {recall_of(last, taught):.0%} of the old values are "
+            f"After all {install.steps} steps of installing {recall_of(last, taught):.0%} of the old values are "
             f"recalled, so that the level {level} is not reached. Give install more steps, or lower the level."
         )
     return trained
@@ -157,59 +189,36 @@ def _require_apart(installed: Mapping[str, Trained]) -> None:
         first[n] = name
 
 
-def _conclude(run: Run, c: ReactanceConfig, conditions: Mapping[str, object], read: Mapping[str, Step]) -> None:
+def _conclude(run: Run, c: ReactanceConfig, conditions: Sequence[str], read: Mapping[str, Step]) -> None:
     """Results, tables and figures, which need no model."""
 
-    def held_together() -> xr.Dataset:
+    def resisting() -> xr.Dataset:
         before, after = ({n: reading_in(read[f"{when}/{n}"]) for n in conditions} for when in ("before", "after"))
         return prior_and_margin(before, after, c.level)
 
+    def surprising() -> xr.Dataset:
+        resisted = reading_in(reactance)
+        return surprise_table(resisted.surprise, resisted.margin, c.level)
+
     options = {"level": c.level, "conditions": list(conditions)}
-    table = outcome(run, "reactance", read.values(), held_together, options)
-    surprises = {}
-    for name in conditions:
-        pair = [read[f"before/{name}"], read[f"after/{name}"]]
-
-        def surprising(pair: list[Step] = pair) -> xr.Dataset:
-            return surprise_and_margin(reading_in(pair[0]), reading_in(pair[1]), c.level)
-
-        surprises[name] = outcome(run, f"surprise/{name}", pair, surprising, {"level": c.level})
-    export_figure(run, "reactance", [table], lambda: draw.association(reading_in(table), "prior", "margin"))
-    export_figure(
-        run, "surprise", surprises.values(), lambda: draw.association(_joined(surprises), "surprise", "margin")
-    )
-    export_table(run, "reactance", [table], lambda: _overview(reading_in(table)))
-    export_table(run, "surprise", surprises.values(), lambda: _overview(_joined(surprises)))
-    export_table(run, "surprise_by_magnitude", surprises.values(), lambda: _by_magnitude(_joined(surprises), c.level))
+    reactance = outcome(run, "reactance", read.values(), resisting, options)
+    surprise = outcome(run, "surprise", [reactance], surprising, {"level": c.level})
+    for step, x in ((reactance, "prior"), (surprise, "surprise")):
+        name = step.name.removeprefix("results/")
+        export_figure(run, name, [step], lambda step=step, x=x: _figure(reading_in(step), x))
+        export_table(run, name, [step], lambda step=step: association_overview(reading_in(step), _BESIDE))
 
 
-def _joined(surprises: Mapping[str, Step]) -> xr.Dataset:
-    conditions = xr.DataArray(list(surprises), dims="condition", name="condition")
-    return xr.concat([reading_in(step) for step in surprises.values()], conditions)
+def _figure(table: xr.Dataset, x: str) -> Figure:
+    """Of as many conditions as there are line styles."""
+    return draw.association(table.isel(condition=slice(len(SERIES))), x, "margin")
 
 
-def _overview(table: xr.Dataset) -> pd.DataFrame:
-    """One row for each condition and correlation."""
-    columns = ["estimate", "low", "high", "p_value", "n"]
-    more = [
-        name
-        for name in ("mean_margin", "mean_margin_low", "mean_margin_high", "prior_spread", "recalled")
-        if name in table
-    ]
-    return table[[*columns, *more]].to_dataframe(dim_order=["condition", "correlation"])[[*columns, *more]]
-
-
-def _by_magnitude(table: xr.Dataset, level: float) -> pd.DataFrame:
-    """One row for each condition and magnitude: mean surprise in nats."""
-    rows = [surprise_by_magnitude(table.surprise.sel(condition=name, drop=True), level) for name in table.condition]
-    columns = ["estimate", "low", "high", "n"]
-    return xr.concat(rows, table.condition)[columns].to_dataframe(dim_order=["condition", "magnitude"])[columns]
-
-
-def _plan(c: ReactanceConfig, conditions: Mapping[str, int | Until]) -> dict[str, int | None]:
+def _plan(c: ReactanceConfig) -> dict[str, int | None]:
     """Every step that will be taken, with the most optimizer steps of a training."""
-    installs = {f"changes/install/{n}": lv if isinstance(lv, int) else c.install.steps for n, lv in conditions.items()}
+    levels = _levels(c)
+    installs = {f"changes/install/{n}": lv if isinstance(lv, int) else by.steps for n, (by, lv) in levels.items()}
+    conditions = list(levels) or ["known"]
     contradicts = {f"changes/contradict/{name}": c.contradict.steps for name in conditions}
     readings = [f"readings/read_logits/{when}/{name}" for when in ("before", "after") for name in conditions]
-    results = ["results/reactance", *(f"results/surprise/{name}" for name in conditions)]
-    return {**installs, **contradicts, **dict.fromkeys([*readings, *results])}
+    return {**installs, **contradicts, **dict.fromkeys([*readings, "results/reactance", "results/surprise"])}

@@ -1,4 +1,4 @@
-"""``renewal``: does old return where it is asked in another context than the one in which it was contradicted?
+"""``RenewalStudy``: does old return where it is asked in another context than the one in which it was contradicted?
 
 Three orders of contexts, after Bouton (2014; paper 2F, finding 6): installed in A and contradicted in B, asked in A
 again (ABA) or in a third context (ABC); installed and contradicted in A, asked in B (AAB). Each is held against the
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import xarray as xr
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mechmask import draw
 from mechmask.configuration import Configuration
@@ -30,7 +30,7 @@ from mechmask.study.outcome import outcome
 from mechmask.study.preparation import require_comparable, require_one_shape, require_roles, require_routes
 from mechmask.study.results import StudyResults
 from mechmask.study.run import Run
-from mechmask.study.states import StudyState, reading_in, readings_of
+from mechmask.study.states import StudyState, reading_in, readings_of, untouched
 from mechmask.study.step import Step
 from mechmask.study.training import Trained, train
 from mechmask.study.until import Until
@@ -45,11 +45,12 @@ class RenewalConfig(Configuration):
     """Install in one context, contradict in one or another, ask in all.
 
     Attributes:
-        install: how the old values are taught, in the context A.
+        install: how the old values are taught, in the context A; ``None`` (``"none"`` in TOML) for facts that the model
+            holds already, which have to be recalled there.
         install_recall: installing ends at the first checkpoint at which this share of the taught facts is recalled.
-        contradict: how the new values are taught, from the installed adapter on, in A and in B.
+        contradict: how the new values are taught, from what was installed on, in A and in B.
         contradict_until: contradicting ends at the first checkpoint at which new is recalled or leads by so much: a
-            correction that has just won.
+            correction that has just won. After all steps with ``None`` (``"none"`` in TOML).
         a: the frame of the context A: a name in ``FRAMES`` (``none`` for the bare prompt), or a text of your own that
             ends in white space.
         b: the frame of B.
@@ -60,10 +61,10 @@ class RenewalConfig(Configuration):
         batch_size: prompts per forward pass when reading; affects memory only.
     """
 
-    install: FinetuneConfig = FinetuneConfig(steps=60)
+    install: FinetuneConfig | None = FinetuneConfig(steps=60)
     install_recall: float = Field(default=1.0, gt=0, le=1)
     contradict: FinetuneConfig = FinetuneConfig(steps=30)
-    contradict_until: Until = Until(recall=1.0)
+    contradict_until: Until | None = Until(recall=1.0)
     a: str = "catalogue"
     b: str = "dialogue"
     c: str = "news"
@@ -72,46 +73,79 @@ class RenewalConfig(Configuration):
     level: float = Field(default=0.95, gt=0, lt=1)
     batch_size: int = Field(default=32, ge=1)
 
+    @field_validator("install", "contradict_until", mode="before")
+    @classmethod
+    def _none_by_name(cls, value: object) -> object:
+        """TOML has no null."""
+        return None if value == "none" else value
+
     @property
     def frames(self) -> dict[str, str]:
         """The frame of each context."""
         return {"a": self.a, "b": self.b, "c": self.c}
 
 
-def renewal(model: Model, facts: FactSet, directory: str | Path, config: RenewalConfig | None = None) -> StudyResults:
+class RenewalStudy:
     """What the old values regain in another context, in three orders of contexts.
 
     Args:
         model: the model; it is left as it was.
-        facts: contradicted, control and never facts, of the last at least two.
-        directory: new, or that of such a study of the same model and facts, which is taken up.
+        facts: contradicted, control and never facts, of the first and the last at least two.
         config: what is done; ``RenewalConfig()`` by default.
 
-    Returns:
-        The results, as ``mechmask.open_study`` gives them: ``results/renewal``, along ``order``.
-
     Raises:
-        StudyError: if the facts lack a role, the trainings do not continue one another, two contexts are one, nothing
-            was there or nothing took, or the directory holds something else.
+        StudyError: if the facts lack a role, the trainings do not continue one another, or two contexts are one.
         FactError: if a context is no frame, or names a subject or value of some fact.
         RouteError: if a value cannot be told from the prompt or from its rival.
-        ChangeError: if a loss is not a number.
-        ReadingError: if a frame runs into the prompts as tokens, or a reading disagrees with the model's own output.
+        ReadingError: if a frame runs into the prompts as tokens.
+        ChangeError: if a training names a block that the model lacks.
     """
-    c, facts = config or RenewalConfig(), as_fact_set(facts)
-    _refuse(model, facts, c)
-    with Run(directory, model, facts, {"protocol": "renewal", "config": c.model_dump(mode="json")}) as run:
-        run.plan(_plan(c))
-        in_context = {name: framed(facts, frame) for name, frame in c.frames.items()}
-        install = _installed(run, in_context["a"], c)
-        masked = {name: _contradicted(run, name, in_context[name], install, c) for name in ("a", "b")}
-        asked = {"before/a": install}
-        asked |= {f"masked_{name}/{context}": state for name, state in masked.items() for context in _contexts(name)}
-        read = _read(run, asked, c)
-        for name in masked:
-            require_comparable(reading_in(read["before/a"]), reading_in(read[f"masked_{name}/{name}"]))
-        _conclude(run, c, read)
-    return StudyResults(directory)
+
+    def __init__(self, model: Model, facts: FactSet, config: RenewalConfig | None = None) -> None:
+        self.model, self.facts, self.config = model, as_fact_set(facts), config or RenewalConfig()
+        c = self.config
+        require_roles(self.facts, "Renewal", {"contradicted": 2, "control": 1, "never": 2})
+        if len({frame_text(frame) for frame in c.frames.values()}) < len(c.frames):
+            raise StudyError(
+                f"Two of the contexts are one ({c.frames}), so that nothing changes between them. Name three."
+            )
+        require_routes(model, self.facts)
+        for frame in c.frames.values():
+            require_frame(model.tokenizer, self.facts, frame)
+        require_one_shape(model, {"install": c.install, "contradict": c.contradict})
+
+    def __repr__(self) -> str:
+        return f"RenewalStudy({self.model.name!r}, {self.facts!r})"
+
+    def run(self, directory: str | Path) -> StudyResults:
+        """Do what is not done yet in ``directory``; started again after an interruption, it ends with the same bits.
+
+        Args:
+            directory: new, or that of such a study of the same model and facts.
+
+        Returns:
+            Results that hold ``results/renewal``, along ``order``.
+
+        Raises:
+            StudyError: if the directory holds something else, or there is nothing to compare: fewer than two facts were
+                known before and corrected.
+            ChangeError: if a loss is not a number.
+            ReadingError: if a reading disagrees with the model's own output.
+        """
+        c = self.config
+        about = {"protocol": "renewal", "config": c.model_dump(mode="json")}
+        with Run(directory, self.model, self.facts, about) as run:
+            run.plan(_plan(c))
+            in_context = {name: framed(self.facts, frame) for name, frame in c.frames.items()}
+            before = _installed(run, in_context["a"], c)
+            masked = {name: _contradicted(run, name, in_context[name], before, c) for name in ("a", "b")}
+            asked = {"before/a": before}
+            asked |= {f"masked_{name}/{where}": state for name, state in masked.items() for where in _contexts(name)}
+            read = _read(run, asked, c)
+            for name in masked:
+                require_comparable(reading_in(read["before/a"]), reading_in(read[f"masked_{name}/{name}"]))
+            _conclude(run, c, read)
+        return StudyResults(directory)
 
 
 def _contexts(name: str) -> list[str]:
@@ -119,13 +153,15 @@ def _contexts(name: str) -> list[str]:
     return list(dict.fromkeys(context for state, *contexts in ORDERS.values() if state == name for context in contexts))
 
 
-def _installed(run: Run, facts: FactSet, c: RenewalConfig) -> Trained:
+def _installed(run: Run, facts: FactSet, c: RenewalConfig) -> StudyState:
+    if c.install is None:
+        return untouched(run)
     watch = recall_watch(facts, c.checkpoint_every, c.batch_size)
     examples = facts.install_examples(c.taught_phrasings)
     return train(run, "install", examples, c.install, until=c.install_recall, watch=watch)
 
 
-def _contradicted(run: Run, name: str, facts: FactSet, start: Trained, c: RenewalConfig) -> Trained:
+def _contradicted(run: Run, name: str, facts: FactSet, start: StudyState, c: RenewalConfig) -> Trained:
     watch = recall_watch(facts, c.checkpoint_every, c.batch_size)
     examples = facts.contradiction_examples(c.taught_phrasings)
     return train(
@@ -176,21 +212,10 @@ def _overview(result: xr.Dataset) -> pd.DataFrame:
     return result[columns].to_dataframe(dim_order=["order", "quantity", "asked"])[columns]
 
 
-def _refuse(model: Model, facts: FactSet, c: RenewalConfig) -> None:
-    """Meet every refusal now that would come after the first training."""
-    require_roles(facts, "Renewal", {"contradicted": 2, "control": 1, "never": 2})
-    texts = {name: frame_text(frame) for name, frame in c.frames.items()}
-    if len(set(texts.values())) < len(texts):
-        raise StudyError(f"Two of the contexts are one ({c.frames}), so that nothing changes between them. Name three.")
-    require_routes(model, facts)
-    for frame in texts:
-        require_frame(model.tokenizer, facts, c.frames[frame])
-    require_one_shape(model, {"install": c.install, "contradict": c.contradict})
-
-
 def _plan(c: RenewalConfig) -> dict[str, int | None]:
     """Every step that will be taken, with the most optimizer steps of a training."""
     contradicts = {f"changes/contradict_in_{name}": c.contradict.steps for name in ("a", "b")}
     asked = ["before/a", *(f"masked_{name}/{context}" for name in ("a", "b") for context in _contexts(name))]
     readings = [f"readings/read_framed/{name}" for name in asked]
-    return {"changes/install": c.install.steps, **contradicts, **dict.fromkeys([*readings, "results/renewal"])}
+    install = {"changes/install": c.install.steps} if c.install else {}
+    return {**install, **contradicts, **dict.fromkeys([*readings, "results/renewal"])}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
 import mechmask as mm
-from mechmask.errors import FactError, StudyError
-from mechmask.facts.third_value import set_aside_third_values
+from mechmask.errors import ChangeError, FactError, StudyError
+from mechmask.facts.arms import set_aside_third_values
 from mechmask.study.one_step import read_after_one_step
 
 TAUGHT = mm.FinetuneConfig(steps=60, lr=1e-2, rank=4)
@@ -15,7 +16,6 @@ CONFIG = mm.ReacquisitionConfig(
     install=TAUGHT,
     contradict=TAUGHT,
     reacquire=TAUGHT.model_copy(update={"steps": 12}),
-    twin=True,
     checkpoint_every=15,
     read_every=4,
 )
@@ -31,7 +31,7 @@ def facts():
 def reacquired(tiny, facts, tmp_path_factory):
     """The results and their directory."""
     directory = tmp_path_factory.mktemp("reacquisition") / "run"
-    return mm.reacquisition(tiny("llama"), facts, directory, CONFIG), directory
+    return mm.ReacquisitionStudy(tiny("llama"), facts, CONFIG).run(directory), directory
 
 
 @pytest.fixture(scope="module")
@@ -142,54 +142,47 @@ def test_it_is_taken_up_with_the_same_bytes(reacquired, tiny, facts, contents, m
         raise AssertionError
 
     monkeypatch.setattr("mechmask.write.finetune.Finetuning.advance", nothing_is_trained)
-    mm.reacquisition(tiny("llama"), facts, directory, CONFIG)
+    mm.ReacquisitionStudy(tiny("llama"), facts, CONFIG).run(directory)
     assert contents(directory) == before
     assert all(row.state == "done" for row in mm.study_status(directory))
-    for name in ("arms.csv", "increment.csv", "held_half.csv", "one_step.csv", "figures/reacquisition.png"):
+    for name in ("arms.csv", "increment.csv", "held_half.csv", "one_step.csv", "samples.csv", "figures/one_step.png"):
         assert (directory / name).stat().st_size
 
 
-def test_facts_that_the_model_holds_have_no_fresh_base_and_a_twin_can_be_given(tiny, facts, change_of, tmp_path):
-    config = CONFIG.model_copy(
-        update={"install": None, "twin": False, "contradict": TAUGHT.model_copy(update={"steps": 2})}
-    )
+def test_samples_of_the_masked_model_are_the_closed_form(reacquired):
+    samples, masked = (reacquired[0].reading(n) for n in ("results/samples", "readings/read_logits/masked"))
+    p = np.exp(masked.logprob.sel(route="old", phrasing=0, fact=samples.fact).values)
+    np.testing.assert_allclose(samples.best_of_k.sel(k=10), stats.binom.sf(0, 10, p), rtol=1e-5)
+    never = masked.role.sel(fact=samples.fact).values == "never"
+    np.testing.assert_allclose(samples["mean"].sel(group="never", k=1), p[never].mean(), rtol=1e-5)
+
+
+def test_facts_that_the_model_holds_have_neither_fresh_base_nor_twin(tiny, knowing, facts, tmp_path):
+    config = CONFIG.model_copy(update={"install": None, "reacquire": TAUGHT.model_copy(update={"steps": 4})})
     with pytest.raises(StudyError, match="0 were recalled before"):
-        mm.reacquisition(tiny("llama"), facts, tmp_path / "unknown", config, twin=change_of("twin/contradict"))
+        short = config.model_copy(update={"contradict": TAUGHT.model_copy(update={"steps": 2})})
+        mm.ReacquisitionStudy(tiny("llama"), facts, short).run(tmp_path / "unknown")
+    found = mm.ReacquisitionStudy(knowing(facts), facts, config).run(tmp_path / "known")
+    recall = found.reading("results/recall")
+    assert recall.arm.values.tolist() == ["old_masked", "novel", "never"] and recall.known.all()
+    assert found.reading("results/held_half").reference.values.tolist() == ["never"]
 
 
-def test_refusals(tiny, facts, tmp_path, change_of):
+def test_what_would_fail_later_is_refused_at_once(tiny, facts):
     model = tiny("llama")
 
-    def refused(error, match, facts=facts, twin=None, **changes):
+    def refused(error, match, facts=facts, **changes):
         with pytest.raises(error, match=match):
-            mm.reacquisition(model, facts, tmp_path / "run", CONFIG.model_copy(update=changes), twin=twin)
+            mm.ReacquisitionStudy(model, facts, CONFIG.model_copy(update=changes))
 
     refused(StudyError, "4 never facts; there are 4 contradicted, 2 control, 3 never", mm.FactSet(list(facts)[:-1]))
     refused(FactError, "third value", mm.FactSet(f.model_copy(update={"distractors": ()}) for f in facts))
-    refused(StudyError, "the same", reacquire=TAUGHT.model_copy(update={"rank": 2}))
-    refused(StudyError, "from the start", install=None)
-    refused(StudyError, "Leave twin= out", twin=change_of("twin/contradict"))
+    refused(StudyError, "be the same", reacquire=TAUGHT.model_copy(update={"rank": 2}))
+    refused(StudyError, "be the same", reacquire=mm.FinetuneConfig(method="full"))
+    refused(ChangeError, "no block 7", reacquire=TAUGHT.model_copy(update={"layers": (7,)}))
     with pytest.raises(StudyError, match="when it is shown"):
         mm.ReacquisitionConfig(reacquire=mm.FinetuneConfig(batch_size=2))
-    with pytest.raises(StudyError, match="one adapter on"):
+    with pytest.raises(StudyError, match="greater than or equal to 1"):
+        mm.ReacquisitionConfig(samples=(0,))
+    with pytest.raises(StudyError, match="one change on"):
         read_after_one_step(model, facts, config=TAUGHT)
-    other = mm.finetune(tiny("llama", seed=1), facts.control.install_examples(), TAUGHT.model_copy(update={"steps": 1}))
-    with pytest.raises(StudyError, match="no adapter on the model"):
-        mm.reacquisition(model, facts, tmp_path / "run", CONFIG.model_copy(update={"twin": False}), twin=other)
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.slow
-def test_on_smollm2_a_masked_value_comes_back_before_the_base_learns_it(smol, tmp_path):
-    """Three facts, the upper blocks trained: enough for the order of the arms, not for its size."""
-    taught = mm.FinetuneConfig(steps=40, lr=1e-3, rank=4, alpha=8, layers=tuple(range(20, 30)))
-    again = taught.model_copy(update={"steps": 8, "lr": 5e-4})
-    config = mm.ReacquisitionConfig(
-        install=taught, contradict=taught, reacquire=again, checkpoint_every=10, read_every=4
-    )
-    facts = mm.synthetic_facts(4, n_contradicted=3, n_never=3, distractors=2, seed=0)
-    short = mm.FactSet(fact.model_copy(update={"paraphrases": fact.paraphrases[:1]}) for fact in facts)
-    recall = mm.reacquisition(smol, short, tmp_path / "run", config).reading("results/recall")
-    assert (recall.known & recall.took).sum() >= 2
-    restricted = recall.steps.mean("fact")
-    assert restricted.sel(arm="old_masked") < restricted.sel(arm="old_fresh")

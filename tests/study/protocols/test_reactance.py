@@ -26,7 +26,7 @@ def facts():
 @pytest.fixture(scope="module")
 def resisted(tiny, facts, tmp_path_factory):
     directory = tmp_path_factory.mktemp("reactance") / "run"
-    return mm.reactance(tiny("llama"), facts, directory, CONFIG), directory
+    return mm.ReactanceStudy(tiny("llama"), facts, CONFIG).run(directory), directory
 
 
 def test_conditions_differ_in_where_installing_ended(resisted, tiny, facts):
@@ -52,18 +52,21 @@ def test_the_numbers_follow_from_the_readings(resisted):
         np.testing.assert_allclose(one.prior, prior)
         np.testing.assert_allclose(one.margin, final)
         np.testing.assert_allclose(one.estimate.sel(correlation="pearson"), stats.pearsonr(prior, final).statistic)
-        surprise = study.reading(f"results/surprise/{name}")
-        np.testing.assert_allclose(surprise.surprise, -before.logprob.sel(route="new"))
+        surprise = study.reading("results/surprise").sel(condition=name)
+        wanted = -before.logprob.sel(route="new").values
+        np.testing.assert_allclose(surprise.surprise, wanted)
+        found = surprise.estimate.sel(correlation="spearman")
+        np.testing.assert_allclose(found, stats.spearmanr(wanted, final).statistic)
     assert table.recalled[1] > table.recalled[0]
 
 
 def test_it_is_taken_up_with_the_same_bytes(resisted, tiny, facts, contents):
     _, directory = resisted
     before = contents(directory)
-    mm.reactance(tiny("llama"), facts, directory, CONFIG)
+    mm.ReactanceStudy(tiny("llama"), facts, CONFIG).run(directory)
     assert contents(directory) == before
     assert all(row.state == "done" for row in mm.study_status(directory))
-    for name in ("reactance.csv", "surprise.csv", "surprise_by_magnitude.csv", "figures/reactance.png"):
+    for name in ("reactance.csv", "surprise.csv", "figures/surprise.png", "figures/reactance.png"):
         assert (directory / name).stat().st_size
 
 
@@ -76,20 +79,19 @@ def test_levels_that_are_none_or_one_are_refused(tiny, facts, tmp_path):
 
     def refused(said, **changes):
         with pytest.raises(StudyError, match=said):
-            mm.reactance(tiny("llama"), facts, tmp_path / said[:5], CONFIG.model_copy(update=changes))
+            mm.ReactanceStudy(tiny("llama"), facts, CONFIG.model_copy(update=changes)).run(tmp_path / said[:5])
 
     few = TAUGHT.model_copy(update={"steps": 2})
     refused("is not reached", install=few, levels=(mm.Until(recall=1.0),))
     refused("both end after", levels=(mm.Until(recall=0.7), mm.Until(recall=0.75)), checkpoint_every=40)
     with pytest.raises(StudyError, match="at least 3 contradicted"):
-        mm.reactance(tiny("llama"), facts[3:], tmp_path / "few", CONFIG)
+        mm.ReactanceStudy(tiny("llama"), facts[3:], CONFIG)
 
 
-@pytest.mark.slow
-def test_on_smollm2_more_steps_make_a_stronger_prior_and_a_smaller_margin(smol, tmp_path):
-    taught = mm.FinetuneConfig(steps=30, lr=1e-3, rank=4, alpha=8, layers=tuple(range(20, 30)))
-    config = mm.ReactanceConfig(install=taught, levels=(6, 18), contradict=taught.model_copy(update={"steps": 4}))
-    facts = mm.synthetic_facts(5, n_contradicted=4, n_never=1, distractors=0, seed=0)
-    table = mm.reactance(smol, facts, tmp_path / "run", config).reading("results/reactance")
-    weak, strong = (table.sel(condition=f"steps_{n}") for n in (6, 18))
-    assert weak.prior.mean() < strong.prior.mean() and weak.mean_margin > strong.mean_margin
+def test_facts_that_the_model_holds_are_one_condition(tiny, facts, tmp_path):
+    config = CONFIG.model_copy(update={"install": None})
+    study = mm.ReactanceStudy(tiny("llama"), facts, config).run(tmp_path / "run")
+    table, before = study.reading("results/reactance"), mm.read_logits(tiny("llama"), facts.contradicted)
+    assert table.condition.values.tolist() == ["known"]
+    np.testing.assert_allclose(table.prior.sel(condition="known"), before.logprob.sel(route="old"), atol=1e-5)
+    assert mm.ReactanceConfig.model_validate({"install": "none"}).install is None

@@ -22,7 +22,7 @@ def facts():
 @pytest.fixture(scope="module")
 def renewed(tiny, facts, tmp_path_factory):
     directory = tmp_path_factory.mktemp("renewal") / "run"
-    return mm.renewal(tiny("llama"), facts, directory, CONFIG), directory
+    return mm.RenewalStudy(tiny("llama"), facts, CONFIG).run(directory), directory
 
 
 def test_every_state_is_trained_and_asked_in_its_contexts(renewed, tiny, facts):
@@ -59,16 +59,16 @@ def test_each_order_is_held_against_the_context_of_its_contradiction(renewed, or
 def test_it_is_taken_up_with_the_same_bytes(renewed, tiny, facts, contents):
     _, directory = renewed
     before = contents(directory)
-    mm.renewal(tiny("llama"), facts, directory, CONFIG)
+    mm.RenewalStudy(tiny("llama"), facts, CONFIG).run(directory)
     assert contents(directory) == before
     assert all(row.state == "done" for row in mm.study_status(directory))
     assert (directory / "renewal.csv").stat().st_size and (directory / "figures/renewal.png").stat().st_size
 
 
-def test_contexts_that_cannot_be_told_apart_or_are_not_neutral_are_refused_before_any_work(tiny, facts, tmp_path):
+def test_contexts_that_cannot_be_told_apart_or_are_not_neutral_are_refused_before_any_work(tiny, facts):
     def refused(error, said, facts=facts, **changes):
         with pytest.raises(error, match=said):
-            mm.renewal(tiny("llama"), facts, tmp_path / "run", CONFIG.model_copy(update=changes))
+            mm.RenewalStudy(tiny("llama"), facts, CONFIG.model_copy(update=changes))
 
     refused(StudyError, "are one", b="none")
     refused(FactError, "is no frame", c="Page 3.")
@@ -77,16 +77,16 @@ def test_contexts_that_cannot_be_told_apart_or_are_not_neutral_are_refused_befor
     refused(
         StudyError, "2 never facts; there are 3 contradicted, 1 control, 1 never", facts=mm.FactSet(list(facts)[:-2])
     )
-    assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
-def test_on_smollm2_old_is_asked_for_in_three_contexts(smol, tmp_path):
-    taught = mm.FinetuneConfig(steps=40, lr=1e-3, rank=4, alpha=8, layers=tuple(range(20, 30)))
-    config = mm.RenewalConfig(install=taught, contradict=taught, checkpoint_every=10)
-    facts = mm.synthetic_facts(4, n_contradicted=3, n_never=3, distractors=2, seed=0)
-    short = mm.FactSet(fact.model_copy(update={"paraphrases": fact.paraphrases[:1]}) for fact in facts)
-    found = mm.renewal(smol, short, tmp_path / "run", config).reading("results/renewal")
-    assert found.order.values.tolist() == ["ABA", "ABC", "AAB"]
-    at = {"quantity": "margin", "asked": "prompt"}
-    assert found.difference.sel(at).notnull().all() and (found.n.sel(at) >= 2).all()
+def test_facts_that_the_model_holds_are_not_installed(tiny, knowing, facts, tmp_path):
+    config = CONFIG.model_copy(update={"install": None})
+    with pytest.raises(StudyError, match="0 were recalled before"):
+        mm.RenewalStudy(
+            tiny("llama"), facts, config.model_copy(update={"contradict": TAUGHT.model_copy(update={"steps": 2})})
+        ).run(tmp_path / "0")
+    model = knowing(facts)
+    study = mm.RenewalStudy(model, facts, config).run(tmp_path / "run")
+    before = mm.read_framed(model, facts, "none")
+    np.testing.assert_allclose(study.reading("readings/read_framed/before/a").logprob, before.logprob, atol=1e-5)
+    assert not (tmp_path / "run/changes/install").exists() and "ABC" in study.reading("results/renewal").order

@@ -1,4 +1,4 @@
-"""A third value is one that nobody is taught and nobody reads, whatever the other facts are."""
+"""What arms are taught: a third value is one that nobody is taught and nobody reads, whatever the other facts are."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import pytest
 
 from mechmask import FactSet, synthetic_facts
 from mechmask.errors import FactError
-from mechmask.facts.arms import arm_facts, lessons
-from mechmask.facts.third_value import set_aside_third_values
+from mechmask.facts.arms import arm_facts, lessons, set_aside_third_values
 
 FACTS = synthetic_facts(8, n_never=6, distractors=4, seed=1)
 
