@@ -1,10 +1,11 @@
-"""A tiny model that holds facts in its own weights, as a pretrained one does."""
+"""What protocols are tried on: a tiny model that holds facts in its own weights, and a run that is killed."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -27,3 +28,39 @@ def knowing(tiny, tiny_module, tokenizer) -> Callable[[FactSet], Model]:
         return mm.load_model(module, tokenizer=copy.deepcopy(tokenizer))
 
     return make
+
+
+class Killed(BaseException):
+    """The end of a process, as far as a test can play it in its own."""
+
+
+@pytest.fixture
+def killed_after_every(monkeypatch) -> Callable[[int, Any, Path], int]:
+    """``killed_after_every(n, study, directory)``: started again and again, killed where it would make its n-th step.
+
+    Returns how often it was killed before it was whole.
+    """
+    from mechmask.study.run import Run
+
+    make = Run._make
+
+    def run(n: int, study: Any, directory: Path) -> int:
+        left = [n]
+
+        def dying(self, *arguments):
+            if not left[0]:
+                raise Killed
+            left[0] -= 1
+            return make(self, *arguments)
+
+        monkeypatch.setattr(Run, "_make", dying)
+        for n_killed in range(100):
+            left[0] = n
+            try:
+                study.run(directory)
+            except Killed:
+                continue
+            return n_killed
+        raise AssertionError("it never ends")
+
+    return run

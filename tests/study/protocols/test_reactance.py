@@ -20,7 +20,7 @@ CONFIG = mm.ReactanceConfig(
 
 @pytest.fixture(scope="module")
 def facts():
-    return mm.synthetic_facts(6, n_contradicted=5, n_never=2, distractors=1, seed=5)
+    return mm.synthetic_facts(6, n_contradicted=5, n_never=0, distractors=0, seed=5)
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +95,9 @@ def test_facts_that_the_model_holds_are_one_condition(tiny, facts, tmp_path):
     assert table.condition.values.tolist() == ["known"]
     np.testing.assert_allclose(table.prior.sel(condition="known"), before.logprob.sel(route="old"), atol=1e-5)
     assert mm.ReactanceConfig.model_validate({"install": "none"}).install is None
+
+
+def test_killed_again_and_again_it_ends_the_same(resisted, tiny, facts, contents, killed_after_every, tmp_path):
+    study = mm.ReactanceStudy(tiny("llama"), facts, CONFIG)
+    assert killed_after_every(7, study, tmp_path / "run") >= 2
+    assert contents(tmp_path / "run") == contents(resisted[1])

@@ -16,7 +16,8 @@ CONFIG = mm.RenewalConfig(install=TAUGHT, contradict=TAUGHT, a="none", b="Page 2
 
 @pytest.fixture(scope="module")
 def facts():
-    return mm.synthetic_facts(4, n_contradicted=3, n_never=3, distractors=2, seed=5)
+    made = mm.synthetic_facts(4, n_contradicted=3, n_never=3, distractors=2, seed=5)
+    return mm.FactSet(fact.model_copy(update={"paraphrases": fact.paraphrases[:1]}) for fact in made)
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +91,9 @@ def test_facts_that_the_model_holds_are_not_installed(tiny, knowing, facts, tmp_
     before = mm.read_framed(model, facts, "none")
     np.testing.assert_allclose(study.reading("readings/read_framed/before/a").logprob, before.logprob, atol=1e-5)
     assert not (tmp_path / "run/changes/install").exists() and "ABC" in study.reading("results/renewal").order
+
+
+def test_killed_again_and_again_it_ends_the_same(renewed, tiny, facts, contents, killed_after_every, tmp_path):
+    study = mm.RenewalStudy(tiny("llama"), facts, CONFIG)
+    assert killed_after_every(6, study, tmp_path / "run") >= 3
+    assert contents(tmp_path / "run") == contents(renewed[1])
