@@ -15,9 +15,9 @@ TAUGHT = mm.FinetuneConfig(steps=60, lr=1e-2, rank=4)
 CONFIG = mm.ReacquisitionConfig(
     install=TAUGHT,
     contradict=TAUGHT,
-    reacquire=TAUGHT.model_copy(update={"steps": 8}),
+    reacquire=TAUGHT.model_copy(update={"steps": 6}),
     checkpoint_every=20,
-    read_every=4,
+    read_every=3,
 )
 ARMS = ["old_masked", "old_fresh", "novel", "never", "twin"]
 
@@ -25,7 +25,7 @@ ARMS = ["old_masked", "old_fresh", "novel", "never", "twin"]
 @pytest.fixture(scope="module")
 def facts():
     """Two phrasings each: the prompt and one that no training shows."""
-    made = mm.synthetic_facts(6, n_contradicted=4, n_never=4, distractors=3, seed=5)
+    made = mm.synthetic_facts(6, n_contradicted=4, n_never=4, distractors=2, seed=5)
     return mm.FactSet(fact.model_copy(update={"paraphrases": fact.paraphrases[:1]}) for fact in made)
 
 
@@ -43,7 +43,7 @@ def change_of(reacquired):
 
 def test_arms_differ_in_what_they_are_taught_and_in_nothing_else(reacquired, facts):
     course = reacquired[0].reading("results/course")
-    assert course.arm.values.tolist() == ARMS and course.step.values.tolist() == [0, 4, 8]
+    assert course.arm.values.tolist() == ARMS and course.step.values.tolist() == [0, 3, 6]
     rows = course.logprob.sel(step=0, phrasing=0).notnull().sum("fact")
     assert set(rows.values) == {len(facts.contradicted)}
     taught = {arm: set(course.value.sel(arm=arm).values) - {""} for arm in ARMS}
@@ -73,7 +73,7 @@ def test_an_arm_is_the_training_by_hand(reacquired, change_of, tiny, facts, arm)
     for name, tensor in by_hand.tensors.items():
         assert bool((tensor == made.tensors[name]).all()), name
     reading = mm.read_logits(by_hand.on(tiny("llama")), taught, phrasings="all")
-    last = reacquired[0].reading("results/course").sel(arm=arm, step=8)
+    last = reacquired[0].reading("results/course").sel(arm=arm, step=6)
     np.testing.assert_allclose(last.logprob.sel(fact=list(taught.ids)), reading.logprob.sel(route="old"), atol=1e-4)
     np.testing.assert_array_equal(last.recalled.sel(fact=list(taught.ids)), reading.recalled.sel(route="old"))
 
@@ -95,9 +95,9 @@ def test_the_numbers_follow_from_the_course(reacquired):
             if np.isnan(row).all() or fact in left_out:
                 assert np.isnan(recall.steps.sel(arm=arm, fact=fact))
                 continue
-            first = next((4 * i for i in range(len(row)) if row[i:].all()), None)
+            first = next((3 * i for i in range(len(row)) if row[i:].all()), None)
             assert bool(recall.reached.sel(arm=arm, fact=fact)) == (first is not None)
-            assert recall.steps.sel(arm=arm, fact=fact) == (8 if first is None else first)
+            assert recall.steps.sel(arm=arm, fact=fact) == (6 if first is None else first)
     both = [recall.steps.sel(arm=arm, fact=found.fact) for arm in ("novel", "old_masked")]
     known = found.difference.notnull()
     np.testing.assert_array_equal(found.difference.values[known], (both[0] - both[1]).values[known])
@@ -108,7 +108,7 @@ def test_the_ledger_counts_the_tokens_of_the_values(reacquired, tokenizer, facts
     n = sum(
         len(tokenizer(f"{f.prompt} {f.old}").input_ids) - len(tokenizer(f.prompt).input_ids) for f in facts.contradicted
     )
-    assert recall.tokens_shown.sel(arm="old_masked") == n * 8
+    assert recall.tokens_shown.sel(arm="old_masked") == n * 6
 
 
 def test_the_half_that_was_only_read_is_no_part_of_what_was_taught(reacquired, facts):
@@ -116,7 +116,7 @@ def test_the_half_that_was_only_read_is_no_part_of_what_was_taught(reacquired, f
     half = study.reading("results/held_half")
     assert set(half.reference.values) == {"never", "twin"} and set(half.arm.values) == {"old", "never", "twin"}
     course = study.step("changes/reacquire/half_old").details
-    assert course["steps"] == 8
+    assert course["steps"] == 6
     before = study.reading("readings/read_logits/masked")
     after = study.reading("readings/read_logits/half/old")
     fact = half.fact.values[0]
@@ -159,8 +159,8 @@ def test_samples_of_the_masked_model_are_the_closed_form(reacquired):
     np.testing.assert_allclose(samples["mean"].sel(group="never", k=1), p[never].mean(), rtol=1e-5)
 
 
-def test_facts_that_the_model_holds_have_neither_fresh_base_nor_twin(knowing, facts, tmp_path):
-    config = CONFIG.model_copy(update={"install": None, "reacquire": TAUGHT.model_copy(update={"steps": 4})})
+def test_facts_that_the_model_holds_have_neither_fresh_base_nor_twin(knowing, facts, undrawn, tmp_path):
+    config = CONFIG.model_copy(update={"install": None, "reacquire": TAUGHT.model_copy(update={"steps": 3})})
     found = mm.ReacquisitionStudy(knowing(facts), facts, config).run(tmp_path / "known")
     recall = found.reading("results/recall")
     assert recall.arm.values.tolist() == ["old_masked", "novel", "never"] and recall.known.all()
@@ -187,7 +187,13 @@ def test_what_would_fail_later_is_refused_at_once(tiny, facts):
         read_after_one_step(model, facts, config=TAUGHT)
 
 
+def drawn(name):
+    return name.startswith("figures/") or name == "exports.json"
+
+
 def test_killed_again_and_again_it_ends_the_same(reacquired, tiny, facts, contents, killed_after_every, tmp_path):
     study = mm.ReacquisitionStudy(tiny("llama"), facts, CONFIG)
     assert killed_after_every(17, study, tmp_path / "run") >= 3
-    assert contents(tmp_path / "run") == contents(reacquired[1])
+    whole, left = contents(reacquired[1]), contents(tmp_path / "run")
+    assert left.keys() == whole.keys()
+    assert {name for name in whole if left[name] != whole[name]} <= {name for name in whole if drawn(name)}
