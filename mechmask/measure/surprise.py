@@ -7,6 +7,7 @@ where magnitudes differ in length, as ``format`` does, readings by the score ``m
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from mechmask.measure.association import association
@@ -67,6 +68,22 @@ def surprise_table(surprise: xr.DataArray, margin: xr.DataArray, level: float = 
     both = {"surprise": surprise.reset_coords(drop=True), "margin": margin.reset_coords(drop=True)}
     result = xr.Dataset(both).assign_coords(labels).assign(found.data_vars)
     return result.assign(_by_magnitude(surprise, level)).assign_attrs(level=level)
+
+
+def magnitude_overview(found: xr.Dataset) -> pd.DataFrame:
+    """One row for each magnitude, in each state or condition where there are several; none where no fact is graded.
+
+    Args:
+        found: what ``surprise_and_margin`` returned.
+
+    Returns:
+        ``mean_surprise`` with its interval in nats, and ``n_graded`` facts.
+    """
+    columns = ["mean_surprise", "mean_surprise_low", "mean_surprise_high", "n_graded"]
+    if "mean_surprise" not in found:
+        return pd.DataFrame(columns=columns, index=pd.Index([], name="grade"))
+    dims = [str(dim) for dim in found.mean_surprise.dims if dim != "grade"]
+    return found[columns].to_dataframe(dim_order=[*dims, "grade"])[columns]
 
 
 def _by_magnitude(surprise: xr.DataArray, level: float) -> dict[str, xr.DataArray]:

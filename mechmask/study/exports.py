@@ -12,6 +12,7 @@ from mechmask import draw
 from mechmask.draw.style import SERIES
 from mechmask.files import write_text
 from mechmask.measure.association import association_overview
+from mechmask.measure.surprise import magnitude_overview
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,5 +97,6 @@ def _export(
     run.export("overview.csv", erased, lambda path: write_text(path, results.overview().to_csv()))
     surprise = results.step("results/surprise")
     export_table(run, "surprise", [surprise], lambda: association_overview(results.reading(surprise.name)))
+    export_table(run, "surprise_by_magnitude", [surprise], lambda: magnitude_overview(results.reading(surprise.name)))
     made_by = json.dumps(about, indent=2, sort_keys=True)
     run.export("provenance.json", erased, lambda path: write_text(path, made_by))

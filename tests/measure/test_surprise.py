@@ -9,7 +9,7 @@ from scipy import stats
 
 from mechmask.errors import ReadingError
 from mechmask.measure.reactance import prior_and_margin
-from mechmask.measure.surprise import surprise_and_margin
+from mechmask.measure.surprise import magnitude_overview, surprise_and_margin
 
 N = 24
 MAGNITUDES = ["mild", "format", "strong", ""] * (N // 4)
@@ -52,7 +52,11 @@ def test_means_by_magnitude_are_mildest_first():
     of_mild = table.surprise.values[0::4]
     expected = stats.t.interval(0.95, 4, of_mild.mean(), stats.sem(of_mild))
     np.testing.assert_allclose([found.mean_surprise_low[0], found.mean_surprise_high[0]], expected)
+    table_of_means = magnitude_overview(found)
+    assert table_of_means.index.tolist() == ["mild", "strong", "format"]
+    assert table_of_means.mean_surprise["mild"] == pytest.approx(of_mild.mean())
     ungraded = surprise_and_margin(table.assign_coords(magnitude=("fact", [""] * 20)))
+    assert magnitude_overview(ungraded).empty
     assert "mean_surprise" not in ungraded and "mean_surprise" not in surprise_and_margin(table.drop_vars("magnitude"))
 
 

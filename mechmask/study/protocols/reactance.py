@@ -23,7 +23,7 @@ from mechmask.facts.load import as_fact_set
 from mechmask.measure.association import association_overview
 from mechmask.measure.reactance import prior_and_margin
 from mechmask.measure.reading import load_reading
-from mechmask.measure.surprise import surprise_table
+from mechmask.measure.surprise import magnitude_overview, surprise_table
 from mechmask.models.model import Model
 from mechmask.read.logits import read_logits
 from mechmask.study.exports import export_figure, export_table
@@ -207,6 +207,7 @@ def _conclude(run: Run, c: ReactanceConfig, conditions: Sequence[str], read: Map
         name = step.name.removeprefix("results/")
         export_figure(run, name, [step], lambda step=step, x=x: _figure(reading_in(step), x))
         export_table(run, name, [step], lambda step=step: association_overview(reading_in(step), _BESIDE))
+    export_table(run, "surprise_by_magnitude", [surprise], lambda: magnitude_overview(reading_in(surprise)))
 
 
 def _figure(table: xr.Dataset, x: str) -> Figure:

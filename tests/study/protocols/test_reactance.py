@@ -66,7 +66,13 @@ def test_it_is_taken_up_with_the_same_bytes(resisted, tiny, facts, contents):
     mm.ReactanceStudy(tiny("llama"), facts, CONFIG).run(directory)
     assert contents(directory) == before
     assert all(row.state == "done" for row in mm.study_status(directory))
-    for name in ("reactance.csv", "surprise.csv", "figures/surprise.png", "figures/reactance.png"):
+    for name in (
+        "reactance.csv",
+        "surprise.csv",
+        "surprise_by_magnitude.csv",
+        "figures/surprise.png",
+        "figures/reactance.png",
+    ):
         assert (directory / name).stat().st_size
 
 
