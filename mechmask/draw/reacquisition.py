@@ -141,7 +141,7 @@ def _draw_curves(page: Page, axes: Axes, recall: xr.Dataset) -> None:
         axes.axhline(share, color=grey(), linewidth=stroke(0.8), linestyle=":", label=f"{share:g} of the facts")
     axes.set_ylim(-_ROW * (1 + len(page.looks)), 1.02)
     axes.set_yticks(np.linspace(0, 1, 6))
-    axes.set_xlim(right=float(steps[-1]))
+    axes.set_xlim(right=float(steps[-1]) * 1.02)  # what is recalled at the last step rises inside the panel
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     page.label_x(axes, "optimizer step")
     page.label_y(axes, "share of facts recalled")
