@@ -263,7 +263,7 @@ def _toml(value) -> str:
     [
         ("twins", "twins = 3", "TwinStudy"),
         ("correction", "taught_phrasings = 2", "CorrectionStudy"),
-        ("mask", "", "MaskStudy"),
+        ("mask", "edits = []", "MaskStudy"),
         ("reactance", "levels = [4, { recall = 0.5 }]", "ReactanceStudy"),
         ("reacquisition", 'install = "none"', "ReacquisitionStudy"),
         ("renewal", 'c = "Page 2.\\n"', "RenewalStudy"),
@@ -273,9 +273,8 @@ def test_a_file_names_its_protocol_and_takes_its_settings(written, protocol, set
     facts = "[facts.synthetic]\nn = 6\nn_contradicted = 3\nn_never = 3\ndistractors = 3\n"
     study = study_from_file(written(f"{facts}[study]\nprotocol = {protocol!r}\n{setting}\n"))
     assert type(study).__name__ == kind
-    if setting:
-        given = tomllib.loads(setting)
-        assert study.config == type(study.config).model_validate(given) != type(study.config)()
+    given = type(study.config).model_validate(tomllib.loads(setting))
+    assert study.config == given != type(given)()
 
 
 def test_an_unknown_protocol_and_a_setting_of_another_one_are_refused(written):
