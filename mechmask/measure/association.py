@@ -69,8 +69,8 @@ def pooled_association(draws: Mapping[str, xr.Dataset], x: str, y: str, level: f
     Returns:
         ``association`` over all facts, whole draws resampled, and that of each draw: ``draw_estimate``, ``draw_low``,
         ``draw_high``, ``draw_p_value`` and ``draw_n``, ``[draw, correlation]``; both numbers ``[fact]``, facts named
-        ``draw/fact``, with the coordinate ``seed`` that says which draw. The pooled interval is NaN with fewer than
-        four draws.
+        ``draw/fact``, with the coordinate ``seed`` that says which draw. Correlations are without unit; the pooled
+        interval is NaN with fewer than four draws.
 
     Raises:
         ReadingError: if there is no draw, or a table lacks one of the numbers or has more than facts.

@@ -207,11 +207,8 @@ def _installed_and_contradicted(run: Run, facts: FactSet, c: ReacquisitionConfig
 
 def _twin(run: Run, c: ReacquisitionConfig, install: Trained, masked: Trained) -> Trained:
     """The controls installed alone, then the same contradiction: each for as many steps as the model that knew took."""
-    first, second = (
-        config.model_copy(update={"steps": max(trained.checkpoints)})
-        for config, trained in ((c.install or c.contradict, install), (c.contradict, masked))
-    )
-    n = c.taught_phrasings
+    n, pairs = c.taught_phrasings, ((c.install or c.contradict, install), (c.contradict, masked))
+    first, second = (config.model_copy(update={"steps": max(state.checkpoints)}) for config, state in pairs)
     controls = train(run, "twin/install", run.facts.control.install_examples(n), first)
     return train(run, "twin/contradict", run.facts.contradiction_examples(n), second, start=controls)
 
@@ -262,9 +259,8 @@ def _conclude(
     drawn = {"samples": list(c.samples), "level": c.level}
     samples = outcome(run, "samples", ends.values(), lambda: samples_table(masked, facts, c.samples, c.level), drawn)
 
-    export_figure(
-        run, "reacquisition", [recall, faster], lambda: draw.reacquisition(reading_in(recall), reading_in(faster))
-    )
+    both = [recall, faster]
+    export_figure(run, "reacquisition", both, lambda: draw.reacquisition(*map(reading_in, both)))
     export_figure(run, "one_step", [steps], lambda: _one_step_figure(reading_in(steps)))
     export_table(run, "arms", [recall], lambda: arms_overview(reading_in(recall)))
     export_table(run, "increment", [faster], lambda: reading_in(faster).to_dataframe())
@@ -296,9 +292,8 @@ def _plan(c: ReacquisitionConfig) -> dict[str, int | None]:
     install = {"install": c.install.steps} if c.install else {}
     own_twin = {"twin/install": c.install.steps, "twin/contradict": c.contradict.steps} if c.install and twin else {}
     again = {f"reacquire/{name}": c.reacquire.steps for name in (*arms, *(f"half_{name}" for name in halves))}
-    trained = {**install, "contradict": c.contradict.steps, **own_twin, **again}
     states = ["before", "masked", *twin, *(f"half/{name}" for name in halves)]
     readings = [*(f"readings/read_logits/{name}" for name in states), "readings/read_after_one_step/masked"]
     results = [f"results/{name}" for name in ("course", "recall", "increment", "held_half", "one_step", "samples")]
-    changes = {f"changes/{name}": steps for name, steps in trained.items()}
-    return {**changes, **dict.fromkeys([*readings, *results])}
+    trained = {**install, "contradict": c.contradict.steps, **own_twin, **again}
+    return {**{f"changes/{name}": steps for name, steps in trained.items()}, **dict.fromkeys([*readings, *results])}
