@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from mechmask.measure.commit_interval import commit_interval as commit_interval
     from mechmask.measure.compare import compare as compare
     from mechmask.measure.depth_score import depth_score as depth_score
+    from mechmask.measure.dose import at_margin as at_margin
+    from mechmask.measure.dose import at_mean_margin as at_mean_margin
+    from mechmask.measure.dose import dose_curve as dose_curve
+    from mechmask.measure.dose import dose_erased as dose_erased
     from mechmask.measure.erase import erase_index as erase_index
     from mechmask.measure.planning import facts_needed as facts_needed
     from mechmask.measure.planning import power_table as power_table
@@ -78,14 +82,18 @@ if TYPE_CHECKING:
     from mechmask.read.logits import read_logits as read_logits
     from mechmask.read.margin import read_margin as read_margin
     from mechmask.read.patch import patch_residual as patch_residual
+    from mechmask.read.text import held_out_text as held_out_text
+    from mechmask.read.text import read_text as read_text
     from mechmask.read.weights import weight_change as weight_change
     from mechmask.study.calibration import Calibration as Calibration
     from mechmask.study.calibration import calibrate as calibrate
     from mechmask.study.config import StudyConfig as StudyConfig
+    from mechmask.study.dose_config import DoseConfig as DoseConfig
     from mechmask.study.lenses import fitted_lens as fitted_lens
     from mechmask.study.protocols.calibrate import CalibrationConfig as CalibrationConfig
     from mechmask.study.protocols.correction import CorrectionConfig as CorrectionConfig
     from mechmask.study.protocols.correction import CorrectionStudy as CorrectionStudy
+    from mechmask.study.protocols.dose import DoseStudy as DoseStudy
     from mechmask.study.protocols.graft_curve import graft_curve as graft_curve
     from mechmask.study.protocols.mask import MaskStudy as MaskStudy
     from mechmask.study.protocols.reacquisition import ReacquisitionConfig as ReacquisitionConfig
@@ -114,6 +122,7 @@ if TYPE_CHECKING:
     from mechmask.write.finetune_config import FinetuneConfig as FinetuneConfig
     from mechmask.write.graft import graft as graft
     from mechmask.write.graft import scaled as scaled
+    from mechmask.write.interpolate import interpolated as interpolated
     from mechmask.write.load import load_change as load_change
     from mechmask.write.low_rank import LowRankChange as LowRankChange
     from mechmask.write.low_rank import low_rank_change as low_rank_change
@@ -143,6 +152,10 @@ _HOMES = {
     "commit_interval": "measure.commit_interval",
     "compare": "measure.compare",
     "depth_score": "measure.depth_score",
+    "at_margin": "measure.dose",
+    "at_mean_margin": "measure.dose",
+    "dose_curve": "measure.dose",
+    "dose_erased": "measure.dose",
     "erase_index": "measure.erase",
     "facts_needed": "measure.planning",
     "power_table": "measure.planning",
@@ -183,9 +196,13 @@ _HOMES = {
     "read_logits": "read.logits",
     "read_margin": "read.margin",
     "patch_residual": "read.patch",
+    "held_out_text": "read.text",
+    "read_text": "read.text",
     "weight_change": "read.weights",
     "StudyConfig": "study.config",
     "fitted_lens": "study.lenses",
+    "DoseConfig": "study.dose_config",
+    "DoseStudy": "study.protocols.dose",
     "graft_curve": "study.protocols.graft_curve",
     "Calibration": "study.calibration",
     "calibrate": "study.calibration",
@@ -222,6 +239,7 @@ _HOMES = {
     "finetune": "write.finetune",
     "graft": "write.graft",
     "scaled": "write.graft",
+    "interpolated": "write.interpolate",
     "load_change": "write.load",
     "FTConfig": "write.methods.ft",
     "FTLConfig": "write.methods.ft_l",

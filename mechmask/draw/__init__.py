@@ -11,6 +11,7 @@ from mechmask.draw.checkpoints import checkpoints
 from mechmask.draw.cosine import cosine
 from mechmask.draw.delta import delta
 from mechmask.draw.depth import depth
+from mechmask.draw.dose import dose
 from mechmask.draw.drawing import save_figure
 from mechmask.draw.drift import drift
 from mechmask.draw.erase import erase
@@ -31,6 +32,7 @@ __all__ = [
     "cosine",
     "delta",
     "depth",
+    "dose",
     "drift",
     "erase",
     "heatmap",

@@ -6,7 +6,7 @@ The weights compared are the effective ones: what an unmerged adapter adds to a 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -49,6 +49,26 @@ def weight_change(before: Model | Variant, after: Model | Variant) -> xr.Dataset
         raise ReadingError(f"The models differ: only one has {sorted(missing)[0]}. Give two states of one model.")
     attrs = {**about, "model_after": about_after["model"], "fingerprint_after": about_after["fingerprint"]}
     return _dataset(rows).assign_attrs(attrs)
+
+
+def change_norm(model: Model | Variant, before: Mapping[str, Tensor]) -> float:
+    """How far the projections have moved: the Frobenius norm of the whole difference, without unit.
+
+    Args:
+        model: a model or a state, as it is now.
+        before: the weights that it is held against, from ``effective_weights``.
+
+    Raises:
+        ReadingError: if the model has other projections.
+        ChangeError: if a state's change was made on another model.
+    """
+    with active(model) as now:
+        squares = 0.0
+        for name, weight in effective_weights(now):
+            if name not in before or before[name].shape != weight.shape:
+                raise ReadingError(f"The models differ in {name}. Give two states of one model.")
+            squares += float((weight - before[name]).double().square().sum())
+    return squares**0.5
 
 
 def effective_weights(model: Model) -> Iterator[tuple[str, Float[Tensor, "first second"]]]:

@@ -12,6 +12,7 @@ from mechmask import draw
 from mechmask.draw.style import SERIES
 from mechmask.files import write_text
 from mechmask.measure.association import association_overview
+from mechmask.measure.dose import dose_curve, dose_erased
 from mechmask.measure.surprise import magnitude_overview
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ _FIGURES = {
     "surprise": _surprise,
 }
 _CORRECTION_FIGURES = {"course": draw.trace, "erase": draw.erase, "surprise": _surprise}
+_DOSE_FIGURES = {"doses": draw.dose}
 
 
 def export_study(run: Run, results: StudyResults, about: Mapping[str, str | float]) -> None:
@@ -47,11 +49,13 @@ def export_study(run: Run, results: StudyResults, about: Mapping[str, str | floa
         about: provenance of the model.
     """
     _export(run, results, _FIGURES, about)
+    _export_surprise(run, results)
 
 
 def export_correction(run: Run, results: StudyResults, about: Mapping[str, str | float]) -> None:
     """The same of a study that corrects facts step by step."""
     _export(run, results, _CORRECTION_FIGURES, about)
+    _export_surprise(run, results)
 
 
 def export_table(run: Run, name: str, sources: Iterable[Step], make: Callable[[], pd.DataFrame]) -> None:
@@ -81,6 +85,24 @@ def export_figure(run: Run, name: str, sources: Iterable[Step], make: Callable[[
         run.export(f"figures/{name}.{suffix}", digests, lambda path: draw.save_figure(make(), path))
 
 
+def export_doses(run: Run, results: StudyResults, about: Mapping[str, str | float]) -> None:
+    """The same of a study of doses; the doses at which the trace is gone stand in a table of their own."""
+    _export(run, results, _DOSE_FIGURES, about)
+    doses = {"results/doses": results.step("results/doses").digest}
+    for name, table in (("doses", dose_curve), ("dose_erased", dose_erased)):
+        run.export(
+            f"{name}.csv",
+            doses,
+            lambda path, table=table: write_text(path, table(results.reading("results/doses")).to_dataframe().to_csv()),
+        )
+
+
+def _export_surprise(run: Run, results: StudyResults) -> None:
+    surprise = results.step("results/surprise")
+    export_table(run, "surprise", [surprise], lambda: association_overview(results.reading(surprise.name)))
+    export_table(run, "surprise_by_magnitude", [surprise], lambda: magnitude_overview(results.reading(surprise.name)))
+
+
 def _export(
     run: Run, results: StudyResults, figures: Mapping[str, Callable[..., Figure]], about: Mapping[str, str | float]
 ) -> None:
@@ -95,8 +117,5 @@ def _export(
     erased = {"results/erase": results.step("results/erase").digest}
     run.export("summary.csv", erased, lambda path: write_text(path, results.summary().to_csv()))
     run.export("overview.csv", erased, lambda path: write_text(path, results.overview().to_csv()))
-    surprise = results.step("results/surprise")
-    export_table(run, "surprise", [surprise], lambda: association_overview(results.reading(surprise.name)))
-    export_table(run, "surprise_by_magnitude", [surprise], lambda: magnitude_overview(results.reading(surprise.name)))
     made_by = json.dumps(about, indent=2, sort_keys=True)
     run.export("provenance.json", erased, lambda path: write_text(path, made_by))

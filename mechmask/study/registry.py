@@ -11,7 +11,9 @@ from typing import Any, NamedTuple, Protocol
 
 from mechmask.configuration import Configuration
 from mechmask.study.config import StudyConfig
+from mechmask.study.dose_config import DoseConfig
 from mechmask.study.protocols.correction import CorrectionConfig, CorrectionStudy
+from mechmask.study.protocols.dose import DoseStudy
 from mechmask.study.protocols.mask import MaskStudy
 from mechmask.study.protocols.reacquisition import ReacquisitionConfig, ReacquisitionStudy
 from mechmask.study.protocols.reactance import ReactanceConfig, ReactanceStudy
@@ -39,6 +41,7 @@ MASK = "mask"
 PROTOCOLS = {
     MASK: Registered(StudyConfig, MaskStudy),
     "correction": Registered(CorrectionConfig, CorrectionStudy),
+    "dose": Registered(DoseConfig, DoseStudy),
     "twins": Registered(TwinsConfig, TwinStudy),
     "reactance": Registered(ReactanceConfig, ReactanceStudy),
     "reacquisition": Registered(ReacquisitionConfig, ReacquisitionStudy),

@@ -10,7 +10,7 @@ from mechmask.configuration import Configuration
 from mechmask.errors import ChangeError
 
 Method: TypeAlias = Literal["lora", "dora", "full"]
-_OF_ADAPTERS = ("rank", "alpha", "dropout", "projections")
+OF_ADAPTERS = ("rank", "alpha", "dropout", "projections")
 
 
 class FinetuneConfig(Configuration):
@@ -50,7 +50,7 @@ class FinetuneConfig(Configuration):
 
     @model_validator(mode="after")
     def _without_idle_settings(self) -> FinetuneConfig:
-        idle = [name for name in _OF_ADAPTERS if getattr(self, name) != FinetuneConfig.model_fields[name].default]
+        idle = [name for name in OF_ADAPTERS if getattr(self, name) != FinetuneConfig.model_fields[name].default]
         if self.method == "full" and idle:
             raise ValueError(
                 f"the method full trains the weights themselves, so that {' and '.join(idle)} would do nothing. Leave "

@@ -271,6 +271,38 @@ def renewal_result() -> xr.Dataset:
 
 
 @pytest.fixture
+def dose_result() -> xr.Dataset:
+    """Two trainings, one that lets the trace go and one that does not, each by its steps and by its change's scale."""
+    rng = np.random.default_rng(7)
+    paths = [
+        ("lr=0.0001", "step", [0, 10, 20, 30], [0, 0.3, 0.6, 0.8]),
+        ("lr=0.0001", "scale", [-1.0, 0.0, 0.5, 1.0, 1.5], [-0.8, 0, 0.5, 0.8, 1.0]),
+        ("lr=0.001", "step", [0, 10, 20, 30], [0, 0.9, 1.4, 1.6]),
+        ("lr=0.001", "scale", [-1.0, 0.0, 0.5, 1.0, 1.5], [-1.6, 0, 0.9, 1.6, 2.0]),
+    ]
+    rows = [(f"{c}, by {by}", c, by, a, size) for c, by, at, sizes in paths for a, size in zip(at, sizes, strict=True)]
+    size = np.array([row[-1] for row in rows])[:, None]
+    before = rng.normal(20, 2, 12)
+    strength = np.clip(size, 0, None)
+    facts = {
+        "trace_before": np.tile(before, (len(rows), 1)),
+        "trace_after": before * (1 - 0.6 * np.abs(size)) + 0.8 * rng.normal(size=(len(rows), 12)),
+        "index": 9 * size + rng.normal(size=(len(rows), 12)),
+        "margin": -8 + 12 * size + rng.normal(size=(len(rows), 12)),
+    }
+    facts["probability_new"] = 1 / (1 + np.exp(-facts["margin"] / 2)) * (strength > 0)
+    variables = {name: (("dose", "fact"), value) for name, value in facts.items()}
+    variables["control_drop"] = (("dose", "control"), size**2 * rng.uniform(0.5, 1.5, (1, 6)))
+    variables["text_cost"] = (("dose", "sequence"), 0.2 * size**2 * rng.uniform(0.5, 1.5, (1, 32)))
+    variables |= {"norm": ("dose", np.abs(size[:, 0]) * 4), "shared_error": ("dose", np.zeros(len(rows)))}
+    variables["n_never"] = (("dose", "fact"), np.ones((len(rows), 12), dtype=int))
+    names = ("path", "course", "by", "at")
+    coords = {name: ("dose", [row[i] for row in rows]) for i, name in enumerate(names)}
+    coords["scale"] = ("dose", [float(row[3]) if row[2] == "scale" else 1.0 for row in rows])
+    return xr.Dataset(variables, coords, {"margin_share": 0.25, "interval_level": 0.9, "cutoff_nats": 8.0})
+
+
+@pytest.fixture
 def figures(
     request: pytest.FixtureRequest, two_readings: tuple[xr.Dataset, xr.Dataset]
 ) -> dict[str, Callable[..., Figure]]:
@@ -287,6 +319,7 @@ def figures(
         "cosine": of("cosine", "cosine_reading", facts=IDS[:2]),
         "delta": lambda **options: draw.delta(*two_readings, **options),
         "depth": lambda **options: draw.depth(two_states, **options),
+        "dose": of("dose", "dose_result"),
         "drift": of("drift", "drift_reading"),
         "erase": of("erase", "erase_result"),
         "heatmap": lambda **options: draw.heatmap(two_states, **options),

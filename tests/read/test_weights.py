@@ -79,3 +79,20 @@ def test_where_nothing_changed_there_is_no_rank(tiny):
 def test_models_of_other_shape_are_refused(tiny):
     with pytest.raises(ReadingError, match="two states of one model"):
         weight_change(tiny("llama"), tiny("llama", hidden_size=64))
+
+
+def test_the_norm_of_a_change_is_that_of_all_its_differences(tiny, facts):
+    from mechmask import FinetuneConfig, finetune
+    from mechmask.models.states import active
+    from mechmask.read.weights import change_norm, effective_weights
+
+    model = tiny("gpt2")
+    change = finetune(model, facts, FinetuneConfig(steps=2, lr=1e-2, rank=4))
+    before = {name: weight.clone() for name, weight in effective_weights(model)}
+    with active(change.on(model)) as changed:
+        after = {name: weight.clone() for name, weight in effective_weights(changed)}
+    expected = np.linalg.norm(np.concatenate([(after[n] - before[n]).double().numpy().ravel() for n in before]))
+    assert change_norm(change.on(model), before) == pytest.approx(expected, rel=1e-6) and expected > 0
+    assert change_norm(model, before) == 0
+    with pytest.raises(ReadingError, match="differ"):
+        change_norm(tiny("llama"), before)
