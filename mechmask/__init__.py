@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from mechmask.facts.fact import Fact as Fact
     from mechmask.facts.fact import Neighbor as Neighbor
     from mechmask.facts.fact_set import FactSet as FactSet
+    from mechmask.facts.frames import framed as framed
     from mechmask.facts.load import load_facts as load_facts
     from mechmask.facts.roles import assign_roles as assign_roles
     from mechmask.facts.synthetic import synthetic_facts as synthetic_facts
     from mechmask.facts.world import world_facts as world_facts
+    from mechmask.measure.association import pooled_association as pooled_association
     from mechmask.measure.cka import linear_cka as linear_cka
     from mechmask.measure.commit import commit_layer as commit_layer
     from mechmask.measure.commit_interval import commit_interval as commit_interval
@@ -46,10 +48,12 @@ if TYPE_CHECKING:
     from mechmask.measure.precision import precision_table as precision_table
     from mechmask.measure.reading import load_reading as load_reading
     from mechmask.measure.reading import save_reading as save_reading
+    from mechmask.measure.sampling import best_of_k as best_of_k
     from mechmask.measure.statistics import over_facts as over_facts
     from mechmask.measure.summary import conclusion as conclusion
     from mechmask.measure.summary import overview as overview
     from mechmask.measure.summary import summary as summary
+    from mechmask.measure.surprise import surprise_and_margin as surprise_and_margin
     from mechmask.measure.tables import latex_table as latex_table
     from mechmask.measure.tables import markdown_table as markdown_table
     from mechmask.measure.trace import matched_trace as matched_trace
@@ -71,6 +75,7 @@ if TYPE_CHECKING:
     from mechmask.read.depth import read_depth as read_depth
     from mechmask.read.drift import change_cosine as change_cosine
     from mechmask.read.drift import residual_drift as residual_drift
+    from mechmask.read.framed import read_framed as read_framed
     from mechmask.read.generate import generate as generate
     from mechmask.read.known import known_facts as known_facts
     from mechmask.read.lenses.config import LensConfig as LensConfig
@@ -103,6 +108,12 @@ if TYPE_CHECKING:
     from mechmask.study.protocols.mask import MaskStudy as MaskStudy
     from mechmask.study.protocols.precision import PrecisionConfig as PrecisionConfig
     from mechmask.study.protocols.precision import PrecisionStudy as PrecisionStudy
+    from mechmask.study.protocols.reacquisition import ReacquisitionConfig as ReacquisitionConfig
+    from mechmask.study.protocols.reacquisition import ReacquisitionStudy as ReacquisitionStudy
+    from mechmask.study.protocols.reactance import ReactanceConfig as ReactanceConfig
+    from mechmask.study.protocols.reactance import ReactanceStudy as ReactanceStudy
+    from mechmask.study.protocols.renewal import RenewalConfig as RenewalConfig
+    from mechmask.study.protocols.renewal import RenewalStudy as RenewalStudy
     from mechmask.study.protocols.twins import TwinsConfig as TwinsConfig
     from mechmask.study.protocols.twins import TwinStudy as TwinStudy
     from mechmask.study.results import StudyResults as StudyResults
@@ -144,10 +155,12 @@ _HOMES = {
     "Fact": "facts.fact",
     "Neighbor": "facts.fact",
     "FactSet": "facts.fact_set",
+    "framed": "facts.frames",
     "load_facts": "facts.load",
     "assign_roles": "facts.roles",
     "synthetic_facts": "facts.synthetic",
     "world_facts": "facts.world",
+    "pooled_association": "measure.association",
     "linear_cka": "measure.cka",
     "commit_layer": "measure.commit",
     "commit_interval": "measure.commit_interval",
@@ -166,8 +179,10 @@ _HOMES = {
     "group_power": "measure.power",
     "load_reading": "measure.reading",
     "save_reading": "measure.reading",
+    "best_of_k": "measure.sampling",
     "over_facts": "measure.statistics",
     "summary": "measure.summary",
+    "surprise_and_margin": "measure.surprise",
     "latex_table": "measure.tables",
     "markdown_table": "measure.tables",
     "Expected": "measure.twin_design",
@@ -186,6 +201,7 @@ _HOMES = {
     "read_depth": "read.depth",
     "change_cosine": "read.drift",
     "residual_drift": "read.drift",
+    "read_framed": "read.framed",
     "generate": "read.generate",
     "known_facts": "read.known",
     "LensConfig": "read.lenses.config",
@@ -219,6 +235,12 @@ _HOMES = {
     "each_precision": "study.precisions",
     "precision_overview": "measure.precision",
     "precision_table": "measure.precision",
+    "ReacquisitionConfig": "study.protocols.reacquisition",
+    "ReacquisitionStudy": "study.protocols.reacquisition",
+    "ReactanceConfig": "study.protocols.reactance",
+    "ReactanceStudy": "study.protocols.reactance",
+    "RenewalConfig": "study.protocols.renewal",
+    "RenewalStudy": "study.protocols.renewal",
     "TwinsConfig": "study.protocols.twins",
     "TwinStudy": "study.protocols.twins",
     "Until": "study.until",

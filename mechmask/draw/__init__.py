@@ -6,6 +6,7 @@ All take ``axes``, ``width``, ``title``, ``palette`` and ``font_size``, and let 
 """
 
 from mechmask.draw import interactive
+from mechmask.draw.association import association
 from mechmask.draw.checkpoints import checkpoints
 from mechmask.draw.cosine import cosine
 from mechmask.draw.delta import delta
@@ -19,12 +20,15 @@ from mechmask.draw.interventions import interventions
 from mechmask.draw.lens_quality import lens_quality
 from mechmask.draw.models import models
 from mechmask.draw.precision import precision
+from mechmask.draw.reacquisition import reacquisition
+from mechmask.draw.renewal import renewal
 from mechmask.draw.trace import trace
 from mechmask.draw.trajectory import trajectory
 from mechmask.draw.waterfall import waterfall
 from mechmask.draw.weights import weights
 
 __all__ = [
+    "association",
     "checkpoints",
     "cosine",
     "delta",
@@ -38,6 +42,8 @@ __all__ = [
     "lens_quality",
     "models",
     "precision",
+    "reacquisition",
+    "renewal",
     "save_figure",
     "trace",
     "trajectory",

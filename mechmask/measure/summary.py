@@ -59,8 +59,8 @@ def overview(result: xr.Dataset, level: float = 0.95) -> pd.DataFrame:
 
     Returns:
         ``n`` facts, and of how many ``draws`` they are where ``seed[fact]`` says so (the mean of a draw is then one
-        observation); ``index``, the mean erase index in nats, ``trace_before`` and ``trace_after``, the mean traces, with
-        Student's intervals; ``normalised``, EI* of the group (a ratio of means with Fieller's interval at the
+        observation); ``index``, the mean erase index, ``trace_before`` and ``trace_after``, the mean traces, in nats
+        with Student's intervals; ``normalised``, EI* of the group (a ratio of means with Fieller's interval at the
         result's ``interval_level``, see ``group_normalised``), and from it the ``verdict`` on the group and its
         ``reason``; ``took``, how many facts the change took on; for every verdict on single facts its count and the
         exact interval of its share; ``undecided_reasons``, such as ``not_known_before: 3`` (``none`` where all are

@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
 from mechmask import draw
+from mechmask.draw.style import SERIES
 from mechmask.files import write_text
+from mechmask.measure.association import association_overview
 from mechmask.measure.dose import dose_curve, dose_erased
 from mechmask.measure.precision import precision_overview
+from mechmask.measure.surprise import magnitude_overview
 
 if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
     from mechmask.study.results import StudyResults
     from mechmask.study.run import Run
+    from mechmask.study.step import Step
+
+
+def _surprise(table: xr.Dataset) -> Figure:
+    """Of as many states as there are line styles: the corrections come first, edits after them."""
+    return draw.association(table.isel(state=slice(len(SERIES))), "surprise", "margin")
+
 
 _FIGURES = {
     "trajectory": draw.trajectory,
     "depth_trajectory": draw.checkpoints,
     "depth": draw.depth,
     "erase": draw.erase,
+    "surprise": _surprise,
 }
-_CORRECTION_FIGURES = {"course": draw.trace, "erase": draw.erase}
+_CORRECTION_FIGURES = {"course": draw.trace, "erase": draw.erase, "surprise": _surprise}
 _DOSE_FIGURES = {"doses": draw.dose}
 _PRECISION_FIGURES = {"precision": draw.precision, "erase": draw.erase}
 
@@ -37,11 +51,40 @@ def export_study(run: Run, results: StudyResults, about: Mapping[str, str | floa
         about: provenance of the model.
     """
     _export(run, results, _FIGURES, about)
+    _export_surprise(run, results)
 
 
 def export_correction(run: Run, results: StudyResults, about: Mapping[str, str | float]) -> None:
     """The same of a study that corrects facts step by step."""
     _export(run, results, _CORRECTION_FIGURES, about)
+    _export_surprise(run, results)
+
+
+def export_table(run: Run, name: str, sources: Iterable[Step], make: Callable[[], pd.DataFrame]) -> None:
+    """A table as CSV, written where it or what it shows has changed.
+
+    Args:
+        run: whose directory it goes to.
+        name: of the file, without its ending.
+        sources: the steps that it shows.
+        make: makes the table.
+    """
+    digests = {step.name: step.digest for step in sources}
+    run.export(f"{name}.csv", digests, lambda path: write_text(path, make().to_csv()))
+
+
+def export_figure(run: Run, name: str, sources: Iterable[Step], make: Callable[[], Figure]) -> None:
+    """A figure as PDF and PNG below ``figures/``, written where it or what it shows has changed.
+
+    Args:
+        run: whose directory it goes to.
+        name: of the files, without their ending.
+        sources: the steps that it shows.
+        make: draws the figure, anew for each file: saving one moves what its layout begins from.
+    """
+    digests = {step.name: step.digest for step in sources}
+    for suffix in ("pdf", "png"):
+        run.export(f"figures/{name}.{suffix}", digests, lambda path: draw.save_figure(make(), path))
 
 
 def export_doses(run: Run, results: StudyResults, about: Mapping[str, str | float]) -> None:
@@ -65,6 +108,12 @@ def export_precision(run: Run, results: StudyResults, about: Mapping[str, str | 
         sources,
         lambda path: write_text(path, precision_overview(results.reading("results/precision")).to_csv()),
     )
+
+
+def _export_surprise(run: Run, results: StudyResults) -> None:
+    surprise = results.step("results/surprise")
+    export_table(run, "surprise", [surprise], lambda: association_overview(results.reading(surprise.name)))
+    export_table(run, "surprise_by_magnitude", [surprise], lambda: magnitude_overview(results.reading(surprise.name)))
 
 
 def _export(

@@ -7,10 +7,11 @@ from typing import Any
 
 import xarray as xr
 
-from mechmask.measure.reading import save_reading
+from mechmask.measure.reading import load_reading, save_reading
+from mechmask.measure.surprise import surprise_and_margin
 from mechmask.study.results import READING
 from mechmask.study.run import Run
-from mechmask.study.step import Settings, Step
+from mechmask.study.step import Settings, Step, file_in
 
 
 def outcome(
@@ -37,3 +38,18 @@ def outcome(
     return run.step(
         f"results/{name}", Settings(chosen, chosen), inputs, lambda directory: save_reading(make(), directory / READING)
     )
+
+
+def surprise_of(run: Run, erased: Step, level: float) -> Step:
+    """The outcome ``surprise`` of a study that ends in a correction: of each of its states, from ``results/erase``.
+
+    Args:
+        run: whose outcome it is.
+        erased: what ``erase_index`` gave, along ``state``.
+        level: of the intervals.
+    """
+
+    def surprising() -> xr.Dataset:
+        return surprise_and_margin(load_reading(file_in(erased, READING)), level)
+
+    return outcome(run, "surprise", [erased], surprising, {"level": level})

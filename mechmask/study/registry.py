@@ -16,6 +16,9 @@ from mechmask.study.protocols.correction import CorrectionConfig, CorrectionStud
 from mechmask.study.protocols.dose import DoseStudy
 from mechmask.study.protocols.mask import MaskStudy
 from mechmask.study.protocols.precision import PrecisionConfig, PrecisionStudy
+from mechmask.study.protocols.reacquisition import ReacquisitionConfig, ReacquisitionStudy
+from mechmask.study.protocols.reactance import ReactanceConfig, ReactanceStudy
+from mechmask.study.protocols.renewal import RenewalConfig, RenewalStudy
 from mechmask.study.protocols.twins import TwinsConfig, TwinStudy
 from mechmask.study.results import StudyResults
 
@@ -42,4 +45,7 @@ PROTOCOLS = {
     "dose": Registered(DoseConfig, DoseStudy),
     "precision": Registered(PrecisionConfig, PrecisionStudy),
     "twins": Registered(TwinsConfig, TwinStudy),
+    "reactance": Registered(ReactanceConfig, ReactanceStudy),
+    "reacquisition": Registered(ReacquisitionConfig, ReacquisitionStudy),
+    "renewal": Registered(RenewalConfig, RenewalStudy),
 }

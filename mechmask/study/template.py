@@ -38,9 +38,11 @@ def template() -> str:
         _comment('Facts of the world that the model knows; use install = "none" below:'),
         textwrap.indent(_table("facts.world", WorldTable()), "# ", lambda line: not line.startswith("#")),
         _comment(
-            'What is done: the protocol "mask", whose settings follow. protocol = "correction" (facts that the model '
-            'knows), "precision" (the same with rounded weights) or "twins" (facts that it is taught) under [study] '
-            "take settings of their own."
+            'What is done: the protocol "mask", whose settings follow. Others, named by protocol = under [study], take '
+            'settings of their own: "correction" (facts that the model knows), "twins" (facts that it is taught), '
+            '"dose" (how much it takes), "precision" (the verdict with rounded weights), "contrast" (edits beside '
+            'fine-tuning), "reactance" (installed to several strengths), "reacquisition" (old taught again) and '
+            '"renewal" (old asked in another context).'
         ),
         _table("study", StudyConfig()),
     ]

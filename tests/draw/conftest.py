@@ -12,7 +12,10 @@ from matplotlib.figure import Figure
 from mechmask import draw
 from mechmask.measure.contest import ceiling, margin, standing
 from mechmask.measure.erase import erase_index
+from mechmask.measure.increment import increment
 from mechmask.measure.precision import precision_table
+from mechmask.measure.reacquisition import curves_of_arms
+from mechmask.measure.renewal import renewal
 
 ROLES = ["contradicted"] * 10 + ["control"] * 7 + ["never"] * 9
 ROUTES = ["old", "new", *(f"distractor_{i}" for i in range(8))]
@@ -221,6 +224,54 @@ def course() -> xr.Dataset:
 
 
 @pytest.fixture
+def reacquired() -> tuple[xr.Dataset, xr.Dataset]:
+    """Five arms of twelve facts within 30 steps, and the increment of old over a third value; three are censored."""
+    rng = np.random.default_rng(7)
+    paces = {"old_masked": 4, "old_fresh": 18, "novel": 7, "never": 12, "twin": 11}
+    steps = np.array([np.ceil(rng.gamma(8, pace / 8, 12)) for pace in paces.values()])
+    reached = steps <= 30
+    reached[2, :2] = False
+    reached[0, :1] = False
+    steps = np.where(reached, np.minimum(steps, 30), 30)
+    coords = {"arm": list(paces), "fact": IDS[:12]}
+    table = xr.Dataset({"steps": (("arm", "fact"), steps), "reached": (("arm", "fact"), reached)}, coords)
+    table = table.assign_attrs(budget_steps=30.0)
+    pair = [table.sel(arm=arm, drop=True) for arm in ("old_masked", "novel")]
+    return table.assign(curves_of_arms(table, np.arange(31)).data_vars).assign_attrs(share=0.9, level=0.95), increment(
+        *pair
+    )
+
+
+@pytest.fixture
+def reactance_table() -> xr.Dataset:
+    """Two conditions of twelve facts: the stronger the prior, the smaller the final margin; one fact lacks a number."""
+    rng = np.random.default_rng(8)
+    prior = np.stack([rng.normal(-6, 2, 12), rng.normal(-1, 0.5, 12)])
+    final = 6 - 0.5 * prior + rng.normal(0, 1.2, (2, 12))
+    final[1, 3] = np.nan
+    parts = {"prior": (("condition", "fact"), prior), "margin": (("condition", "fact"), final)}
+    return xr.Dataset(parts, {"condition": ["weak", "strong"], "fact": IDS[:12]})
+
+
+@pytest.fixture
+def renewal_result() -> xr.Dataset:
+    """Three orders of contexts, eight contradicted and six never facts; old regains half a nat in the first two."""
+    roles = ["contradicted"] * 8 + ["never"] * 6
+    rng = np.random.default_rng(9)
+    parts = []
+    for gain in (0.5, 0.5, 0.0):
+        readings = []
+        for shift in (0.0, gain):
+            logprob = rng.normal(-5, 0.3, (14, 3, 4))
+            logprob[:8, :, 0] += shift
+            coords = {"fact": IDS[:14], "role": ("fact", roles), "phrasing": [0, 1, 2]}
+            array = xr.DataArray(logprob, {**coords, "route": ROUTES[:4]}, ("fact", "phrasing", "route"))
+            readings.append(xr.Dataset({"logprob": array, "standing": standing(array)}))
+        parts.append(renewal(*readings).drop_vars("role"))
+    return xr.concat(parts, xr.DataArray(["ABA", "ABC", "AAB"], dims="order", name="order"))
+
+
+@pytest.fixture
 def dose_result() -> xr.Dataset:
     """Two trainings, one that lets the trace go and one that does not, each by its steps and by its change's scale."""
     rng = np.random.default_rng(7)
@@ -276,6 +327,7 @@ def figures(
     two_states = request.getfixturevalue("depth_reading").isel(state=[1, 2])
     intervened = request.getfixturevalue("intervened")
     return {
+        "association": of("association", "reactance_table", x="prior", y="margin"),
         "checkpoints": of("checkpoints", "checkpoint_reading"),
         "cosine": of("cosine", "cosine_reading", facts=IDS[:2]),
         "delta": lambda **options: draw.delta(*two_readings, **options),
@@ -286,6 +338,8 @@ def figures(
         "heatmap": lambda **options: draw.heatmap(two_states, **options),
         "interventions": lambda **options: draw.interventions(two_readings[1], *intervened, **options),
         "lens_quality": of("lens_quality", "lens_report"),
+        "renewal": of("renewal", "renewal_result"),
+        "reacquisition": lambda **options: draw.reacquisition(*request.getfixturevalue("reacquired"), **options),
         "models": lambda **options: draw.models(dict(zip("xy", two_readings, strict=True)), **options),
         "precision": of("precision", "precisions"),
         "trace": of("trace", "course"),

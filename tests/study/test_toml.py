@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mechmask import FinetuneConfig, FTLConfig, StudyConfig, load_facts, synthetic_facts
 from mechmask.errors import MechmaskError, StudyError
+from mechmask.study.config import tomllib
 from mechmask.study.toml import study_from_file
 
 
@@ -263,17 +264,18 @@ def _toml(value) -> str:
         ("twins", "twins = 3", "TwinStudy"),
         ("correction", "taught_phrasings = 2", "CorrectionStudy"),
         ("precision", "taught_phrasings = 2", "PrecisionStudy"),
-        ("mask", "", "MaskStudy"),
+        ("mask", "edits = []", "MaskStudy"),
+        ("reactance", "levels = [4, { recall = 0.5 }]", "ReactanceStudy"),
+        ("reacquisition", 'install = "none"', "ReacquisitionStudy"),
+        ("renewal", 'c = "Page 2.\\n"', "RenewalStudy"),
     ],
 )
 def test_a_file_names_its_protocol_and_takes_its_settings(written, protocol, setting, kind):
-    facts = "[facts.synthetic]\nn = 6\nn_never = 2\ndistractors = 3\n"
-    edits = "" if protocol == "precision" else "edits = []\n"
-    study = study_from_file(written(f"{facts}[study]\nprotocol = {protocol!r}\n{edits}{setting}\n"))
+    facts = "[facts.synthetic]\nn = 6\nn_contradicted = 3\nn_never = 3\ndistractors = 3\n"
+    study = study_from_file(written(f"{facts}[study]\nprotocol = {protocol!r}\n{setting}\n"))
     assert type(study).__name__ == kind
-    if setting:
-        name, _, value = setting.partition(" = ")
-        assert getattr(study.config, name) == int(value)
+    given = type(study.config).model_validate(tomllib.loads(setting))
+    assert study.config == given != type(given)()
 
 
 def test_an_unknown_protocol_and_a_setting_of_another_one_are_refused(written):

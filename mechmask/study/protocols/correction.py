@@ -19,17 +19,17 @@ from mechmask.models.model import Model
 from mechmask.read.logits import read_logits
 from mechmask.read.scoring.labels import provenance
 from mechmask.study.config import JudgedConfig
-from mechmask.study.correctable import require_correctable
 from mechmask.study.course import course_of, judged_states
 from mechmask.study.exports import export_correction
-from mechmask.study.outcome import outcome
+from mechmask.study.outcome import outcome, surprise_of
+from mechmask.study.preparation import require_one_shape, require_roles, require_routes
 from mechmask.study.results import StudyResults
 from mechmask.study.run import Run
 from mechmask.study.states import each_edit, edit_settings, reading_in, readings_of, untouched
 from mechmask.study.step import Step
 from mechmask.study.tables import by_method, concatenated
 from mechmask.study.training import OUTPUT, Trained, Watch, train
-from mechmask.write.finetune import FinetuneConfig, lora_config
+from mechmask.write.finetune import FinetuneConfig
 
 
 class CorrectionConfig(JudgedConfig):
@@ -60,8 +60,9 @@ class CorrectionStudy:
 
     def __init__(self, model: Model, facts: FactSet, config: CorrectionConfig | None = None) -> None:
         self.model, self.facts, self.config = model, as_fact_set(facts), config or CorrectionConfig()
-        require_correctable(model, self.facts)
-        lora_config(model, self.config.contradict)
+        require_roles(self.facts, "A correction", {"contradicted": 1, "control": 1, "never": 1})
+        require_routes(model, self.facts)
+        require_one_shape(model, {"contradict": self.config.contradict})
         self.edits = edit_settings(model, self.config.edits)
 
     def __repr__(self) -> str:
@@ -118,4 +119,4 @@ class CorrectionStudy:
                 rows[name] = erase_index(before.sel(fact=after.fact), after, **c.options)
             return judged_states(reading_in(course), by_method(rows, methods))
 
-        outcome(run, "erase", [readings, course, *edits.values()], erased, c.options)
+        surprise_of(run, outcome(run, "erase", [readings, course, *edits.values()], erased, c.options), c.level)

@@ -15,7 +15,6 @@ from mechmask.errors import StudyError
 from mechmask.facts.fact_set import FactSet
 from mechmask.facts.load import as_fact_set
 from mechmask.models.model import Model
-from mechmask.models.routes import encode_contests
 from mechmask.read.backends import require_backend
 from mechmask.read.checkpoint import read_logits_and_depth
 from mechmask.read.depth import read_depth
@@ -24,7 +23,8 @@ from mechmask.read.scoring.labels import provenance
 from mechmask.study.config import StudyConfig
 from mechmask.study.exports import export_study
 from mechmask.study.lenses import FittedLens, fitted_lens
-from mechmask.study.outcome import outcome
+from mechmask.study.outcome import outcome, surprise_of
+from mechmask.study.preparation import require_one_shape, require_routes
 from mechmask.study.results import StudyResults
 from mechmask.study.run import Run
 from mechmask.study.states import (
@@ -39,7 +39,6 @@ from mechmask.study.step import Settings, Step
 from mechmask.study.tables import by_method, by_state, erase_table, joined_trajectory
 from mechmask.study.training import Trained, Watch, train
 from mechmask.write.edit import EditConfig
-from mechmask.write.trained import trained_by
 
 
 class MaskStudy:
@@ -150,7 +149,7 @@ class MaskStudy:
             readings = {name: reading_in(step) for name, step in after.items()}
             return erase_table(reading_in(output["before"]), readings, reading_in(layers), methods, **c.options)
 
-        outcome(run, "erase", [*output.values(), layers], erased, c.options)
+        surprise_of(run, outcome(run, "erase", [*output.values(), layers], erased, c.options), c.level)
         export_study(run, StudyResults(run.root), provenance(self.model))
 
     def _plan(self) -> dict[str, int | None]:
@@ -160,7 +159,7 @@ class MaskStudy:
         readings = [f"readings/{r}/{s}" for r in ("read_logits", "read_depth") for s in ("before", "finetune", *edits)]
         install = {"changes/install": c.install.steps} if c.install else {}
         lens = [] if c.lens == "logit" else [f"lenses/{c.lens}"]
-        results = [f"results/{name}" for name in ("trajectory", "depth_trajectory", "depth", "erase")]
+        results = [f"results/{name}" for name in ("trajectory", "depth_trajectory", "depth", "erase", "surprise")]
         changes = [f"changes/{edit}" for edit in edits]
         trained = {**install, "changes/contradict": c.contradict.steps}
         return {**dict.fromkeys(lens), **trained, **dict.fromkeys([*changes, *readings, *results])}
@@ -173,17 +172,7 @@ def _try_out(model: Model, facts: FactSet, config: StudyConfig) -> dict[str, Edi
             f"A study needs contradicted and control facts; there are {len(facts.contradicted)} and "
             f"{len(facts.control)}. Give facts both roles."
         )
-    for phrasing in range(max(len(fact.phrasings) for fact in facts)):
-        encode_contests(model.tokenizer, facts, phrasing)
+    require_routes(model, facts)
     require_backend(config.backend)
-    trained_by(model, config.contradict)
-    if config.install is not None:
-        trained_by(model, config.install)
-        shape = {"method", "rank", "alpha", "projections", "layers"}
-        first, second = config.install.model_dump(include=shape), config.contradict.model_dump(include=shape)
-        if first != second:
-            raise StudyError(
-                "Contradicting continues what was installed, so method, rank, alpha, projections and layers have to be "
-                f"the same: install has {first}, contradict {second}. Make them equal."
-            )
+    require_one_shape(model, {"install": config.install, "contradict": config.contradict})
     return edit_settings(model, config.edits)

@@ -24,10 +24,10 @@ from mechmask.models.model import Model
 from mechmask.read.logits import read_logits
 from mechmask.read.scoring.labels import provenance
 from mechmask.study.config import VerdictConfig
-from mechmask.study.correctable import require_correctable
 from mechmask.study.exports import export_precision
 from mechmask.study.outcome import outcome
 from mechmask.study.precisions import each_precision
+from mechmask.study.preparation import require_roles, require_routes
 from mechmask.study.results import StudyResults
 from mechmask.study.run import Run
 from mechmask.study.states import StudyState, reading_in, readings_of, untouched
@@ -86,7 +86,8 @@ class PrecisionStudy:
                 f"Precisions are compared with float32, and {model.name} is held in {str(model.dtype)[6:]}. Load it "
                 'with dtype="float32".'
             )
-        require_correctable(model, self.facts)
+        require_roles(self.facts, "A correction", {"contradicted": 1, "control": 1, "never": 1})
+        require_routes(model, self.facts)
         lora_config(model, self.config.contradict)
 
     def __repr__(self) -> str:

@@ -21,20 +21,20 @@ from mechmask.facts.load import as_fact_set
 from mechmask.measure.erase import erase_index
 from mechmask.measure.trace import TWIN
 from mechmask.models.model import Model
-from mechmask.models.routes import encode_contests
 from mechmask.read.logits import read_logits
 from mechmask.read.scoring.labels import provenance
 from mechmask.study.config import JudgedConfig
 from mechmask.study.course import course_of, judged_states
 from mechmask.study.exports import export_correction
-from mechmask.study.outcome import outcome
+from mechmask.study.outcome import outcome, surprise_of
+from mechmask.study.preparation import require_one_shape, require_routes
 from mechmask.study.results import StudyResults
 from mechmask.study.run import Run
 from mechmask.study.states import each_edit, edit_settings, reading_in, readings_of
 from mechmask.study.step import Step
 from mechmask.study.tables import concatenated
 from mechmask.study.training import OUTPUT, Trained, Watch, train
-from mechmask.write.finetune import FinetuneConfig, lora_config
+from mechmask.write.finetune import FinetuneConfig
 
 
 class TwinsConfig(JudgedConfig):
@@ -77,9 +77,8 @@ class TwinStudy:
                 f"{self.config.twins} twins need as many contradicted facts and at least one control; there are "
                 f"{len(self.facts.contradicted)} and {len(self.facts.control)}. Give more facts, or take fewer twins."
             )
-        for phrasing in range(max(len(fact.phrasings) for fact in self.facts)):
-            encode_contests(model.tokenizer, self.facts, phrasing)
-        lora_config(model, self.config.install)
+        require_routes(model, self.facts)
+        require_one_shape(model, {"install": self.config.install, "contradict": self.config.contradict})
         self.edits = edit_settings(model, self.config.edits)
 
     def __repr__(self) -> str:
@@ -171,7 +170,7 @@ class TwinStudy:
             return judged_states(reading_in(course), by_editor)
 
         edits = [step for facts in edited.values() for twins in facts.values() for step in twins.values()]
-        outcome(run, "erase", [readings, course, *edits], erased, c.options)
+        surprise_of(run, outcome(run, "erase", [readings, course, *edits], erased, c.options), c.level)
 
     def _with_knew(self, reading: xr.Dataset) -> xr.Dataset:
         """The reading of all twins, with which fact each of them was taught."""

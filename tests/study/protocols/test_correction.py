@@ -63,7 +63,7 @@ def test_it_is_taken_up_to_the_same_bits_with_its_tables_and_figures(done, tiny,
     before = contents(done[1])
     CorrectionStudy(tiny("llama"), facts, config).run(done[1])
     assert contents(done[1]) == before
-    assert {"figures/course.pdf", "figures/erase.png", "summary.csv", "overview.csv"} <= set(before)
+    assert {"figures/course.pdf", "figures/erase.png", "surprise.csv", "summary.csv", "overview.csv"} <= set(before)
     assert "invented subjects in the same prompts" in mm.open_study(done[1]).conclusion()
 
 

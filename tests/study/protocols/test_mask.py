@@ -56,9 +56,19 @@ def test_every_result_is_there(done, studied, small_facts):
     assert list(study.depth.fact.values) == list(study.erase.fact.values) == contradicted
     assert list(study.depth.layer.values) == [0, 1, 2, 3]
     assert list(study.commit.dims) == ["state", "fact"]
-    for name in ("summary.csv", "overview.csv", "provenance.json", "run.json", "facts.jsonl"):
+    tables = ("summary.csv", "overview.csv", "surprise.csv", "figures/surprise.png")
+    for name in (*tables, "provenance.json", "run.json", "facts.jsonl"):
         assert (directory / name).stat().st_size
     assert json.loads((directory / "provenance.json").read_text())["fingerprint"] == studied.model.fingerprint
+
+
+def test_surprise_is_of_the_readings(done, small_facts):
+    study, contradicted = done[0], list(small_facts.contradicted.ids)
+    found = study.reading("results/surprise").sel(state="finetune")
+    before, after = (one.sel(fact=contradicted, phrasing=0) for one in (study.before, study.after))
+    np.testing.assert_allclose(found.surprise, -before.logprob.sel(route="new"))
+    np.testing.assert_allclose(found.margin, after.margin)
+    assert found.subject.values.tolist() == [fact.subject for fact in small_facts.contradicted]
 
 
 def test_dimensions_are_those_of_the_design(done):

@@ -99,8 +99,20 @@ def test_it_is_taken_up_to_the_same_bits_with_its_tables_and_figures(done, tiny,
     before = contents(done[1])
     TwinStudy(tiny("llama"), facts, config).run(done[1])
     assert contents(done[1]) == before
-    assert {"figures/course.png", "figures/erase.png", "summary.csv", "overview.csv"} <= set(before)
+    assert {"figures/course.png", "figures/erase.png", "surprise.csv", "summary.csv", "overview.csv"} <= set(before)
     assert "the same facts in models that were not taught them" in mm.open_study(done[1]).conclusion()
+
+
+def test_surprise_is_read_where_a_fact_was_known(done, facts):
+    found = done[0].reading("results/surprise").sel(state="driven_on")
+    readings = done[0].reading("results/readings").sel(phrasing=0)
+    for fact in facts.contradicted.ids:
+        of_fact = readings.sel(fact=fact)
+        knew = np.flatnonzero(of_fact.knew.values)
+        first, last = (of_fact.logprob.isel(twin=knew, step=step) for step in (0, -1))
+        assert float(found.surprise.sel(fact=fact)) == pytest.approx(-float(first.sel(route="new").mean()), abs=1e-5)
+        margin = (last.sel(route="new") - last.sel(route="old")).mean()
+        assert float(found.margin.sel(fact=fact)) == pytest.approx(float(margin), abs=1e-5)
 
 
 def test_the_table_equals_the_erase_index_of_the_readings(done, config):
