@@ -7,6 +7,7 @@ All take ``axes``, ``width``, ``title``, ``palette`` and ``font_size``, and let 
 
 from mechmask.draw import interactive
 from mechmask.draw.checkpoints import checkpoints
+from mechmask.draw.contrast import contrast
 from mechmask.draw.cosine import cosine
 from mechmask.draw.delta import delta
 from mechmask.draw.depth import depth
@@ -26,6 +27,7 @@ from mechmask.draw.weights import weights
 
 __all__ = [
     "checkpoints",
+    "contrast",
     "cosine",
     "delta",
     "depth",
