@@ -18,12 +18,14 @@ __version__ = version("mechmask")
 if TYPE_CHECKING:
     from mechmask import draw as draw
     from mechmask.errors import MechmaskError as MechmaskError
+    from mechmask.facts.choice import questions as questions
     from mechmask.facts.fact import Example as Example
     from mechmask.facts.fact import Fact as Fact
     from mechmask.facts.fact import Neighbor as Neighbor
     from mechmask.facts.fact_set import FactSet as FactSet
     from mechmask.facts.frames import framed as framed
     from mechmask.facts.load import load_facts as load_facts
+    from mechmask.facts.probes import probes as probes
     from mechmask.facts.roles import assign_roles as assign_roles
     from mechmask.facts.synthetic import synthetic_facts as synthetic_facts
     from mechmask.facts.world import world_facts as world_facts
@@ -72,6 +74,7 @@ if TYPE_CHECKING:
     from mechmask.read.attribute import attribute as attribute
     from mechmask.read.backends.nnsight import NnsightBackend as NnsightBackend
     from mechmask.read.checkpoint import read_logits_and_depth as read_logits_and_depth
+    from mechmask.read.choice import read_choice as read_choice
     from mechmask.read.depth import read_depth as read_depth
     from mechmask.read.drift import change_cosine as change_cosine
     from mechmask.read.drift import residual_drift as residual_drift
@@ -85,12 +88,14 @@ if TYPE_CHECKING:
     from mechmask.read.logits import read_logits as read_logits
     from mechmask.read.margin import read_margin as read_margin
     from mechmask.read.patch import patch_residual as patch_residual
+    from mechmask.read.probes import read_probes as read_probes
     from mechmask.read.text import held_out_text as held_out_text
     from mechmask.read.text import read_text as read_text
     from mechmask.read.weights import weight_change as weight_change
     from mechmask.study.calibration import Calibration as Calibration
     from mechmask.study.calibration import calibrate as calibrate
     from mechmask.study.config import StudyConfig as StudyConfig
+    from mechmask.study.contrast_config import ContrastConfig as ContrastConfig
     from mechmask.study.dose_config import DoseConfig as DoseConfig
     from mechmask.study.draws import DrawnResults as DrawnResults
     from mechmask.study.draws import Draws as Draws
@@ -101,6 +106,7 @@ if TYPE_CHECKING:
     from mechmask.study.paper import PaperStudy as PaperStudy
     from mechmask.study.precisions import each_precision as each_precision
     from mechmask.study.protocols.calibrate import CalibrationConfig as CalibrationConfig
+    from mechmask.study.protocols.contrast import ContrastStudy as ContrastStudy
     from mechmask.study.protocols.correction import CorrectionConfig as CorrectionConfig
     from mechmask.study.protocols.correction import CorrectionStudy as CorrectionStudy
     from mechmask.study.protocols.dose import DoseStudy as DoseStudy
@@ -151,6 +157,8 @@ _HOMES = {
     "low_rank_change": "write.low_rank",
     "LowRankChange": "write.low_rank",
     "MechmaskError": "errors",
+    "questions": "facts.choice",
+    "probes": "facts.probes",
     "Example": "facts.fact",
     "Fact": "facts.fact",
     "Neighbor": "facts.fact",
@@ -198,6 +206,8 @@ _HOMES = {
     "attribute": "read.attribute",
     "NnsightBackend": "read.backends.nnsight",
     "read_logits_and_depth": "read.checkpoint",
+    "read_choice": "read.choice",
+    "read_probes": "read.probes",
     "read_depth": "read.depth",
     "change_cosine": "read.drift",
     "residual_drift": "read.drift",
@@ -228,6 +238,8 @@ _HOMES = {
     "Calibration": "study.calibration",
     "calibrate": "study.calibration",
     "CalibrationConfig": "study.protocols.calibrate",
+    "ContrastConfig": "study.contrast_config",
+    "ContrastStudy": "study.protocols.contrast",
     "CorrectionConfig": "study.protocols.correction",
     "CorrectionStudy": "study.protocols.correction",
     "PrecisionConfig": "study.protocols.precision",

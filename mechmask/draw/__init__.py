@@ -8,6 +8,7 @@ All take ``axes``, ``width``, ``title``, ``palette`` and ``font_size``, and let 
 from mechmask.draw import interactive
 from mechmask.draw.association import association
 from mechmask.draw.checkpoints import checkpoints
+from mechmask.draw.contrast import contrast
 from mechmask.draw.cosine import cosine
 from mechmask.draw.delta import delta
 from mechmask.draw.depth import depth
@@ -30,6 +31,7 @@ from mechmask.draw.weights import weights
 __all__ = [
     "association",
     "checkpoints",
+    "contrast",
     "cosine",
     "delta",
     "depth",

@@ -116,6 +116,29 @@ def _export_surprise(run: Run, results: StudyResults) -> None:
     export_table(run, "surprise_by_magnitude", [surprise], lambda: magnitude_overview(results.reading(surprise.name)))
 
 
+def export_contrast(run: Run, results: StudyResults, about: Mapping[str, str | float]) -> None:
+    """The same of a study that holds ways of changing against each other, with its tables."""
+    _export(run, results, {"erase": draw.erase}, about)
+    names = ("matched", "auroc", "rebound")
+    sources = {f"results/{name}": results.step(f"results/{name}").digest for name in names}
+    for suffix in ("pdf", "png"):
+        run.export(
+            f"figures/contrast.{suffix}",
+            sources,
+            lambda path: draw.save_figure(
+                draw.contrast(results.reading("results/auroc"), results.reading("results/rebound")), path
+            ),
+        )
+    for name in names:
+        run.export(f"{name}.csv", sources, lambda path, name=name: write_text(path, _table(results, name)))
+
+
+def _table(results: StudyResults, name: str) -> str:
+    """One row a place, without what has more dimensions than the others: margins of every probe stay in the results."""
+    reading = results.reading(f"results/{name}").drop_vars(["margin", "choice"] if name == "rebound" else [])
+    return reading.to_dataframe().to_csv()
+
+
 def _export(
     run: Run, results: StudyResults, figures: Mapping[str, Callable[..., Figure]], about: Mapping[str, str | float]
 ) -> None:

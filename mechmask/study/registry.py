@@ -11,7 +11,9 @@ from typing import Any, NamedTuple, Protocol
 
 from mechmask.configuration import Configuration
 from mechmask.study.config import StudyConfig
+from mechmask.study.contrast_config import ContrastConfig
 from mechmask.study.dose_config import DoseConfig
+from mechmask.study.protocols.contrast import ContrastStudy
 from mechmask.study.protocols.correction import CorrectionConfig, CorrectionStudy
 from mechmask.study.protocols.dose import DoseStudy
 from mechmask.study.protocols.mask import MaskStudy
@@ -41,6 +43,7 @@ class Registered(NamedTuple):
 MASK = "mask"
 PROTOCOLS = {
     MASK: Registered(StudyConfig, MaskStudy),
+    "contrast": Registered(ContrastConfig, ContrastStudy),
     "correction": Registered(CorrectionConfig, CorrectionStudy),
     "dose": Registered(DoseConfig, DoseStudy),
     "precision": Registered(PrecisionConfig, PrecisionStudy),

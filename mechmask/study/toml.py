@@ -10,7 +10,7 @@
                                   # or [facts.world] n_contradicted = 12, n_control = 8, n_never = 12
 
     [study]
-    protocol = "mask"             # or correction, precision, twins: see mechmask/study/registry.py
+    protocol = "mask"             # or contrast, correction, dose, precision, twins: see mechmask/study/registry.py
     checkpoint_every = 6
     contradict = { lr = 2e-4, steps = 30 }
 """

@@ -13,6 +13,7 @@ from mechmask import draw
 from mechmask.measure.contest import ceiling, margin, standing
 from mechmask.measure.erase import erase_index
 from mechmask.measure.increment import increment
+from mechmask.measure.old_value import STATISTICS
 from mechmask.measure.precision import precision_table
 from mechmask.measure.reacquisition import curves_of_arms
 from mechmask.measure.renewal import renewal
@@ -316,6 +317,40 @@ def precisions(erase_result: xr.Dataset) -> xr.Dataset:
 
 
 @pytest.fixture
+def contrast_results() -> tuple[xr.Dataset, xr.Dataset]:
+    """AUROCs that part only where ways are driven on, and old back under each of four ways."""
+    rng = np.random.default_rng(11)
+    statistics = [*STATISTICS, "trace", "index"]
+    shape = (2, 2, 2, 3, len(statistics))
+    estimate = np.array([0.5, 0.85]).reshape(2, 1, 1, 1, 1) + rng.uniform(-0.15, 0.15, shape)
+    coords = {
+        "dose": ["matched", "driven_on"],
+        "of": ["after", "change"],
+        "edited": ["any", "ft_l"],
+        "tuned": ["any", "lora", "full"],
+        "statistic": statistics,
+    }
+    told = {"auroc": estimate, "auroc_low": estimate - 0.2, "auroc_high": np.minimum(estimate + 0.15, 1)}
+    told["n"] = np.full(shape, 7)
+    ways = {
+        "dose": coords["dose"],
+        "way": ["before", "lora", "full", "ft", "ft_l"],
+        "asked": ["probes", "letter", "text"],
+    }
+    share = rng.uniform(0.1, 0.6, (2, 5, 3))
+    share[:, 0], share[1, 1:] = 0.95, share[1, 1:] / 8
+    back = {}
+    for name, values in (("share", share), ("control_share", np.full(share.shape, 0.9))):
+        back |= {name: values, f"{name}_low": values * 0.6, f"{name}_high": np.minimum(values + 0.2, 1)}
+    back["n"] = np.array([8, 8, 7, 8, 8]).reshape(1, 5, 1) * np.ones(share.shape, dtype=int)
+    datasets = [
+        xr.Dataset({name: (tuple(of), values) for name, values in data.items()}, of, {"level": 0.95})
+        for data, of in ((told, coords), (back, ways))
+    ]
+    return datasets[0], datasets[1]
+
+
+@pytest.fixture
 def figures(
     request: pytest.FixtureRequest, two_readings: tuple[xr.Dataset, xr.Dataset]
 ) -> dict[str, Callable[..., Figure]]:
@@ -329,6 +364,7 @@ def figures(
     return {
         "association": of("association", "reactance_table", x="prior", y="margin"),
         "checkpoints": of("checkpoints", "checkpoint_reading"),
+        "contrast": lambda **options: draw.contrast(*request.getfixturevalue("contrast_results"), **options),
         "cosine": of("cosine", "cosine_reading", facts=IDS[:2]),
         "delta": lambda **options: draw.delta(*two_readings, **options),
         "depth": lambda **options: draw.depth(two_states, **options),

@@ -278,6 +278,19 @@ def test_a_file_names_its_protocol_and_takes_its_settings(written, protocol, set
     assert study.config == given != type(given)()
 
 
+def test_a_contrast_has_its_trainings_by_name(written):
+    facts = "[facts.synthetic]\nn = 6\nn_never = 2\ndistractors = 3\n"
+    study = study_from_file(
+        written(
+            f"{facts}[study]\nprotocol = 'contrast'\nmatched_margin = 2.0\n"
+            "edits = [{ method = 'ft_l', layer = 0, clamp = 0.01 }]\n"
+            "[study.trainings.gentle]\nmethod = 'full'\nlr = 1e-6\n"
+        )
+    )
+    assert type(study).__name__ == "ContrastStudy" and study.config.matched_margin == 2.0
+    assert list(study.config.trainings) == ["gentle"] and study.config.trainings["gentle"].method == "full"
+
+
 def test_an_unknown_protocol_and_a_setting_of_another_one_are_refused(written):
     facts = "[facts.synthetic]\nn = 6\n[study]\n"
     with pytest.raises(StudyError, match="no protocol is called 'twin'"):

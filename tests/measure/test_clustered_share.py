@@ -1,0 +1,67 @@
+"""Shares of observations in clusters: against scipy where there is no clustering, by simulation where there is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from mechmask.errors import ReadingError
+from mechmask.measure.clustered_share import clustered_share
+
+
+def test_one_observation_a_cluster_is_clopper_and_pearson():
+    for k in (0, 3, 10):
+        found = clustered_share(np.arange(10) < k, np.arange(10))
+        exact = stats.binomtest(k, 10).proportion_ci(0.95, method="exact")
+        assert (found.low, found.high) == pytest.approx((exact.low, exact.high), abs=1e-9)
+
+
+def test_none_of_many_probes_has_the_bound_of_none_of_the_facts():
+    found = clustered_share(np.zeros(72, dtype=bool), np.repeat(np.arange(6), 12))
+    assert found[:2] == (0, 0) and found.high == pytest.approx(stats.binomtest(0, 6).proportion_ci(0.95).high)
+    whole = clustered_share(np.ones(72, dtype=bool), np.repeat(np.arange(6), 12))
+    assert whole.estimate == whole.high == 1 and whole.low == pytest.approx(1 - found.high)
+
+
+def test_the_effective_number_counts_a_cluster_of_each_kind_more():
+    won = np.array([[1, 1, 1, 0], [0, 0, 0, 0], [1, 0, 1, 0], [1, 1, 1, 1], [0, 0, 1, 0]], dtype=bool)
+    found = clustered_share(won.ravel(), np.repeat(list("abcde"), 4), 0.9)
+    shares = np.append(won.mean(1), [1, 0])
+    p = won.mean()
+    effective = shares.mean() * (1 - shares.mean()) / (shares.var(ddof=1) / 7)
+    assert 5 < effective < 20
+    x = p * effective
+    expected = stats.beta.ppf(0.05, x, effective - x + 1), stats.beta.ppf(0.95, x + 1, effective - x)
+    assert (found.low, found.high) == pytest.approx(expected)
+
+
+def test_two_of_many_are_not_known_better_than_none():
+    cluster, won = np.repeat(np.arange(8), 17), np.zeros(136, dtype=bool)
+    none = clustered_share(won, cluster)
+    won[[0, 17]] = True
+    assert 0.5 * none.high < clustered_share(won, cluster).high
+
+
+@pytest.mark.parametrize(
+    ("n", "share", "correlation", "least"), [(8, 0.3, 0.3, 0.95), (6, 0.1, 0.3, 0.95), (8, 0.5, 0.6, 0.95)]
+)
+def test_it_covers(n, share, correlation, least):
+    rng = np.random.default_rng(0)
+    a = 1 / correlation - 1
+    cluster, hits = np.repeat(np.arange(n), 14), 0
+    for _ in range(800):
+        won = rng.random((n, 14)) < rng.beta(a * share, a * (1 - share), n)[:, None]
+        found = clustered_share(won.ravel(), cluster)
+        hits += found.low <= share <= found.high
+    assert hits / 800 >= least
+
+
+def test_nothing_read_is_no_share_and_other_input_is_refused():
+    assert np.isnan(clustered_share([], []).estimate)
+    with pytest.raises(ReadingError):
+        clustered_share([True, False], [1])
+    with pytest.raises(ReadingError):
+        clustered_share([0.5, 1], [1, 2])
+    with pytest.raises(ReadingError, match="level"):
+        clustered_share([True], [1], level=1)
