@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
+    from mechmask.study.draws import DrawnResults
+    from mechmask.study.paper import PaperResults
     from mechmask.study.results import StudyResults
 
 _INTERRUPTED = 130  # what a shell expects of a program that Ctrl-C ended
@@ -326,16 +328,16 @@ def _resumable(out: Path) -> Iterator[None]:
         )
 
 
-def _report(done: StudyResults, json: bool) -> None:
+def _report(done: StudyResults | DrawnResults | PaperResults, json: bool) -> None:
     if json:
         print_json(_as_json(done))
         return
-    _show_summary(done, "Erase index (nats) beside commit layer")
+    _show_summary(done, "What was found; traces and indices in nats")
     typer.echo(done.conclusion())
     typer.echo(f"Figures in {done.directory / 'figures'}, all results in {done.directory}.")
 
 
-def _as_json(done: StudyResults) -> dict[str, object]:
+def _as_json(done: StudyResults | DrawnResults | PaperResults) -> dict[str, object]:
     return {
         "conclusion": done.conclusion(),
         "summary": done.summary().reset_index().to_dict("records"),
@@ -343,10 +345,11 @@ def _as_json(done: StudyResults) -> dict[str, object]:
     }
 
 
-def _show_summary(done: StudyResults, title: str) -> None:
+def _show_summary(done: StudyResults | DrawnResults | PaperResults, title: str) -> None:
     columns = [
         *("index", "paper_verdict", "trace_before", "trace_after"),
-        *("normalised", "took", "verdict", "reason", "commit_layer"),
+        *("normalised", "took", "facts", "measured", "unit", "estimate", "low", "high", "n"),
+        *("verdict", "reason", "commit_layer"),
     ]
     table = done.summary()
     show(table.loc[:, [name for name in columns if name in table]], title, json=False)

@@ -17,11 +17,11 @@ def pooled(draws: Mapping[str, xr.Dataset]) -> xr.Dataset:
     """The same result of several draws, joined along ``fact``.
 
     Args:
-        draws: by the name of the draw, a result with the dimension ``fact``; all other dimensions and their labels are
-            the same in all.
+        draws: by the name of the draw, a result such as ``index[fact]`` in nats; all dimensions but ``fact``, and their
+            labels, are the same in all.
 
     Returns:
-        The variables along ``fact``, their last dimension, labelled ``draw/fact``, with the coordinate ``seed[fact]``,
+        The variables ``[..., fact]`` in their own units, facts labelled ``draw/fact``; the coordinate ``seed[fact]`` is
         the name of the draw. What a result holds once, such as ``shared_error``, stands beside each of its facts.
 
     Raises:

@@ -26,6 +26,7 @@ class ContrastConfig(JudgedConfig):
         install: how the old values are taught first to the model that every way starts from; ``None`` (left out in
             TOML) for facts that it knows from pretraining.
         checkpoint_every: optimizer steps of a training between two looks at the margin.
+        edits: the editors; at least one.
     """
 
     trainings: dict[str, FinetuneConfig] = Field(

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import pandas as pd
 import xarray as xr
 
+from mechmask.configuration import Configuration
 from mechmask.errors import StudyError
 from mechmask.file_errors import file_errors
 from mechmask.files import write_text
@@ -21,8 +22,11 @@ from mechmask.measure.pool import pooled
 from mechmask.measure.summary import conclusion, overview, summary
 from mechmask.study.results import StudyResults
 from mechmask.study.step import sealed_text, unsealed
+from mechmask.write.finetune_config import FinetuneConfig
 
 CARD = "draws.json"
+
+Config = TypeVar("Config", bound=Configuration)
 
 
 class _Study(Protocol):
@@ -128,7 +132,8 @@ class DrawnResults:
             name: its path in the directory of each draw, such as ``results/erase``.
 
         Returns:
-            What ``pooled`` makes of it; a draw that was trained with several seeds is one cluster.
+            What ``pooled`` makes of it, such as ``index[state, fact]`` in nats; a draw that was trained with several
+            seeds is one cluster.
 
         Raises:
             StudyError: if a draw lacks it.
@@ -142,6 +147,12 @@ class DrawnResults:
 
         Args:
             name: its path in the directory of each draw.
+
+        Returns:
+            As the protocol wrote it, such as ``survival[arm, step]``, a share, or ``index[fact]`` in nats.
+
+        Raises:
+            StudyError: if a draw lacks it.
         """
         return {key: study.reading(name) for key, study in self.studies.items()}
 
@@ -177,6 +188,27 @@ def open_draws(directory: str | Path) -> DrawnResults:
         StudyError: if it holds no finished draws.
     """
     return DrawnResults(directory)
+
+
+def reseeded(config: Config, seed: int) -> Config:
+    """A configuration whose trainings, wherever they stand in it, have another seed.
+
+    Args:
+        config: of a protocol.
+        seed: added to that of every training.
+    """
+    changed = {name: _reseeded(value, seed) for name, value in config}
+    return config.model_copy(update={name: value for name, value in changed.items() if value != getattr(config, name)})
+
+
+def _reseeded(value: Any, seed: int) -> Any:
+    if isinstance(value, FinetuneConfig):
+        return value.model_copy(update={"seed": value.seed + seed})
+    if isinstance(value, Configuration):
+        return reseeded(value, seed)
+    if isinstance(value, Mapping):
+        return {name: _reseeded(inner, seed) for name, inner in value.items()}
+    return value
 
 
 def _name(draw: int, seed: int) -> str:

@@ -21,15 +21,25 @@ from mechmask.files import write_text
 from mechmask.models.model import Model
 from mechmask.progress import note
 from mechmask.study.config import StudyConfig
+from mechmask.study.contrast_config import ContrastConfig
+from mechmask.study.dose_config import DoseConfig
 from mechmask.study.draws import CARD, DrawnResults, Draws
 from mechmask.study.fact_tables import SyntheticTable, WorldTable
 from mechmask.study.findings import CLAIMS
 from mechmask.study.findings.finding import Finding, findings_of, findings_table
+from mechmask.study.protocols.contrast import ContrastStudy
 from mechmask.study.protocols.correction import CorrectionConfig, CorrectionStudy
+from mechmask.study.protocols.dose import DoseStudy
 from mechmask.study.protocols.mask import MaskStudy
+from mechmask.study.protocols.precision import PrecisionConfig, PrecisionStudy
+from mechmask.study.protocols.reacquisition import ReacquisitionConfig, ReacquisitionStudy
+from mechmask.study.protocols.reactance import ReactanceConfig, ReactanceStudy
+from mechmask.study.protocols.renewal import RenewalConfig, RenewalStudy
 from mechmask.study.protocols.twins import TwinsConfig, TwinStudy
 from mechmask.study.report import paper_report
 from mechmask.write.finetune_config import FinetuneConfig
+
+REPORT = "report.md"
 
 
 class Part(NamedTuple):
@@ -43,6 +53,12 @@ PARTS = {
     "correction": Part(CorrectionStudy, "known"),
     "twins": Part(TwinStudy, "taught"),
     "mask": Part(MaskStudy, "taught"),
+    "dose": Part(DoseStudy, "known"),
+    "precision": Part(PrecisionStudy, "known"),
+    "contrast": Part(ContrastStudy, "known"),
+    "reactance": Part(ReactanceStudy, "taught"),
+    "reacquisition": Part(ReacquisitionStudy, "taught"),
+    "renewal": Part(RenewalStudy, "taught"),
 }
 
 
@@ -57,6 +73,12 @@ class PaperConfig(Configuration):
         correction: known facts, corrected and edited; ``None`` (``"none"`` in TOML) leaves a part out.
         twins: taught facts, in twins.
         mask: taught facts at every layer.
+        dose: known facts, corrected ever further.
+        precision: known facts, with the weights in coarser types.
+        contrast: known facts, edited and fine-tuned to one margin.
+        reactance: taught facts, installed to several strengths.
+        reacquisition: taught facts, taught again after their correction.
+        renewal: taught facts, asked in another context.
     """
 
     draws: int = Field(default=5, ge=1)
@@ -66,6 +88,12 @@ class PaperConfig(Configuration):
     correction: CorrectionConfig | None = CorrectionConfig(contradict=FinetuneConfig(steps=20), checkpoint_every=4)
     twins: TwinsConfig | None = TwinsConfig(install=FinetuneConfig(steps=36), contradict=FinetuneConfig(steps=20))
     mask: StudyConfig | None = StudyConfig(lens="ridge", edits=())
+    dose: DoseConfig | None = DoseConfig(grid=({"lr": 1e-4}, {"lr": 1e-3}), scales=(0.5, 1.5))
+    precision: PrecisionConfig | None = PrecisionConfig()
+    contrast: ContrastConfig | None = ContrastConfig()
+    reactance: ReactanceConfig | None = ReactanceConfig()
+    reacquisition: ReacquisitionConfig | None = ReacquisitionConfig()
+    renewal: RenewalConfig | None = RenewalConfig()
 
     @field_validator(*PARTS, mode="before")
     @classmethod
@@ -118,8 +146,8 @@ class PaperStudy:
             note(f"{name}: {c.draws} draws of {PARTS[name].facts} facts")
             Draws(partial(self._study, name), range(c.first_draw, c.first_draw + c.draws)).run(root / name)
         results = PaperResults(root)
-        write_text(root / "findings.csv", results.table().to_csv())
-        write_text(root / "report.md", paper_report(results.findings, results.parts, root))
+        write_text(root / "findings.csv", results.summary().to_csv())
+        write_text(root / REPORT, paper_report(results.findings, results.parts, root))
         return results
 
     def _study(self, part: str, draw: int, _seed: int = 0) -> Any:
@@ -164,11 +192,12 @@ class PaperResults:
         """Every claim of the paper beside this run's number."""
         return findings_of(CLAIMS, self.parts)
 
-    def table(self) -> pd.DataFrame:
-        """The findings, a row each."""
+    def summary(self) -> pd.DataFrame:
+        """The findings, a row each: the paper's number, this run's with its interval and n, and the verdict."""
         return findings_table(self.findings)
 
     def conclusion(self) -> str:
         """How many claims agree, disagree, are undecided, or were not measured."""
-        counts = self.table()["verdict"].value_counts()
-        return f"Of {len(self.findings)} claims of the paper: " + ", ".join(f"{n} {v}" for v, n in counts.items()) + "."
+        counts = self.summary()["verdict"].value_counts()
+        said = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
+        return f"Of {len(self.findings)} claims of the paper: {said}. {self.directory / REPORT} says which."

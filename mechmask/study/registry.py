@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from mechmask.configuration import Configuration
 from mechmask.study.config import StudyConfig
 from mechmask.study.contrast_config import ContrastConfig
 from mechmask.study.dose_config import DoseConfig
+from mechmask.study.draws import DrawnResults
+from mechmask.study.paper import PaperConfig, PaperResults, PaperStudy
 from mechmask.study.protocols.contrast import ContrastStudy
 from mechmask.study.protocols.correction import CorrectionConfig, CorrectionStudy
 from mechmask.study.protocols.dose import DoseStudy
@@ -28,16 +30,23 @@ from mechmask.study.results import StudyResults
 class Study(Protocol):
     """What a protocol makes of a model, facts and a configuration."""
 
-    def run(self, directory: str | Path) -> StudyResults:
+    def run(self, directory: str | Path) -> StudyResults | DrawnResults | PaperResults:
         """Do what is not done yet in ``directory``."""
         ...
 
 
 class Registered(NamedTuple):
-    """A protocol: its configuration, and what makes a study of a model, facts and that configuration."""
+    """A protocol: its configuration, and what makes a study of a model, facts and that configuration.
+
+    Attributes:
+        config: the class of the configuration.
+        study: makes the study; of the model and the configuration alone where it draws its facts itself.
+        draws_facts: whether it does.
+    """
 
     config: type[Configuration]
-    study: Callable[[Any, Any, Any], Study]
+    study: Callable[..., Study]
+    draws_facts: bool = False
 
 
 MASK = "mask"
@@ -51,4 +60,5 @@ PROTOCOLS = {
     "reactance": Registered(ReactanceConfig, ReactanceStudy),
     "reacquisition": Registered(ReacquisitionConfig, ReacquisitionStudy),
     "renewal": Registered(RenewalConfig, RenewalStudy),
+    "paper": Registered(PaperConfig, PaperStudy, draws_facts=True),
 }

@@ -19,7 +19,7 @@ from mechmask.file_errors import file_errors
 from mechmask.files import write_text
 from mechmask.study.config import StudyConfig
 from mechmask.study.fact_tables import SyntheticTable, WorldTable
-from mechmask.study.toml import ModelTable
+from mechmask.study.toml import DrawsTable, ModelTable
 
 _WIDTH = 100
 
@@ -37,6 +37,8 @@ def template() -> str:
         _table("facts.synthetic", SyntheticTable()),
         _comment('Facts of the world that the model knows; use install = "none" below:'),
         textwrap.indent(_table("facts.world", WorldTable()), "# ", lambda line: not line.startswith("#")),
+        _comment("Over several draws of facts and seeds of training, pooled with the draw as cluster:"),
+        textwrap.indent(_table("draws", DrawsTable(n=5)), "# ", lambda line: not line.startswith("#")),
         _comment(
             'What is done: the protocol "mask", whose settings follow. Others, named by protocol = under [study], take '
             'settings of their own: "correction" (facts that the model knows), "twins" (facts that it is taught), '

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import create_model
+from pydantic import Field, create_model
 
 from mechmask.configuration import Configuration, validated
 from mechmask.errors import StudyError, known_names
@@ -28,6 +28,7 @@ from mechmask.facts.load import load_facts
 from mechmask.models.load import load_model
 from mechmask.models.model import Model
 from mechmask.study.config import StudyConfig, read_toml
+from mechmask.study.draws import Draws, reseeded
 from mechmask.study.fact_tables import SyntheticTable, WorldTable
 from mechmask.study.registry import MASK, PROTOCOLS, Study
 
@@ -56,11 +57,24 @@ class _FactsTable(Configuration):
     world: WorldTable | None = None
 
 
+class DrawsTable(Configuration):
+    """Over how many draws of facts, and seeds of training, the study is done and pooled.
+
+    Attributes:
+        n: draws of facts; the seed of the facts goes up by one for each.
+        seeds: trainings of each draw; the seed of every training goes up by one for each.
+    """
+
+    n: int = Field(default=1, ge=1)
+    seeds: int = Field(default=1, ge=1)
+
+
 class StudyFile(Configuration):
-    """What a file describes: a model, facts, and what is done with them."""
+    """What a file describes: a model, facts, over how many draws, and what is done with them."""
 
     model: ModelTable = ModelTable()
-    facts: _FactsTable
+    draws: DrawsTable | None = None
+    facts: _FactsTable = _FactsTable()
     study: StudyConfig = StudyConfig()
 
 
@@ -78,22 +92,40 @@ def study_from_file(path: Path) -> Study:
     protocol = PROTOCOLS[name]
     file = create_model("StudyFile", __base__=StudyFile, study=(protocol.config, protocol.config()))
     described = validated(file, content, path.name)
-    _one_source(described.facts, path)
+    _require_sources(described.facts, path, 0 if protocol.draws_facts else 1)
+    _require_drawn(described, protocol.draws_facts, path)
     beside = path.parent / described.model.source
     source = str(beside) if beside.exists() else described.model.source
     model = load_model(**{**described.model.model_dump(), "source": source})
-    return protocol.study(model, _facts(described.facts, model, path), described.study)
+    if protocol.draws_facts:
+        return protocol.study(model, described.study)
+
+    def study_of(draw: int, seed: int) -> Study:
+        return protocol.study(model, _facts(described.facts, model, path, draw), reseeded(described.study, seed))
+
+    draws = described.draws
+    return study_of(0, 0) if draws is None else Draws(study_of, range(draws.n), range(draws.seeds))
 
 
-def _one_source(table: _FactsTable, path: Path) -> None:
+def _require_sources(table: _FactsTable, path: Path, n: int) -> None:
     named = [name for name, value in table if value is not None]
-    if len(named) != 1:
-        raise StudyError(f"{path.name}: [facts] names {len(named)} sources. Give one of path, synthetic, world.")
+    if len(named) != n:
+        remedy = "Give one of path, synthetic, world." if n else "This protocol draws its own: leave the table out."
+        raise StudyError(f"{path.name}: [facts] names {len(named)} sources. {remedy}")
 
 
-def _facts(table: _FactsTable, model: Model, path: Path) -> FactSet:
+def _require_drawn(described: StudyFile, draws_facts: bool, path: Path) -> None:
+    if described.draws is None:
+        return
+    if draws_facts:
+        raise StudyError(f"{path.name}: this protocol draws its facts itself. Give draws under [study], not [draws].")
+    if described.facts.path is not None and described.draws.n > 1:
+        raise StudyError(f"{path.name}: the facts of a file are one draw. Leave n out of [draws], or give other facts.")
+
+
+def _facts(table: _FactsTable, model: Model, path: Path, draw: int) -> FactSet:
     if table.path is not None:
         return load_facts(path.parent / table.path)
     if table.synthetic is not None:
-        return table.synthetic.facts()
-    return (table.world or WorldTable()).facts(model)
+        return table.synthetic.facts(draw)
+    return (table.world or WorldTable()).facts(model, draw)

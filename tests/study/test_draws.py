@@ -8,6 +8,7 @@ import pytest
 import mechmask as mm
 from mechmask.errors import StudyError
 from mechmask.measure.normalised import group_normalised
+from mechmask.study.draws import reseeded
 from mechmask.study.protocols.correction import CorrectionConfig, CorrectionStudy
 
 TAUGHT = {"steps": 4, "lr": 1e-2, "rank": 4}
@@ -91,3 +92,11 @@ def test_a_damaged_card_is_said_to_be_damaged(done):
     with pytest.raises(StudyError, match="damaged"):
         mm.open_draws(done[1])
     card.write_text(whole)
+
+
+def test_every_training_of_a_configuration_gets_the_seed():
+    config = mm.ContrastConfig(trainings={"a": mm.FinetuneConfig(seed=2)}, install=mm.FinetuneConfig())
+    again = reseeded(config, 3)
+    assert (again.trainings["a"].seed, again.install.seed) == (5, 3)
+    assert reseeded(config, 0) == config
+    assert again.model_copy(update={"trainings": config.trainings, "install": config.install}) == config

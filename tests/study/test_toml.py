@@ -128,7 +128,6 @@ def test_the_number_of_sources_is_checked_before_a_model_is_loaded(written):
         ('[facts.synthetic]\nn = "many"\n', ["facts.synthetic.n"]),
         ("[facts.world]\nn_controls = 3\n", ["facts.world.n_controls"]),
         ("[facts]\nfile = 'x'\n", ["facts.file"]),
-        ("", ["facts"]),
         ("[facts.synthetic]\n[studies]\n", ["studies"]),
         ("[facts.synthetic]\n[study]\nsteps = 3\n", ["study.steps"]),
         (
@@ -289,6 +288,32 @@ def test_a_contrast_has_its_trainings_by_name(written):
     )
     assert type(study).__name__ == "ContrastStudy" and study.config.matched_margin == 2.0
     assert list(study.config.trainings) == ["gentle"] and study.config.trainings["gentle"].method == "full"
+
+
+def test_draws_are_studies_of_other_facts_and_other_seeds(written):
+    facts = "[facts.synthetic]\nn = 4\nn_never = 2\ndistractors = 3\nseed = 5\n"
+    draws = study_from_file(written(f"{facts}[draws]\nn = 2\nseeds = 2\n[study]\nedits = []\n"))
+    assert (draws.draws, draws.seeds) == ((0, 1), (0, 1))
+    first, last = draws.study_of(0, 0), draws.study_of(1, 1)
+    assert (first.facts, last.facts) == tuple(
+        synthetic_facts(4, seed=seed, n_never=2, distractors=3) for seed in (5, 6)
+    )
+    assert (last.config.install.seed, last.config.contradict.seed) == (1, 1)
+    assert first.config == StudyConfig(edits=())
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[facts]\npath = 'facts.jsonl'\n[draws]\nn = 2\n", "the facts of a file are one draw"),
+        ("[draws]\nn = 2\n[study]\nprotocol = 'paper'\n", "draws its facts itself"),
+        ("", "[facts] names 0 sources. Give one of path"),
+        ("[facts.world]\n[study]\nprotocol = 'paper'\n", "draws its own: leave the table out"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(written, text, sentence):
+    with pytest.raises(StudyError, match=re.escape(sentence)):
+        study_from_file(written(text))
 
 
 def test_an_unknown_protocol_and_a_setting_of_another_one_are_refused(written):

@@ -5,7 +5,8 @@ A new finding is one file and one line here.
 
 from __future__ import annotations
 
-from mechmask.study.findings import depth, masking
+from mechmask.study.findings import comeback, correlations, depth, edits, limits, masking
 from mechmask.study.findings.finding import Claim
 
-CLAIMS: tuple[Claim, ...] = (*masking.CLAIMS, *depth.CLAIMS)
+_FILES = (masking, limits, correlations, edits, depth, comeback)
+CLAIMS: tuple[Claim, ...] = tuple(claim for file in _FILES for claim in file.CLAIMS)

@@ -1,0 +1,43 @@
+"""What the paper could not rule out: a stronger fine-tune that erases, and a verdict that hangs on precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import xarray as xr
+
+from mechmask.measure.normalised import group_normalised
+from mechmask.measure.verdict import MARGIN_SHARE
+from mechmask.study.draws import DrawnResults
+from mechmask.study.findings.finding import Claim, Measured, draws_of
+
+
+def _left(results: DrawnResults, pick: Callable[[xr.Dataset], int]) -> Measured:
+    erase = results.erase
+    one = erase.isel(state=pick(erase))
+    return Measured(group_normalised(one), draws_of(one), f"at {one.state.item()}")
+
+
+def _strongest(erase: xr.Dataset) -> int:
+    """The training that takes the most of logp(old)."""
+    return int(erase["index"].mean("fact").argmax())
+
+
+def _last(erase: xr.Dataset) -> int:
+    """The coarsest of the precisions, which stands last."""
+    return erase.sizes["state"] - 1
+
+
+CLAIMS = [
+    Claim(
+        *(1, "dose", "known", "a stronger fine-tune masks as well", "not run there"),
+        *("EI* of the group under the training that takes the most", "ratio", partial(_left, pick=_strongest)),
+        below=1 - MARGIN_SHARE,
+    ),
+    Claim(
+        *(1, "precision", "known", "the old values are masked in coarse weights too", "not run there"),
+        *("EI* of the group with the weights in the coarsest type", "ratio", partial(_left, pick=_last)),
+        below=1 - MARGIN_SHARE,
+    ),
+]
