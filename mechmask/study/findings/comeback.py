@@ -22,7 +22,7 @@ def _earlier(results: DrawnResults, than: str) -> Measured:
     arms = [pooled({d: t[["steps", "reached"]].sel(arm=arm) for d, t in tables.items()}) for arm in (_MASKED, than)]
     found = increment(*arms)
     counts = f"{int(found.n_earlier)} earlier, {int(found.n_later)} later, {int(found.n_tied)} tied"
-    shift = f"shift {float(found.shift):+.1f} [{float(found.shift_low):.1f}, {float(found.shift_high):.1f}] steps"
+    shift = f"shift {float(found['shift']):+.1f} [{float(found.shift_low):.1f}, {float(found.shift_high):.1f}] steps"
     interval = Interval(
         *(float(found[name]) for name in ("share_earlier", "share_earlier_low", "share_earlier_high")),
         int(found.n_earlier + found.n_later),
