@@ -64,7 +64,8 @@ def save_reading(reading: xr.Dataset, path: str | Path) -> None:
             is_directory = path.is_dir()
         if is_directory:
             raise ReadingError(f"{path} is a directory. Name a file for the reading.")
-        stamped = escaped(reading).assign_attrs({"schema_version": SCHEMA_VERSION, _SEALED: 1})
+        plain = escaped(reading).drop_encoding()  # that of a file it came from would cut longer texts to that file's
+        stamped = plain.assign_attrs({"schema_version": SCHEMA_VERSION, _SEALED: 1})
         content = sealed(_netcdf(stamped))
         with replaced_file(path) as temporary:
             temporary.write_bytes(content)

@@ -15,7 +15,6 @@ from mechmask.measure.reading import load_reading
 from mechmask.study.step import Step, file_in
 
 DOSES = ("matched", "driven_on")
-OUTPUT, PROBES, CHOICE = "output", "probes", "choice"
 REACHED, LED_BEFORE = "reached", "led_before"
 
 
@@ -23,18 +22,17 @@ class Under(NamedTuple):
     """What was read under one way at one dose.
 
     Attributes:
-        readings: by the id of the changed fact and the name of the reading (``output``, ``probes``, ``choice``), each
-            of that fact and of all that no way changes.
+        readings: by the id of the changed fact what ``read_asked`` gave of it and of all that no way changes.
         reached: ids of the facts on which the dose was reached; the others were read where the way ended.
     """
 
-    readings: Mapping[str, Mapping[str, xr.Dataset]]
+    readings: Mapping[str, xr.Dataset]
     reached: frozenset[str]
 
 
-def file_of(dose: str, number: int, kind: str) -> str:
+def file_of(dose: str, number: int) -> str:
     """The file of a reading in the step of a way."""
-    return f"{dose}/{number:04d}_{kind}.nc"
+    return f"{dose}/{number:04d}.nc"
 
 
 def under_way(steps: Mapping[str, Step], dose: str) -> Under:
@@ -50,8 +48,7 @@ def under_way(steps: Mapping[str, Step], dose: str) -> Under:
         if dose != DOSES[0] or details["status"] == REACHED:
             reached.add(fact)
         at = dose if fact in reached else DOSES[-1]
-        files = {kind: file_of(at, details["number"], kind) for kind in (OUTPUT, PROBES, CHOICE)}
-        readings[fact] = {kind: load_reading(file_in(step, file)) for kind, file in files.items()}
+        readings[fact] = load_reading(file_in(step, file_of(at, details["number"])))
     return Under(readings, frozenset(reached))
 
 

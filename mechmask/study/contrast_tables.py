@@ -15,10 +15,11 @@ from mechmask.measure.contrast import auroc_of_ways, first_choice, share_led_by_
 from mechmask.measure.erase import erase_index
 from mechmask.measure.old_value import STATISTICS, statistic_of_old
 from mechmask.measure.verdict import REMEDIES
-from mechmask.study.contrast_readings import CHOICE, OUTPUT, PROBES, Under
+from mechmask.study.contrast_readings import Under
 from mechmask.study.tables import by_state, concatenated
 
 BEFORE = "before"
+_BESIDE = ["probe_margin", "choice_score", "probe", "form", "option"]  # no part of the contest at the output
 _NOT_REACHED = {"verdict": "undecided", "reason": "did_not_take", "remedy": REMEDIES["did_not_take"]}
 
 
@@ -26,7 +27,7 @@ def erase_of_ways(before: xr.Dataset, ways: Mapping[str, Under], options: Mappin
     """What ``erase_index`` gives of every fact under every way.
 
     Args:
-        before: reading of all facts at the output, ``logprob[fact, phrasing, route]`` in nats.
+        before: what ``read_asked`` gave of all facts, ``logprob[fact, phrasing, route]`` in nats and more.
         ways: what was read under each way.
         options: of ``erase_index``.
 
@@ -37,7 +38,8 @@ def erase_of_ways(before: xr.Dataset, ways: Mapping[str, Under], options: Mappin
     for way, under in ways.items():
         facts = []
         for fact, read in under.readings.items():
-            result = erase_index(before.sel(fact=read[OUTPUT].fact), read[OUTPUT], **options)
+            after = read.drop_vars(_BESIDE)
+            result = erase_index(before.drop_vars(_BESIDE).sel(fact=after.fact), after, **options)
             facts.append(result if fact in under.reached else _not_reached(result))
         rows[way] = xr.concat(facts, "fact", data_vars="all", combine_attrs="drop_conflicts")
     return by_state(rows)
@@ -96,13 +98,11 @@ def auroc_of_doses(statistics: xr.Dataset, edited: Sequence[str], level: float) 
     return concatenated(along, "dose", statistics.dose.values)
 
 
-def rebound_of_ways(
-    before: Mapping[str, xr.Dataset], ways: Mapping[str, Under], facts: Sequence[str], level: float
-) -> xr.Dataset:
+def rebound_of_ways(before: xr.Dataset, ways: Mapping[str, Under], facts: Sequence[str], level: float) -> xr.Dataset:
     """Whether old is back where it is asked for otherwise than it was taught.
 
     Args:
-        before: readings ``probes`` and ``choice`` of facts and controls before the change.
+        before: what ``read_asked`` gave of all facts before the change.
         ways: what was read under each way.
         facts: ids of the facts that ways change.
         level: of the intervals.
@@ -120,7 +120,7 @@ def rebound_of_ways(
     for under in everything.values():
         margin, choice = _asked(under, control=False)
         control_margin, control_choice = _asked(under, control=True)
-        led = {PROBES: (_led(margin), _led(control_margin))}
+        led = {"probes": (_led(margin), _led(control_margin))}
         led |= {form: (_took_old(choice, form), _took_old(control_choice, form)) for form in choice.form.values}
         rows.append(concatenated([_shares(*of, level) for of in led.values()], "asked", led))
         margins.append(margin.reindex(fact=list(facts)).to_dataset(name="margin"))
@@ -144,7 +144,7 @@ def _statistics(ways: Mapping[str, Under], facts: Sequence[str]) -> np.ndarray:
     for row, under in enumerate(ways.values()):
         for column, fact in enumerate(facts):
             if fact in under.reached:
-                logprob = under.readings[fact][OUTPUT].logprob.sel(fact=[fact])
+                logprob = under.readings[fact].logprob.sel(fact=[fact])
                 values[row, :, column] = [float(statistic_of_old(logprob, name)[0]) for name in STATISTICS]
     return values
 
@@ -156,11 +156,10 @@ def _asked(under: Under, *, control: bool) -> tuple[xr.DataArray, xr.DataArray]:
     """
     margins, scores = [], []
     for fact, read in under.readings.items():
-        probed = read[PROBES]
-        chosen = (probed.role.values == "control") if control else (probed.fact.values == fact)
+        chosen = (read.role.values == "control") if control else (read.fact.values == fact)
         rows = np.flatnonzero(chosen & (fact in under.reached))
-        margins.append(probed.margin.isel(fact=rows).reset_coords(drop=True))
-        scores.append(read[CHOICE].score.isel(fact=rows).reset_coords(drop=True))
+        margins.append(read.probe_margin.isel(fact=rows).reset_coords(drop=True))
+        scores.append(read.choice_score.isel(fact=rows).reset_coords(drop=True))
     margin, score = (cast("xr.DataArray", xr.concat(of, "fact", join="outer")) for of in (margins, scores))
     return margin, first_choice(score)
 

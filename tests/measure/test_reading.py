@@ -379,3 +379,14 @@ def test_require_refuses_what_is_no_dataset(other):
         ReadingError, match=f"^This takes a reading .*, not a {type(other).__name__}\\. Make one with read_logits"
     ):
         require(other, "This")
+
+
+def test_texts_of_joined_files_keep_their_length(tmp_path):
+    """A file says how long its texts are; joined with longer ones they were cut to that length."""
+    for name in ("ab", "abcdefgh"):
+        one = xr.Dataset({"verdict": ("fact", [name])}, {"fact": [name]})
+        save_reading(one, tmp_path / f"{name}.nc")
+    parts = [load_reading(tmp_path / f"{name}.nc") for name in ("ab", "abcdefgh")]
+    save_reading(xr.concat(parts, "fact"), tmp_path / "joined.nc")
+    joined = load_reading(tmp_path / "joined.nc")
+    assert joined.fact.values.tolist() == joined.verdict.values.tolist() == ["ab", "abcdefgh"]

@@ -16,7 +16,7 @@ import xarray as xr
 
 from mechmask.errors import StudyError
 from mechmask.facts.choice import by_letter, by_text
-from mechmask.facts.fact import Example
+from mechmask.facts.fact import Example, Fact
 from mechmask.facts.fact_set import FactSet
 from mechmask.facts.load import as_fact_set
 from mechmask.facts.probes import probed
@@ -25,16 +25,11 @@ from mechmask.models.model import Model
 from mechmask.models.routes import encode_contests
 from mechmask.models.states import Variant
 from mechmask.progress import progress_bar
-from mechmask.read.choice import read_choice
-from mechmask.read.logits import read_logits
-from mechmask.read.probes import read_probes
+from mechmask.read.asked import read_asked
 from mechmask.read.scoring.labels import provenance
 from mechmask.study.contrast_config import ContrastConfig
 from mechmask.study.contrast_readings import (
-    CHOICE,
     DOSES,
-    OUTPUT,
-    PROBES,
     Under,
     file_of,
     matched_of,
@@ -44,18 +39,17 @@ from mechmask.study.contrast_tables import auroc_of_doses, erase_of_ways, reboun
 from mechmask.study.exports import export_contrast
 from mechmask.study.matching import Matched, edited_to_margin, trained_to_margin
 from mechmask.study.outcome import outcome
-from mechmask.study.results import StudyResults
+from mechmask.study.results import READING, StudyResults
 from mechmask.study.run import Run
 from mechmask.study.states import (
     StudyState,
     edit_settings,
     reading_in,
-    readings_of,
     require_as_it_came,
     state_of_change,
     untouched,
 )
-from mechmask.study.step import Settings, Step, digest_of
+from mechmask.study.step import NO_SETTINGS, Settings, Step, digest_of
 from mechmask.study.tables import concatenated
 from mechmask.study.training import train
 from mechmask.write.adapter import AdapterChange
@@ -84,11 +78,9 @@ class ContrastStudy:
         self.model, self.facts, self.config = model, as_fact_set(facts), config or ContrastConfig()
         self.edits = edit_settings(model, self.config.edits)
         self._require_usable()
-        asked = [fact for fact in self.facts if fact.role != "never"]
-        for group in (self.facts, [probed(f) for f in asked], [by_text(f) for f in asked]):
+        for group in (self.facts, [one for f in self.facts if f.role != "never" for one in _asked_beside(f)]):
             for phrasing in range(max(len(fact.phrasings) for fact in group)):
                 encode_contests(model.tokenizer, group, phrasing)
-        encode_contests(model.tokenizer, [question for fact in asked for question in by_letter(fact)])
 
     def __repr__(self) -> str:
         return f"ContrastStudy({self.model.name!r}, {self.facts!r})"
@@ -121,7 +113,7 @@ class ContrastStudy:
         with Run(directory, self.model, self.facts, about) as run:
             start = self._start(run)
             before = self._before(run, start)
-            facts = self._contested(reading_in(before[OUTPUT]))
+            facts = self._contested(reading_in(before))
             ways = {way: self._trained(run, start, facts, way, config) for way, config in self.config.trainings.items()}
             ways |= {way: self._edited(run, start, facts, way, config) for way, config in self.edits.items()}
             self._conclude(run, before, ways)
@@ -162,14 +154,12 @@ class ContrastStudy:
             return installed
         return state_of_change(run, "installed", interpolated(self.model, change, change, 1.0))
 
-    def _before(self, run: Run, start: StudyState) -> dict[str, Step]:
-        states, size = {"before": start}, self.config.batch_size
-        asked = {"roles": ["contradicted", "control"], "batch_size": size}
-        return {
-            OUTPUT: readings_of(run, states, read_logits, phrasings="all", batch_size=size)["before"],
-            PROBES: readings_of(run, states, read_probes, **asked)["before"],
-            CHOICE: readings_of(run, states, read_choice, **asked)["before"],
-        }
+    def _before(self, run: Run, start: StudyState) -> Step:
+        def make(directory: Path) -> None:
+            require_as_it_came(run, start)
+            save_reading(read_asked(start.state, self.facts, batch_size=self.config.batch_size), directory / READING)
+
+        return run.step("readings/before", NO_SETTINGS, {**run.inputs, **start.inputs, **_asked_of(self.facts)}, make)
 
     def _contested(self, before: xr.Dataset) -> FactSet:
         """The facts on which new does not lead by the margin before anything is changed."""
@@ -232,54 +222,45 @@ class ContrastStudy:
             for number, (fact, one) in enumerate(found.items()):
                 for dose, change in zip(DOSES, (one.change, one.driven_on), strict=True):
                     if change is not None:
-                        for kind, reading in self._read(change.on(start.state), fact).items():
-                            save_reading(reading, directory / file_of(dose, number, kind))
+                        reading = self._read(change.on(start.state), fact)
+                        save_reading(reading, directory / file_of(dose, number))
             return {"facts": {fact: {**one.numbers, "number": i} for i, (fact, one) in enumerate(found.items())}}
 
         margin = {"matched_margin": self.config.matched_margin}
         taught = [example.model_dump(mode="json") for example in examples]
-        asked = [one.model_dump(mode="json") for fact in facts for one in (probed(fact), by_text(fact))]
-        inputs = {**run.inputs, **start.inputs, "examples": digest_of(taught), "asked": digest_of(asked)}
+        inputs = {**run.inputs, **start.inputs, "examples": digest_of(taught), **_asked_of(self.facts)}
         number = self.facts.contradicted.ids.index(facts[0].id)
         step = run.step(f"ways/{way}/{number:04d}", settings | Settings(margin, margin), inputs, make)
         return dict.fromkeys(facts.ids, step)
 
-    def _read(self, state: Variant, fact: str) -> dict[str, xr.Dataset]:
-        """The changed fact and all that no way changes; probes and questions of it and of the controls."""
-        controls, size = self.facts.control.ids, self.config.batch_size
-        asked = self.facts.select([fact, *controls])
-        return {
-            OUTPUT: read_logits(
-                state, self.facts.select([*asked.ids, *self.facts.never.ids]), phrasings="all", batch_size=size
-            ),
-            PROBES: read_probes(state, asked, batch_size=size),
-            CHOICE: read_choice(state, asked, batch_size=size),
-        }
+    def _read(self, state: Variant, fact: str) -> xr.Dataset:
+        """The changed fact and all that no way changes."""
+        rest = [one.id for one in self.facts if one.role != "contradicted"]
+        return read_asked(state, self.facts.select([fact, *rest]), batch_size=self.config.batch_size)
 
-    def _conclude(self, run: Run, before: Mapping[str, Step], ways: Mapping[str, Mapping[str, Step]]) -> None:
+    def _conclude(self, run: Run, before: Step, ways: Mapping[str, Mapping[str, Step]]) -> None:
         """What the readings say, which needs no model."""
         c, edited = self.config, list(self.edits)
         ids = list(next(iter(ways.values())))
-        sources = [*before.values(), *{step.name: step for of in ways.values() for step in of.values()}.values()]
+        sources = [before, *{step.name: step for of in ways.values() for step in of.values()}.values()]
 
         @cache
         def under(dose: str) -> dict[str, Under]:
             return {way: under_way(steps, dose) for way, steps in ways.items()}
 
         def erased(dose: str) -> xr.Dataset:
-            return erase_of_ways(reading_in(before[OUTPUT]), under(dose), c.options)
+            return erase_of_ways(reading_in(before), under(dose), c.options)
 
         def valued() -> xr.Dataset:
             results = {dose: reading_in(step) for dose, step in erase.items()}
-            return statistics_of_ways(reading_in(before[OUTPUT]), {dose: under(dose) for dose in DOSES}, results)
+            return statistics_of_ways(reading_in(before), {dose: under(dose) for dose in DOSES}, results)
 
         def rebounded() -> xr.Dataset:
-            first = {kind: reading_in(before[kind]) for kind in (PROBES, CHOICE)}
+            first = reading_in(before)
             return concatenated([rebound_of_ways(first, under(dose), ids, c.level) for dose in DOSES], "dose", DOSES)
 
-        outcome(
-            run, "matched", sources, lambda: matched_of(ways, edited, self.facts.contradicted.ids), {"edited": edited}
-        )
+        matched = partial(matched_of, ways, edited, self.facts.contradicted.ids)
+        outcome(run, "matched", sources, matched, {"edited": edited})
         names = dict(zip(DOSES, ("erase", "driven_on"), strict=True))
         erase = {dose: outcome(run, name, sources, partial(erased, dose), c.options) for dose, name in names.items()}
         statistics = outcome(run, "statistics", [*sources, *erase.values()], valued)
@@ -287,3 +268,13 @@ class ContrastStudy:
         options = {"edited": edited, **level}
         outcome(run, "auroc", [statistics], lambda: auroc_of_doses(reading_in(statistics), **options), options)
         outcome(run, "rebound", sources, rebounded, level)
+
+
+def _asked_of(facts: FactSet) -> dict[str, str]:
+    """Digest of all texts in which facts are asked beside their own phrasings."""
+    texts = [one.model_dump(mode="json") for fact in facts if fact.role != "never" for one in _asked_beside(fact)]
+    return {"asked": digest_of(texts)}
+
+
+def _asked_beside(fact: Fact) -> tuple[Fact, ...]:
+    return (probed(fact), by_text(fact), *by_letter(fact))

@@ -191,7 +191,7 @@ def test_installed_facts_taught_together_start_from_what_was_installed(tiny, few
     results = ContrastStudy(model, few, config).run(tmp_path / "run")
     install = mm.finetune(model, few.install_examples(), config.install)
     expected = mm.read_logits(install.on(model), few, phrasings="all").logprob
-    np.testing.assert_allclose(results.reading("readings/read_logits/before").logprob, expected, atol=1e-3)
+    np.testing.assert_allclose(results.reading("readings/before").logprob, expected, atol=1e-3)
     assert [path.name for path in (tmp_path / "run" / "ways" / "full").iterdir()] == ["0000"]
 
 
