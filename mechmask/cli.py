@@ -137,15 +137,26 @@ def study(
     init: Annotated[
         bool, typer.Option("--init", help="Write CONFIG anew, with every setting, its default and what it means.")
     ] = False,
+    paper: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="With --init: all experiments of the paper, for smollm2-135m, qwen2.5-1.5b, qwen2.5-3b, llama-3.2-3b "
+            "or gpt2-xl.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """A study as a TOML file describes it."""
     if init:
         from mechmask.study.template import write_template
 
-        write_template(config)
-        typer.echo(f"{config} holds every setting with its default. Edit it, then: mechmask study {config} --out DIR")
+        write_template(config, paper)
+        held = "every setting with its default" if paper is None else "all experiments of the paper"
+        typer.echo(f"{config} holds {held}. Edit it, then: mechmask study {config} --out DIR")
         return
+    if paper is not None:
+        raise StudyError("--paper names a configuration to write. Give --init beside it.")
     if out is None:
         raise StudyError("The study needs a directory. Give --out DIR, or --init to write a configuration.")
     with _resumable(out):

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from mechmask.errors import StudyError
+from mechmask.errors import StudyError, known_names
 from mechmask.file_errors import file_errors
 from mechmask.files import write_text
 from mechmask.study.config import StudyConfig
@@ -51,17 +51,29 @@ def template() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def write_template(path: Path) -> None:
-    """Write the configuration into a new file.
+def ready_papers() -> dict[str, Path]:
+    """The ready configurations of all the paper's experiments, by the model that each is for."""
+    return {path.stem: path for path in sorted((Path(__file__).parent / "papers").glob("*.toml"))}
+
+
+def write_template(path: Path, paper: str | None = None) -> None:
+    """Write a configuration into a new file.
+
+    Args:
+        path: the file.
+        paper: the model of a ready configuration of all the paper's experiments; by default, every setting of a study.
 
     Raises:
-        StudyError: if there is something of that name already.
-        FileError: if it cannot be written.
+        StudyError: if there is something of that name already, or no such ready configuration.
+        FileError: if the file cannot be written.
     """
+    ready = ready_papers()
+    if paper is not None and paper not in ready:
+        raise StudyError(f"There is no ready configuration for {paper!r}. {known_names(paper, ready)}")
     with file_errors(path):
         if path.exists():
             raise StudyError(f"{path} already exists. Name a new file for the configuration.")
-    write_text(path, template())
+    write_text(path, template() if paper is None else ready[paper].read_text(encoding="utf-8"))
 
 
 def _table(name: str, config: BaseModel) -> str:
