@@ -21,10 +21,18 @@ _TITLES = {
     5: "The old route stays competitive deep into the network",
     6: "Masked content returns",
 }
-_FIGURES = {
+_POOLED = {  # drawn anew of all draws
     "correction": {"results/course": draw.trace},
     "twins": {"results/course": draw.trace},
     "mask": {"results/depth": draw.depth},
+}
+_OF_A_DRAW = {  # as each draw has them among its own figures
+    "dose": ("doses",),
+    "precision": ("precision",),
+    "contrast": ("contrast",),
+    "reactance": ("reactance",),
+    "reacquisition": ("reacquisition",),
+    "renewal": ("renewal",),
 }
 
 
@@ -53,7 +61,7 @@ def paper_report(findings: Sequence[Finding], parts: Mapping[str, DrawnResults],
         if rows:
             sections += [f"## {number}. {title}", _table(rows)]
     for name, results in parts.items():
-        sections += [f"## Part: {name}", results.conclusion(), *_figures(name, results, root)]
+        sections += [f"## Part: {name}", *_said(results), *_figures(name, results, root)]
     return "\n\n".join(sections) + "\n"
 
 
@@ -78,12 +86,23 @@ def _range(interval: Interval) -> str:
     return f"{estimate:.2f} [{low:.2f}, {high:.2f}]" if math.isfinite(low) else f"{estimate:.2f} (no interval)"
 
 
+def _said(results: DrawnResults) -> list[str]:
+    """What became of the facts of all draws, where a part judges them."""
+    judged = all((study.directory / "results/erase").is_dir() for study in results)
+    return [results.conclusion()] if judged else []
+
+
 def _figures(part: str, results: DrawnResults, root: Path) -> list[str]:
-    """The figures of a part, each written and shown."""
+    """The figures of a part: those of all draws, written now, and those that its first draw has."""
     shown = []
-    for name, make in _FIGURES.get(part, {}).items():
+    for name, make in _POOLED.get(part, {}).items():
         path = Path("figures") / f"{part}_{name.rpartition('/')[2]}.png"
         (root / path.parent).mkdir(exist_ok=True)
         draw.save_figure(make(results.reading(name)), root / path)
-        shown.append(f"![{part}: {name.rpartition('/')[2]}]({path.as_posix()})")
+        shown.append(f"![{part}, all draws]({path.as_posix()})")
+    first_name, first = next(iter(results.studies.items()))
+    for name in _OF_A_DRAW.get(part, ()):
+        path = first.directory / "figures" / f"{name}.png"
+        if path.is_file():
+            shown.append(f"![{part}, draw {first_name}]({path.relative_to(root).as_posix()})")
     return shown

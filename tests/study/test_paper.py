@@ -2,85 +2,110 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
 import mechmask as mm
 from mechmask.errors import StudyError
+from mechmask.study.config import read_toml
 from mechmask.study.fact_tables import SyntheticTable, WorldTable
+from mechmask.study.paper import PARTS
+from mechmask.study.template import ready_papers
+from mechmask.write.presets import presets
 
 SHORT = mm.FinetuneConfig(steps=2, lr=1e-2, rank=2)
-INSTALL = mm.FinetuneConfig(steps=6, lr=2e-2, rank=2)
-NONE = dict.fromkeys(
-    ("mask", "dose", "precision", "contrast", "reactance", "reacquisition", "renewal"),
-)
+INSTALL = mm.FinetuneConfig(steps=12, lr=2e-2, rank=2)
+KNOWN = WorldTable(n_contradicted=3, n_control=1, n_never=6, relations=("capital",), min_margin=-100)
+TAUGHT = SyntheticTable(n=4, n_contradicted=3, n_never=3, distractors=3)
+WON = mm.FinetuneConfig(steps=12, lr=3e-2, rank=2)
 
 
 def config(**parts):
-    return mm.PaperConfig(
-        **{
-            "draws": 2,
-            "known": WorldTable(n_contradicted=2, n_control=1, n_never=4, relations=("capital",), min_margin=-100),
-            "taught": SyntheticTable(n=3, n_contradicted=2, n_never=3, distractors=3),
-            "correction": mm.CorrectionConfig(contradict=SHORT, checkpoint_every=1),
-            "twins": mm.TwinsConfig(install=INSTALL, contradict=SHORT, checkpoint_every=1),
-            **NONE,
-            **parts,
-        }
-    )
+    every = {
+        "correction": mm.CorrectionConfig(contradict=SHORT, checkpoint_every=1),
+        "twins": mm.TwinsConfig(install=INSTALL, contradict=SHORT, checkpoint_every=1),
+        "mask": mm.StudyConfig(install=INSTALL, contradict=SHORT, checkpoint_every=12, edits=()),
+        "dose": mm.DoseConfig(contradict=SHORT, scales=(0.5,), checkpoint_every=2, text_tokens=64),
+        "precision": mm.PrecisionConfig(contradict=SHORT, precisions=("nf4",)),
+        "contrast": mm.ContrastConfig(
+            trainings={"lora": SHORT}, edits=(mm.FTLConfig(layer=1, clamp=0.05, steps=2),), matched_margin=0.01
+        ),
+        "reactance": mm.ReactanceConfig(install=INSTALL, levels=(2, 12), contradict=SHORT),
+        "reacquisition": None,
+        "renewal": None,
+    }
+    return mm.PaperConfig(draws=1, known=KNOWN, taught=TAUGHT, **{**every, **parts})
 
 
 @pytest.fixture(scope="module")
 def done(tiny, tmp_path_factory):
     directory = tmp_path_factory.mktemp("paper") / "run"
-    mask = mm.StudyConfig(install=INSTALL, contradict=SHORT, checkpoint_every=2, edits=())
-    return mm.PaperStudy(tiny("llama"), config(mask=mask)).run(directory), directory
+    return mm.PaperStudy(tiny("llama"), config()).run(directory), directory
 
 
 def test_each_part_is_the_study_that_it_would_be_alone(done, tiny, tmp_path):
     c = config()
-    alone = mm.TwinStudy(tiny("llama"), c.taught.facts(1), c.twins).run(tmp_path / "alone").erase
-    pooled = done[0].parts["twins"].erase
-    ours = pooled.isel(fact=np.flatnonzero(pooled["seed"].values == "1"))
-    np.testing.assert_array_equal(ours.trace_after, alone.trace_after)
+    alone = mm.TwinStudy(tiny("llama"), c.taught.facts(), c.twins).run(tmp_path / "alone").erase
+    np.testing.assert_array_equal(done[0].parts["twins"].erase.trace_after, alone.trace_after)
 
 
 def test_the_report_says_every_claim_and_shows_what_was_run(done):
     report = (done[1] / "report.md").read_text(encoding="utf-8")
     table = done[0].summary()
     assert len(table) == len(done[0].findings)
-    run = table["verdict"] != "not run"
-    assert run.sum() == 12 + 3 + 4, "masking in two parts, depth, and surprise in both"
+    assert set(table["verdict"][table.index < 6]) <= {"agrees", "disagrees", "undecided"}
+    assert set(table["verdict"][table.index == 6]) == {"not run"}
     for text in ("Contradiction masks", "not run", "figures/twins_course.png", "figures/mask_depth.png"):
         assert text in report
+    links = re.findall(r"\]\((.*?)\)", report)
+    assert len(links) == len(PARTS) - 2 and all((done[1] / link).is_file() for link in links)
     assert (done[1] / "figures/correction_course.png").stat().st_size > 10_000
-    assert f"{(~run).sum()} not run" in done[0].conclusion()
+    assert f"{(table['verdict'] == 'not run').sum()} not run" in done[0].conclusion()
 
 
 def test_it_is_taken_up_to_the_same_bits(done, tiny, contents):
     before = contents(done[1])
-    mask = mm.StudyConfig(install=INSTALL, contradict=SHORT, checkpoint_every=2, edits=())
-    mm.PaperStudy(tiny("llama"), config(mask=mask)).run(done[1])
+    mm.PaperStudy(tiny("llama"), config()).run(done[1])
     assert contents(done[1]) == before
-
-
-def test_a_part_that_is_added_is_run_and_the_others_are_kept(done, tiny, contents):
-    before = contents(done[1] / "twins")
-    again = mm.PaperStudy(tiny("llama"), config(reactance=mm.ReactanceConfig(
-        install=INSTALL, levels=(2, 6), contradict=SHORT))).run(done[1])  # fmt: skip
-    assert contents(done[1] / "twins") == before
-    assert (again.summary()["finding"] if "finding" in again.summary() else again.summary().index).tolist().count(
-        4
-    ) == 2
-    reactance = again.summary().loc[4]
-    assert (reactance["n"] == 4).all() and (reactance["verdict"] == "undecided").all()
 
 
 def test_a_run_without_parts_is_refused(tiny):
     with pytest.raises(StudyError, match="No part is left"):
-        mm.PaperStudy(tiny("llama"), config(correction=None, twins="none"))
+        mm.PaperStudy(tiny("llama"), config(**dict.fromkeys(PARTS, "none")))
 
 
 def test_a_directory_without_a_finished_part_is_refused(tmp_path):
     with pytest.raises(StudyError, match="no finished part"):
         mm.PaperResults(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "tokens"),
+    [
+        ("smollm2-135m", "llama", "tokenizer"),
+        ("qwen2.5-1.5b", "qwen2", "tokenizer"),
+        ("qwen2.5-3b", "qwen2", "tokenizer"),
+        ("llama-3.2-3b", "llama", "bos_tokenizer"),
+        ("gpt2-xl", "gpt2", "tokenizer"),
+    ],
+)
+def test_a_ready_configuration_is_one_that_its_kind_of_model_can_run(name, family, tokens, tiny_module, request):
+    """What every protocol refuses before work starts it refuses here: of the architecture and the kind of tokenizer."""
+    written = read_toml(ready_papers()[name])
+    study = written["study"]
+    assert study.pop("protocol") == "paper" and set(PARTS) | {"draws", "known", "taught"} == set(study)
+    study["known"]["min_margin"] = -1000.0
+    study["contrast"].setdefault("edits", [{"method": "ft_l", "layer": 0, "clamp": 5e-4}])
+    if study["contrast"]["edits"] == ["ft_l"]:  # by preset, which is of the real model's size
+        preset = presets("ft_l")["gpt2-xl"]
+        assert (preset.family, preset.n_layers, preset.width) == (family, 48, 1600)
+        study["contrast"]["edits"] = [{"method": "ft_l", "layer": 0, "clamp": 5e-4}]
+    model = mm.load_model(tiny_module(family), tokenizer=request.getfixturevalue(tokens))
+    paper = mm.PaperStudy(model, mm.PaperConfig.model_validate(study))
+    assert paper.config.draws == 5 and list(paper.config.parts) == list(PARTS)
+
+
+def test_all_models_of_the_paper_have_a_ready_configuration():
+    assert set(ready_papers()) == {"smollm2-135m", "qwen2.5-1.5b", "qwen2.5-3b", "llama-3.2-3b", "gpt2-xl"}
