@@ -103,8 +103,9 @@ def over_facts(
 ) -> xr.Dataset:
     """The mean over facts at every other coordinate, with its interval.
 
-    Facts that were trained together are not independent: where ``fact`` has the coordinate ``seed``, the mean of each
-    draw is one observation. ``prediction_interval``, the range of one more fact, is over facts in either case.
+    Facts that were trained together are not independent: where ``fact`` has the coordinate ``seed`` of several draws, the
+    mean of each draw is one observation. ``prediction_interval``, the range of one more fact, is over facts in either
+    case.
 
     Args:
         values: ``[fact, ...]``; NaNs are left out.
@@ -130,8 +131,8 @@ def over_facts(
             f"A mean over facts needs the dimension fact; this array has {', '.join(map(str, values.dims)) or 'none'}. "
             "Give it one value for each fact."
         )
-    several = "seed" in values.coords and values["seed"].dims == ("fact",) and values.sizes["fact"] > 0
-    drawn = several and interval is mean_interval
+    labelled = "seed" in values.coords and values["seed"].dims == ("fact",)
+    drawn = labelled and len(np.unique(values["seed"].values)) > 1 and interval is mean_interval
     unit = "seed" if drawn else "fact"
     samples = (values.groupby("seed").mean() if drawn else values).transpose(..., unit)
     shape = samples.shape[:-1]

@@ -26,7 +26,7 @@ from mechmask.study.dose_config import DoseConfig
 from mechmask.study.draws import CARD, DrawnResults, Draws
 from mechmask.study.fact_tables import SyntheticTable, WorldTable
 from mechmask.study.findings import CLAIMS
-from mechmask.study.findings.finding import Finding, findings_of, findings_table
+from mechmask.study.findings.finding import Finding, findings_of, findings_table, verdict_counts
 from mechmask.study.protocols.contrast import ContrastStudy
 from mechmask.study.protocols.correction import CorrectionConfig, CorrectionStudy
 from mechmask.study.protocols.dose import DoseStudy
@@ -198,6 +198,5 @@ class PaperResults:
 
     def conclusion(self) -> str:
         """How many claims agree, disagree, are undecided, or were not measured."""
-        counts = self.summary()["verdict"].value_counts()
-        said = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
-        return f"Of {len(self.findings)} claims of the paper: {said}. {self.directory / REPORT} says which."
+        counts = verdict_counts(self.findings)
+        return f"Of {len(self.findings)} claims of the paper, {counts}. {self.directory / REPORT} says which."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from mechmask import draw
 from mechmask.measure.statistics import Interval
 from mechmask.measure.tables import markdown_table
 from mechmask.study.draws import DrawnResults
-from mechmask.study.findings.finding import AGREES, DISAGREES, NOT_RUN, UNDECIDED, Finding, findings_table
+from mechmask.study.findings.finding import Finding, findings_table, verdict_counts
 
 _TITLES = {
     1: "Contradiction masks rather than deletes",
@@ -45,8 +44,6 @@ def paper_report(findings: Sequence[Finding], parts: Mapping[str, DrawnResults],
         root: the directory of the run.
     """
     first = next(iter(parts.values()))
-    counts = Counter(one.verdict for one in findings)
-    said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in (AGREES, DISAGREES, UNDECIDED, NOT_RUN))
     sections = [
         f"# The paper on {first.model_name}",
         "Each row is a claim of *Compete, Don't Erase* (Pødenphant Lund 2026), the number that the paper gives, and "
@@ -54,7 +51,7 @@ def paper_report(findings: Sequence[Finding], parts: Mapping[str, DrawnResults],
         "claim puts the number, *disagrees* where all of it lies elsewhere, and is *undecided* otherwise. Facts of one "
         "draw are trained together, so that means take each draw as one observation. Intervals are not adjusted for "
         "the number of claims.",
-        f"Of {len(findings)} claims: {said}.",
+        f"Of {len(findings)} claims, {verdict_counts(findings)}.",
     ]
     for number, title in _TITLES.items():
         rows = [one for one in findings if one.claim.finding == number]

@@ -11,7 +11,7 @@ from mechmask.measure.pool import pooled
 from mechmask.measure.statistics import Interval, mean_interval
 from mechmask.study.draws import DrawnResults
 from mechmask.study.findings.correlations import correlated
-from mechmask.study.findings.finding import Claim, Measured
+from mechmask.study.findings.finding import Claim, Measured, facts_in
 
 _MASKED = "old_masked"
 
@@ -28,7 +28,7 @@ def _earlier(results: DrawnResults, than: str) -> Measured:
         int(found.n_earlier + found.n_later),
     )
     note = f"{counts}, {shift}, exact Wilcoxon p = {float(found.p_value):.2g}"
-    return Measured(interval, f"facts in {len(tables)} draws", note)
+    return Measured(interval, facts_in(len(tables)), note)
 
 
 def _renewed(results: DrawnResults, order: str) -> Measured:
@@ -75,7 +75,6 @@ CLAIMS = [
             one=lambda table: table.sel(asked="held_out", drop=True).isel(
                 fact=np.flatnonzero(table.role.values == "contradicted")
             ),
-            correlation="pearson",
         ),
         above=0,
     ),

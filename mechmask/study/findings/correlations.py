@@ -10,15 +10,11 @@ import xarray as xr
 from mechmask.measure.association import pooled_association
 from mechmask.measure.statistics import Interval
 from mechmask.study.draws import DrawnResults
-from mechmask.study.findings.finding import Claim, Measured
-
-_DRIVEN = {"twins": "driven_on", "correction": "driven_on"}
+from mechmask.study.findings.finding import Claim, Measured, facts_in
 
 
-def correlated(
-    results: DrawnResults, name: str, x: str, y: str, one: Callable[[xr.Dataset], xr.Dataset], correlation: str
-) -> Measured:
-    """A correlation over the facts of all draws, whole draws resampled.
+def correlated(results: DrawnResults, name: str, x: str, y: str, one: Callable[[xr.Dataset], xr.Dataset]) -> Measured:
+    """Pearson's correlation over the facts of all draws, whole draws resampled; Spearman's is in the note.
 
     Args:
         results: of the part.
@@ -26,16 +22,16 @@ def correlated(
         x: the name of the one.
         y: the name of the other.
         one: what makes it a table of facts alone, such as the choice of a state.
-        correlation: ``pearson`` or ``spearman``.
     """
     tables = {draw: one(table)[[x, y]] for draw, table in results.each(name).items()}
-    found = pooled_association(tables, x, y).sel(correlation=correlation)
+    both = pooled_association(tables, x, y)
+    found, ranks = (both.sel(correlation=name) for name in ("pearson", "spearman"))
     interval = Interval(*(float(found[field]) for field in ("estimate", "low", "high")), int(found.n))
     alone = ", ".join(f"{value:+.2f}" for value in found.draw_estimate.values)
-    note = f"each draw alone: {alone}"
-    if len(tables) < 4:
+    note = f"Spearman {float(ranks.estimate):+.2f}; each draw alone {alone}"
+    if 1 < len(tables) < 4:
         note = f"no interval with fewer than four draws; {note}"
-    return Measured(interval, f"facts in {len(tables)} draws", note)
+    return Measured(interval, facts_in(len(tables)), note)
 
 
 def _condition(number: int, table: xr.Dataset) -> xr.Dataset:
@@ -46,19 +42,17 @@ CLAIMS = [
     *(
         Claim(
             *(2, part, facts, "the margin that new reaches grows with the surprise"),
-            *("+.63, +.57 (n = 12 each), +.31, +.43 (not significant)", f"{name}'s correlation of both", "correlation"),
+            *("+.63, +.57 (n = 12 each), +.31, +.43 (not significant)", "Pearson's correlation of both", "correlation"),
             partial(
                 correlated,
                 name="results/surprise",
                 x="surprise",
                 y="margin",
                 one=lambda table: table.sel(state="driven_on", drop=True),
-                correlation=name.lower(),
             ),
             above=0,
         )
         for part, facts in (("twins", "taught"), ("correction", "known"))
-        for name in ("Pearson", "Spearman")
     ),
     *(
         Claim(
@@ -70,7 +64,6 @@ CLAIMS = [
                 x="prior",
                 y="margin",
                 one=partial(_condition, number),
-                correlation="pearson",
             ),
             below=0,
         )

@@ -7,11 +7,13 @@ disagrees where it lies wholly outside, and is undecided where it does neither.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import pandas as pd
+import xarray as xr
 
 from mechmask.measure.statistics import Interval
 from mechmask.study.draws import DrawnResults
@@ -113,14 +115,33 @@ def findings_table(findings: Sequence[Finding]) -> pd.DataFrame:
     return pd.DataFrame(map(_row, findings)).set_index("finding")
 
 
-def draws_of(result) -> str:
-    """What the observations of a pooled result are.
+def facts_in(n_draws: int) -> str:
+    """What the observations of a pooled number are.
 
     Args:
-        result: a dataset with ``seed[fact]``.
+        n_draws: of how many draws the facts are.
     """
-    n = len(set(result["seed"].values.tolist()))
-    return f"facts in {n} draws" if n > 1 else "facts of one draw"
+    return f"facts in {n_draws} draws" if n_draws > 1 else "facts of one draw"
+
+
+def draws_of(result: xr.Dataset | xr.DataArray) -> str:
+    """The same, of a pooled result.
+
+    Args:
+        result: with the coordinate ``seed[fact]``.
+    """
+    return facts_in(len(set(result["seed"].values.tolist())))
+
+
+def verdict_counts(findings: Sequence[Finding]) -> str:
+    """How many claims agree, disagree, are undecided, or were not measured, in words.
+
+    Args:
+        findings: of a run.
+    """
+    counts = Counter(one.verdict for one in findings)
+    said = {AGREES: "agree", DISAGREES: "disagree", UNDECIDED: "are undecided", NOT_RUN: "were not measured"}
+    return ", ".join(f"{counts[verdict]} {words}" for verdict, words in said.items() if counts[verdict])
 
 
 def _row(one: Finding) -> dict[str, object]:

@@ -10,13 +10,15 @@ import xarray as xr
 from mechmask.measure.normalised import group_normalised
 from mechmask.measure.verdict import MARGIN_SHARE
 from mechmask.study.draws import DrawnResults
-from mechmask.study.findings.finding import Claim, Measured, draws_of
+from mechmask.study.findings.finding import Claim, Measured
+from mechmask.study.findings.masking import of_taken
 
 
 def _left(results: DrawnResults, pick: Callable[[xr.Dataset], int]) -> Measured:
     erase = results.erase
     one = erase.isel(state=pick(erase))
-    return Measured(group_normalised(one), draws_of(one), f"at {one.state.item()}")
+    found = of_taken(group_normalised, one)
+    return found._replace(note=", ".join(filter(None, [f"at {one.state.item()}", found.note])))
 
 
 def _strongest(erase: xr.Dataset) -> int:

@@ -6,9 +6,11 @@ that are taught first, as in the paper, and of facts that the model knows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import xarray as xr
 
 from mechmask.measure.normalised import group_normalised
@@ -33,16 +35,31 @@ def mean_index(one: xr.Dataset) -> Interval:
 
 
 def at_state(number: Callable[[xr.Dataset], Interval], state: str, results: DrawnResults) -> Measured:
-    """A number of one state of the pooled erase result.
+    """A number of one state of the pooled erase result, over the facts on which the change took.
 
     Args:
         number: what is measured of the state.
         state: its name.
         results: of the part.
     """
-    one = results.erase.sel(state=state)
-    took, n = int(one.took.sum()), one.sizes["fact"]
-    return Measured(number(one), draws_of(one), "" if took == n else f"new leads on {took} of {n} facts")
+    return of_taken(number, results.erase.sel(state=state))
+
+
+def of_taken(number: Callable[[xr.Dataset], Interval], one: xr.Dataset) -> Measured:
+    """A number of the facts on which a change took; none where it took on less than half of them.
+
+    Args:
+        number: what is measured.
+        one: one state of an erase result, ``took[fact]``.
+    """
+    taken = one.isel(fact=np.flatnonzero(one.took.values))
+    n, of = taken.sizes["fact"], one.sizes["fact"]
+    note = "" if n == of else f"of the facts on which new leads, {n} of {of}"
+    if 2 * n < of:
+        return Measured(
+            Interval(math.nan, math.nan, math.nan, n), draws_of(one), f"new leads on {n} of {of} facts only"
+        )
+    return Measured(number(taken), draws_of(one), note)
 
 
 def _erased(one: xr.Dataset) -> Interval:
