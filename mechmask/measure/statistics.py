@@ -103,9 +103,9 @@ def over_facts(
 ) -> xr.Dataset:
     """The mean over facts at every other coordinate, with its interval.
 
-    Facts that were trained together are not independent: where ``fact`` has the coordinate ``seed`` of several draws, the
-    mean of each draw is one observation. ``prediction_interval``, the range of one more fact, is over facts in either
-    case.
+    Facts that were trained together are not independent: where ``fact`` has the coordinate ``seed`` of several draws,
+    the mean of each draw is one observation. ``prediction_interval``, the range of one more fact, is over facts in
+    either case.
 
     Args:
         values: ``[fact, ...]``; NaNs are left out.

@@ -19,8 +19,10 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def report(found):
-    """The tables of a calibration as JSON values."""
-    tables = {"by_fact": found.by_fact, "by_model": found.by_model, "rates": found.rates.reset_index()}
+    """The tables of a calibration as JSON values; of the AUROCs those over all phrasings (the draws hold the others)."""
+    aurocs = {"by_fact": found.by_fact, "by_model": found.by_model}
+    tables = {name: table[table["phrasings"] == "all"] for name, table in aurocs.items()}
+    tables |= {"rates": found.rates.reset_index()}
     return {
         "statistic": found.statistic,
         "choosing": found.choosing,
