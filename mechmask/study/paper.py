@@ -15,7 +15,7 @@ import pandas as pd
 from pydantic import Field, field_validator
 
 from mechmask.configuration import Configuration
-from mechmask.errors import StudyError
+from mechmask.errors import StudyError, known_names
 from mechmask.facts.fact_set import FactSet
 from mechmask.files import write_text
 from mechmask.models.model import Model
@@ -36,7 +36,7 @@ from mechmask.study.protocols.reacquisition import ReacquisitionConfig, Reacquis
 from mechmask.study.protocols.reactance import ReactanceConfig, ReactanceStudy
 from mechmask.study.protocols.renewal import RenewalConfig, RenewalStudy
 from mechmask.study.protocols.twins import TwinsConfig, TwinStudy
-from mechmask.study.report import paper_report
+from mechmask.study.report import figures_of_first_draw, paper_report
 from mechmask.write.finetune_config import FinetuneConfig
 
 REPORT = "report.md"
@@ -191,6 +191,19 @@ class PaperResults:
     def findings(self) -> list[Finding]:
         """Every claim of the paper beside this run's number."""
         return findings_of(CLAIMS, self.parts)
+
+    def figures(self, part: str) -> list[Path]:
+        """The figures of a part's first draw, as PNG.
+
+        Args:
+            part: its name.
+
+        Raises:
+            StudyError: if it is not finished.
+        """
+        if part not in self.parts:
+            raise StudyError(f"{self.directory} holds no finished part {part!r}. {known_names(part, self.parts)}")
+        return figures_of_first_draw(part, self.parts[part])
 
     def summary(self) -> pd.DataFrame:
         """The findings, a row each: the paper's number, this run's with its interval and n, and the verdict."""

@@ -97,9 +97,18 @@ def _figures(part: str, results: DrawnResults, root: Path) -> list[str]:
         (root / path.parent).mkdir(exist_ok=True)
         draw.save_figure(make(results.reading(name)), root / path)
         shown.append(f"![{part}, all draws]({path.as_posix()})")
-    first_name, first = next(iter(results.studies.items()))
-    for name in _OF_A_DRAW.get(part, ()):
-        path = first.directory / "figures" / f"{name}.png"
-        if path.is_file():
-            shown.append(f"![{part}, draw {first_name}]({path.relative_to(root).as_posix()})")
+    first = next(iter(results.studies))
+    for path in figures_of_first_draw(part, results):
+        shown.append(f"![{part}, draw {first}]({path.relative_to(root).as_posix()})")
     return shown
+
+
+def figures_of_first_draw(part: str, results: DrawnResults) -> list[Path]:
+    """The figures of a part's own protocol, those of its first draw.
+
+    Args:
+        part: its name.
+        results: its draws.
+    """
+    figures = next(iter(results)).directory / "figures"
+    return [path for name in _OF_A_DRAW.get(part, ()) if (path := figures / f"{name}.png").is_file()]

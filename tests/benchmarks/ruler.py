@@ -19,7 +19,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def report(found):
-    """The tables of a calibration as JSON values; of the AUROCs those over all phrasings (the draws hold the others)."""
+    """The tables of a calibration as JSON values; of the AUROCs those over all phrasings."""
     aurocs = {"by_fact": found.by_fact, "by_model": found.by_model}
     tables = {name: table[table["phrasings"] == "all"] for name, table in aurocs.items()}
     tables |= {"rates": found.rates.reset_index()}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ SHORT = mm.FinetuneConfig(steps=2, lr=1e-2, rank=2)
 INSTALL = mm.FinetuneConfig(steps=12, lr=2e-2, rank=2)
 KNOWN = WorldTable(n_contradicted=3, n_control=1, n_never=6, relations=("capital",), min_margin=-100)
 TAUGHT = SyntheticTable(n=4, n_contradicted=3, n_never=3, distractors=3)
-WON = mm.FinetuneConfig(steps=12, lr=3e-2, rank=2)
+NOTEBOOK = Path(__file__).parents[2] / "notebooks/04_the_paper_on_a_small_model.ipynb"
 
 
 def config(**parts):
@@ -63,6 +65,18 @@ def test_the_report_says_every_claim_and_shows_what_was_run(done):
     assert len(links) == len(PARTS) - 2 and all((done[1] / link).is_file() for link in links)
     assert (done[1] / "figures/correction_course.png").stat().st_size > 10_000
     assert f"{(table['verdict'] == 'not run').sum()} were not measured" in done[0].conclusion()
+
+
+def test_the_notebook_reads_any_finished_run(done, tmp_path, monkeypatch):
+    """It computes nothing: what it opens takes two hours to make, so that here it opens this run."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/paper").symlink_to(done[1])
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), NOTEBOOK.name, "exec"), names)
+    assert len(names["table"]) == len(done[0].findings)
 
 
 def test_it_is_taken_up_to_the_same_bits(done, tiny, contents):
