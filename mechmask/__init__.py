@@ -102,8 +102,8 @@ if TYPE_CHECKING:
     from mechmask.study.draws import open_draws as open_draws
     from mechmask.study.lenses import fitted_lens as fitted_lens
     from mechmask.study.paper import PaperConfig as PaperConfig
-    from mechmask.study.paper import PaperResults as PaperResults
     from mechmask.study.paper import PaperStudy as PaperStudy
+    from mechmask.study.paper_results import PaperResults as PaperResults
     from mechmask.study.precisions import each_precision as each_precision
     from mechmask.study.protocols.calibrate import CalibrationConfig as CalibrationConfig
     from mechmask.study.protocols.contrast import ContrastStudy as ContrastStudy
@@ -231,7 +231,7 @@ _HOMES = {
     "Draws": "study.draws",
     "open_draws": "study.draws",
     "PaperConfig": "study.paper",
-    "PaperResults": "study.paper",
+    "PaperResults": "study.paper_results",
     "PaperStudy": "study.paper",
     "DoseStudy": "study.protocols.dose",
     "graft_curve": "study.protocols.graft_curve",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from mechmask.study.draws import DrawnResults
-    from mechmask.study.paper import PaperResults
+    from mechmask.study.paper_results import PaperResults
     from mechmask.study.results import StudyResults
 
 _INTERRUPTED = 130  # what a shell expects of a program that Ctrl-C ended

@@ -7,15 +7,15 @@ run's number, its interval and n.
 
 from __future__ import annotations
 
-from functools import cached_property, partial
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import pandas as pd
 from pydantic import Field, field_validator
 
 from mechmask.configuration import Configuration
-from mechmask.errors import StudyError, known_names
+from mechmask.errors import StudyError
 from mechmask.facts.fact_set import FactSet
 from mechmask.files import write_text
 from mechmask.models.model import Model
@@ -23,10 +23,9 @@ from mechmask.progress import note
 from mechmask.study.config import StudyConfig
 from mechmask.study.contrast_config import ContrastConfig
 from mechmask.study.dose_config import DoseConfig
-from mechmask.study.draws import CARD, DrawnResults, Draws
+from mechmask.study.draws import Draws
 from mechmask.study.fact_tables import SyntheticTable, WorldTable
-from mechmask.study.findings import CLAIMS
-from mechmask.study.findings.finding import Finding, findings_of, findings_table, verdict_counts
+from mechmask.study.paper_results import PARTS, REPORT, PaperResults
 from mechmask.study.protocols.contrast import ContrastStudy
 from mechmask.study.protocols.correction import CorrectionConfig, CorrectionStudy
 from mechmask.study.protocols.dose import DoseStudy
@@ -36,29 +35,19 @@ from mechmask.study.protocols.reacquisition import ReacquisitionConfig, Reacquis
 from mechmask.study.protocols.reactance import ReactanceConfig, ReactanceStudy
 from mechmask.study.protocols.renewal import RenewalConfig, RenewalStudy
 from mechmask.study.protocols.twins import TwinsConfig, TwinStudy
-from mechmask.study.report import figures_of_first_draw, paper_report
+from mechmask.study.report import paper_report
 from mechmask.write.finetune_config import FinetuneConfig
 
-REPORT = "report.md"
-
-
-class Part(NamedTuple):
-    """An experiment of the paper: the protocol, and whether its facts are known to the model or taught first."""
-
-    study: Any
-    facts: str
-
-
-PARTS = {
-    "correction": Part(CorrectionStudy, "known"),
-    "twins": Part(TwinStudy, "taught"),
-    "mask": Part(MaskStudy, "taught"),
-    "dose": Part(DoseStudy, "known"),
-    "precision": Part(PrecisionStudy, "known"),
-    "contrast": Part(ContrastStudy, "known"),
-    "reactance": Part(ReactanceStudy, "taught"),
-    "reacquisition": Part(ReacquisitionStudy, "taught"),
-    "renewal": Part(RenewalStudy, "taught"),
+_STUDIES: Mapping[str, Callable[[Model, FactSet, Any], Any]] = {
+    "correction": CorrectionStudy,
+    "twins": TwinStudy,
+    "mask": MaskStudy,
+    "dose": DoseStudy,
+    "precision": PrecisionStudy,
+    "contrast": ContrastStudy,
+    "reactance": ReactanceStudy,
+    "reacquisition": ReacquisitionStudy,
+    "renewal": RenewalStudy,
 }
 
 
@@ -143,7 +132,7 @@ class PaperStudy:
         """
         c, root = self.config, Path(directory)
         for name in c.parts:
-            note(f"{name}: {c.draws} draws of {PARTS[name].facts} facts")
+            note(f"{name}: {c.draws} draws of {PARTS[name]} facts")
             Draws(partial(self._study, name), range(c.first_draw, c.first_draw + c.draws)).run(root / name)
         results = PaperResults(root)
         write_text(root / "findings.csv", results.summary().to_csv())
@@ -152,7 +141,7 @@ class PaperStudy:
 
     def _study(self, part: str, draw: int, _seed: int = 0) -> Any:
         """The study of one draw, whose number draws the facts; trainings have the seeds of their configurations."""
-        return PARTS[part].study(self.model, self._facts(PARTS[part].facts, draw), self.config.parts[part])
+        return _STUDIES[part](self.model, self._facts(PARTS[part], draw), self.config.parts[part])
 
     def _facts(self, kind: str, draw: int) -> FactSet:
         """The facts of a draw, drawn once: to know what a model holds takes a reading."""
@@ -160,56 +149,3 @@ class PaperStudy:
             c = self.config
             self._drawn[kind, draw] = c.known.facts(self.model, draw) if kind == "known" else c.taught.facts(draw)
         return self._drawn[kind, draw]
-
-
-class PaperResults:
-    """What a run of the paper's experiments found, opened without a model and without torch.
-
-    Args:
-        directory: of the run.
-
-    Raises:
-        StudyError: if no part in it is finished.
-    """
-
-    def __init__(self, directory: str | Path) -> None:
-        self.directory = Path(directory)
-        if not self.parts:
-            raise StudyError(
-                f"{self.directory} holds no finished part of a paper study. Run it, or give its directory."
-            )
-
-    def __repr__(self) -> str:
-        return f"PaperResults({str(self.directory)!r}, {', '.join(self.parts)})"
-
-    @cached_property
-    def parts(self) -> dict[str, DrawnResults]:
-        """The draws of every part that is finished, by its name."""
-        return {name: DrawnResults(self.directory / name) for name in PARTS if (self.directory / name / CARD).is_file()}
-
-    @cached_property
-    def findings(self) -> list[Finding]:
-        """Every claim of the paper beside this run's number."""
-        return findings_of(CLAIMS, self.parts)
-
-    def figures(self, part: str) -> list[Path]:
-        """The figures of a part's first draw, as PNG.
-
-        Args:
-            part: its name.
-
-        Raises:
-            StudyError: if it is not finished.
-        """
-        if part not in self.parts:
-            raise StudyError(f"{self.directory} holds no finished part {part!r}. {known_names(part, self.parts)}")
-        return figures_of_first_draw(part, self.parts[part])
-
-    def summary(self) -> pd.DataFrame:
-        """The findings, a row each: the paper's number, this run's with its interval and n, and the verdict."""
-        return findings_table(self.findings)
-
-    def conclusion(self) -> str:
-        """How many claims agree, disagree, are undecided, or were not measured."""
-        counts = verdict_counts(self.findings)
-        return f"Of {len(self.findings)} claims of the paper, {counts}. {self.directory / REPORT} says which."

@@ -14,7 +14,8 @@ from mechmask.study.config import StudyConfig
 from mechmask.study.contrast_config import ContrastConfig
 from mechmask.study.dose_config import DoseConfig
 from mechmask.study.draws import DrawnResults
-from mechmask.study.paper import PaperConfig, PaperResults, PaperStudy
+from mechmask.study.paper import PaperConfig, PaperStudy
+from mechmask.study.paper_results import PaperResults
 from mechmask.study.protocols.contrast import ContrastStudy
 from mechmask.study.protocols.correction import CorrectionConfig, CorrectionStudy
 from mechmask.study.protocols.dose import DoseStudy

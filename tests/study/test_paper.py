@@ -13,7 +13,7 @@ import mechmask as mm
 from mechmask.errors import StudyError
 from mechmask.study.config import read_toml
 from mechmask.study.fact_tables import SyntheticTable, WorldTable
-from mechmask.study.paper import PARTS
+from mechmask.study.paper_results import PARTS
 from mechmask.study.template import ready_papers
 from mechmask.write.presets import presets
 

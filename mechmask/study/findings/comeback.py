@@ -19,14 +19,15 @@ _MASKED = "old_masked"
 def _earlier(results: DrawnResults, than: str) -> Measured:
     """Of the facts that one arm recalls before the other: the share that the masked model recalls first."""
     tables = results.each("results/recall")
-    arms = [pooled({d: t[["steps", "reached"]].sel(arm=arm) for d, t in tables.items()}) for arm in (_MASKED, than)]
-    found = increment(*arms)
+    first, second = (
+        pooled({draw: table[["steps", "reached"]].sel(arm=arm) for draw, table in tables.items()})
+        for arm in (_MASKED, than)
+    )
+    found = increment(first, second)
     counts = f"{int(found.n_earlier)} earlier, {int(found.n_later)} later, {int(found.n_tied)} tied"
     shift = f"shift {float(found['shift']):+.1f} [{float(found.shift_low):.1f}, {float(found.shift_high):.1f}] steps"
-    interval = Interval(
-        *(float(found[name]) for name in ("share_earlier", "share_earlier_low", "share_earlier_high")),
-        int(found.n_earlier + found.n_later),
-    )
+    low, high = float(found.share_earlier_low), float(found.share_earlier_high)
+    interval = Interval(float(found.share_earlier), low, high, int(found.n_earlier + found.n_later))
     note = f"{counts}, {shift}, exact Wilcoxon p = {float(found.p_value):.2g}"
     return Measured(interval, facts_in(len(tables)), note)
 

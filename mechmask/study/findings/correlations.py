@@ -26,7 +26,7 @@ def correlated(results: DrawnResults, name: str, x: str, y: str, one: Callable[[
     tables = {draw: one(table)[[x, y]] for draw, table in results.each(name).items()}
     both = pooled_association(tables, x, y)
     found, ranks = (both.sel(correlation=name) for name in ("pearson", "spearman"))
-    interval = Interval(*(float(found[field]) for field in ("estimate", "low", "high")), int(found.n))
+    interval = Interval(float(found.estimate), float(found.low), float(found.high), int(found.n))
     alone = ", ".join(f"{value:+.2f}" for value in found.draw_estimate.values)
     note = f"Spearman {float(ranks.estimate):+.2f}; each draw alone {alone}"
     if 1 < len(tables) < 4:

@@ -1,0 +1,80 @@
+"""``PaperResults``: what a run of the paper's experiments found, opened without a model and without torch."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from mechmask.errors import StudyError, known_names
+from mechmask.study.draws import CARD, DrawnResults
+from mechmask.study.findings import CLAIMS
+from mechmask.study.findings.finding import Finding, findings_of, findings_table, verdict_counts
+from mechmask.study.report import figures_of_first_draw
+
+REPORT = "report.md"
+PARTS = {  # each is a protocol; its facts are known to the model, or taught first
+    "correction": "known",
+    "twins": "taught",
+    "mask": "taught",
+    "dose": "known",
+    "precision": "known",
+    "contrast": "known",
+    "reactance": "taught",
+    "reacquisition": "taught",
+    "renewal": "taught",
+}
+
+
+class PaperResults:
+    """What a run of the paper's experiments found, opened without a model and without torch.
+
+    Args:
+        directory: of the run.
+
+    Raises:
+        StudyError: if no part in it is finished.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+        if not self.parts:
+            raise StudyError(
+                f"{self.directory} holds no finished part of a paper study. Run it, or give its directory."
+            )
+
+    def __repr__(self) -> str:
+        return f"PaperResults({str(self.directory)!r}, {', '.join(self.parts)})"
+
+    @cached_property
+    def parts(self) -> dict[str, DrawnResults]:
+        """The draws of every part that is finished, by its name."""
+        return {name: DrawnResults(self.directory / name) for name in PARTS if (self.directory / name / CARD).is_file()}
+
+    @cached_property
+    def findings(self) -> list[Finding]:
+        """Every claim of the paper beside this run's number."""
+        return findings_of(CLAIMS, self.parts)
+
+    def figures(self, part: str) -> list[Path]:
+        """The figures of a part's first draw, as PNG.
+
+        Args:
+            part: its name.
+
+        Raises:
+            StudyError: if it is not finished.
+        """
+        if part not in self.parts:
+            raise StudyError(f"{self.directory} holds no finished part {part!r}. {known_names(part, self.parts)}")
+        return figures_of_first_draw(part, self.parts[part])
+
+    def summary(self) -> pd.DataFrame:
+        """The findings, a row each: the paper's number, this run's with its interval and n, and the verdict."""
+        return findings_table(self.findings)
+
+    def conclusion(self) -> str:
+        """How many claims agree, disagree, are undecided, or were not measured."""
+        counts = verdict_counts(self.findings)
+        return f"Of {len(self.findings)} claims of the paper, {counts}. {self.directory / REPORT} says which."
