@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mechmask.facts.fact_set import FactSet
     from mechmask.models.model import Model
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the Hub, and without it each question waits for a minute
 if "PYTEST_XDIST_WORKER" in os.environ:  # two processes share the cores: threads of both would wait for each other
     os.environ["OMP_NUM_THREADS"] = "1"
 

@@ -88,10 +88,12 @@ def survives(model, work, check):
     start = time.perf_counter()
     work()
     whole = time.perf_counter() - start
-    moments = np.random.default_rng(0).uniform(1e-5, whole, ROUNDS)
+    moments = np.random.default_rng(0).uniform(1e-5, whole, 10 * ROUNDS)
     n_cut = 0
     with ctrl_c() as interrupts:
-        for moment in moments:
+        for number, moment in enumerate(moments):
+            if number >= ROUNDS and n_cut > ROUNDS // 3:  # on a busy machine more of the timers come too late
+                break
             n_cut += interrupts.cuts(moment, work)
             assert what_is_on(model) == before
     assert n_cut > ROUNDS // 3

@@ -164,7 +164,7 @@ def few(facts):
     return facts.select([fact, facts.control.ids[0], never])
 
 
-def test_a_run_that_was_cut_off_ends_with_the_same_bits(tiny, few, contents, tmp_path, monkeypatch):
+def test_a_run_that_was_cut_off_ends_with_the_same_bits(tiny, few, contents, tmp_path, monkeypatch, undrawn):
     config = ContrastConfig(trainings={"lora": LORA}, edits=(FTL,), matched_margin=MARGIN)
 
     def cut_off(*_args, **_options):
@@ -179,7 +179,7 @@ def test_a_run_that_was_cut_off_ends_with_the_same_bits(tiny, few, contents, tmp
     assert contents(tmp_path / "cut_off") == contents(tmp_path / "whole")
 
 
-def test_installed_facts_taught_together_start_from_what_was_installed(tiny, few, tmp_path):
+def test_installed_facts_taught_together_start_from_what_was_installed(tiny, few, tmp_path, undrawn):
     config = ContrastConfig(
         trainings={"full": mm.FinetuneConfig(method="full", steps=2, lr=1e-3)},
         taught="together",

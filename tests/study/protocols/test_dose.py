@@ -176,7 +176,7 @@ def test_facts_that_cannot_be_held_against_anything_are_refused_before_any_work(
         mm.DoseStudy(tiny("llama"), taught, mm.DoseConfig(install=PLAIN, contradict=PLAIN, twins=9))
 
 
-def test_every_method_is_a_course_and_a_dora_has_no_multiples(tiny, known, tmp_path):
+def test_every_method_is_a_course_and_a_dora_has_no_multiples(tiny, known, tmp_path, undrawn):
     grid = [{"method": "full", "lr": 1e-3}, {"method": "dora"}]
     config = mm.DoseConfig(grid=grid, scales=(0.5,), **CHEAP)
     doses = mm.DoseStudy(tiny("llama"), known, config).run(tmp_path / "run").reading("results/doses")
@@ -191,7 +191,7 @@ def test_every_method_is_a_course_and_a_dora_has_no_multiples(tiny, known, tmp_p
     assert float(half.norm) == pytest.approx(float(whole.norm) / 2, rel=1e-4)
 
 
-def test_twins_may_be_trained_in_all_their_weights(tiny, taught, tmp_path):
+def test_twins_may_be_trained_in_all_their_weights(tiny, taught, tmp_path, undrawn):
     full = mm.FinetuneConfig(method="full", steps=2, lr=1e-3)
     config = mm.DoseConfig(install=full, contradict=full, scales=(0.5,), checkpoint_every=2, text_tokens=128)
     doses = mm.DoseStudy(tiny("llama"), taught, config).run(tmp_path / "run").reading("results/doses")
@@ -200,10 +200,14 @@ def test_twins_may_be_trained_in_all_their_weights(tiny, taught, tmp_path):
 
 
 @pytest.mark.slow
-def test_on_a_real_model_more_of_a_change_leads_further_and_costs_more(smol, tmp_path):
-    facts = mm.assign_roles(mm.world_facts(relations=["capital"]), n_contradicted=3, n_control=2, n_never=6)
+def test_on_a_real_model_more_of_a_change_leads_further_and_costs_more(smol, tmp_path, undrawn):
+    world = mm.world_facts(relations=["capital"], distractors=3)
+    facts = mm.assign_roles(world, n_contradicted=3, n_control=1, n_never=3)
+    facts = mm.FactSet(fact.model_copy(update={"paraphrases": ()}) for fact in facts)
+    text = tmp_path / "text.txt"
+    text.write_text("The river rises in the mountains and runs to the sea, past three old towns and a mill. " * 4)
     taught = mm.FinetuneConfig(lr=5e-4, rank=4, steps=6)
-    config = mm.DoseConfig(contradict=taught, scales=(-1.0, 0.5), checkpoint_every=6, text_tokens=256)
+    config = mm.DoseConfig(contradict=taught, scales=(-1.0, 0.5), checkpoint_every=6, corpus=str(text), text_tokens=64)
     done = mm.DoseStudy(smol, facts, config).run(tmp_path / "run")
     curve = mm.dose_curve(done.reading("results/doses"))
     rows = {scale: _dose(curve, by="scale", scale=scale) for scale in (-1.0, 0.0, 0.5, 1.0)}
