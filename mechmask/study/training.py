@@ -92,7 +92,7 @@ def train(
         The state: the model with what was trained on.
 
     Raises:
-        StudyError: if ``until`` is given and nothing is watched.
+        StudyError: if ``until`` is given and nothing is watched, or it is reached before the first step.
         ChangeError: if a loss is not a number, nothing changes, or what it starts from is of another shape.
         ReadingError: if a reading disagrees with the model's output.
     """
@@ -166,11 +166,19 @@ class _Training:
                         continue
                     tuning.advance(number - tuning.step, bar.step)
                     if self._checkpoint(number, bar) and number < steps:
+                        self._require_begun(number)
                         bar.end_early(f"{self._until} is reached at step {number}: no more are needed")
                         break
                     self._keep(tuning)
             self._keep(tuning)
             return self._change(tuning)
+
+    def _require_begun(self, number: int) -> None:
+        if not number:
+            raise StudyError(
+                f"The training {self._name!r} is to end at {self._until}, which is so before its first step: there is "
+                "nothing to train. Leave until out, or ask for more."
+            )
 
     def _at(self, number: int) -> Settings:
         return self._course | Settings({"step": number}, {"step": number})

@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 import mechmask as mm
-from mechmask.errors import MechmaskError, ReadingError
+from mechmask.errors import MechmaskError, ReadingError, StudyError
 from mechmask.study.training import OUTPUT, Watch, train
 from mechmask.study.until import Until, recall_of
 
@@ -84,3 +84,11 @@ def test_a_training_ends_at_the_first_checkpoint_that_has_it(tiny, small_facts, 
     with mm.Run(tmp_path / "ended", model, small_facts) as run:
         again = train(run, "contradict", examples, config, until=Until(margin=threshold), watch=watch)
     assert again.inputs == ended.inputs
+
+
+def test_an_end_that_is_reached_before_the_first_step_is_refused_each_time(tiny, small_facts, tmp_path):
+    config = mm.FinetuneConfig(steps=4, lr=1e-2, rank=4)
+    watch = Watch(lambda now: {OUTPUT: mm.read_logits(now, small_facts)}, every=2)
+    for _ in range(2):
+        with mm.Run(tmp_path / "run", tiny("llama"), small_facts) as run, pytest.raises(StudyError, match="first step"):
+            train(run, "more", small_facts.contradiction_examples(), config, until=Until(margin=-1e6), watch=watch)
