@@ -40,7 +40,13 @@ def pooled(draws: Mapping[str, xr.Dataset]) -> xr.Dataset:
         if len({frozenset(part.data_vars) for part in parts}) > 1:
             raise ValueError("they hold different variables")
         joined = xr.concat(
-            parts, "fact", data_vars="all", coords="different", join="exact", combine_attrs="drop_conflicts"
+            parts,
+            "fact",
+            data_vars="all",
+            coords="different",
+            compat="equals",
+            join="exact",
+            combine_attrs="drop_conflicts",
         )
     except ValueError as error:
         raise ReadingError(
