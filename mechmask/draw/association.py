@@ -49,7 +49,8 @@ def association(
     Args:
         table: the two numbers ``[fact]``, or with one more dimension, such as ``condition`` or ``state``, in nats or
             as ``attrs["long_name"]`` of each says: ``prior`` and ``margin`` of a reactance study's
-            ``results/reactance``, ``surprise`` and ``margin`` of any study's ``results/surprise``.
+            ``results/reactance``, ``surprise`` and ``margin`` of any study's ``results/surprise``. Facts of several
+            draws (``seed[fact]``, as ``pooled_association`` gives it) are resampled by whole draws.
         x: the name of the one.
         y: the name of the other.
         level: of the intervals of the correlations.
@@ -126,9 +127,15 @@ def _correlation(group: xr.Dataset, x: str, y: str, there: np.ndarray, level: fl
     if there.sum() < 3:
         return "too few for a correlation"
     chosen = group.isel(fact=np.flatnonzero(there))
-    found = correlations(chosen[x].reset_coords(drop=True), chosen[y].reset_coords(drop=True), level)
+    drawn = chosen["seed"].values if "seed" in chosen.coords and chosen["seed"].dims == ("fact",) else np.zeros(1)
+    numbers = [
+        chosen[name].reset_coords(drop=True).assign_coords(seed=("fact", np.resize(drawn, there.sum())))
+        for name in (x, y)
+    ]
+    found = correlations(*numbers, level, cluster="seed" if len(np.unique(drawn)) > 1 else None)
     r, rho = (found.sel(correlation=name) for name in ("pearson", "spearman"))
-    return f"r = {float(r.estimate):.2f} [{float(r.low):.2f}, {float(r.high):.2f}], rho = {float(rho.estimate):.2f}"
+    ends = f"[{float(r.low):.2f}, {float(r.high):.2f}]" if np.isfinite(r.low) else "(no interval)"
+    return f"r = {float(r.estimate):.2f} {ends}, rho = {float(rho.estimate):.2f}"
 
 
 def _label(table: xr.Dataset, name: str) -> str:

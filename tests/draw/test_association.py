@@ -5,6 +5,7 @@ from scipy import stats
 
 from mechmask import draw
 from mechmask.errors import ReadingError
+from mechmask.measure.association import association
 
 
 def entries(figure):
@@ -38,8 +39,22 @@ def test_one_condition_and_numbers_that_do_not_vary(reactance_table, words):
     one = reactance_table.isel(condition=0, drop=True)
     assert any(label.startswith("all facts (n = 12)") for label in entries(draw.association(one, "prior", "margin")))
     flat = one.assign(prior=xr.zeros_like(one.prior))
-    assert "r = nan" in words(draw.association(flat, "prior", "margin"))
+    assert "(no interval)" in words(draw.association(flat, "prior", "margin"))
     assert "too few" in words(draw.association(one.isel(fact=[0, 1]), "prior", "margin"))
+
+
+def test_facts_of_several_draws_are_resampled_by_draw(reactance_table):
+    one = reactance_table.isel(condition=1, drop=True)
+    drawn = one.assign_coords(seed=("fact", np.arange(one.sizes["fact"]) // 3))
+    expected = association(one.prior, one.margin.assign_coords(seed=drawn["seed"]), cluster=None)
+    clustered = association(
+        drawn.prior.reset_coords(drop=True).assign_coords(seed=drawn["seed"]),
+        drawn.margin.reset_coords(drop=True),
+        cluster="seed",
+    ).sel(correlation="pearson")
+    assert float(clustered.low) != pytest.approx(float(expected.sel(correlation="pearson").low))
+    (label,) = [label for label in entries(draw.association(drawn, "prior", "margin")) if label.startswith("all facts")]
+    assert f"[{float(clustered.low):.2f}, {float(clustered.high):.2f}]" in label
 
 
 @pytest.mark.parametrize(

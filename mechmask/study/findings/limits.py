@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import xarray as xr
 
 from mechmask.measure.normalised import group_normalised
@@ -23,7 +24,7 @@ def _left(results: DrawnResults, pick: Callable[[xr.Dataset], int]) -> Measured:
 
 def _strongest(erase: xr.Dataset) -> int:
     """The training that takes the most of logp(old)."""
-    return int(erase["index"].mean("fact").argmax())
+    return int(np.argmax(erase["index"].mean("fact").values))
 
 
 def _last(erase: xr.Dataset) -> int:
