@@ -128,11 +128,9 @@ def _correlation(group: xr.Dataset, x: str, y: str, there: np.ndarray, level: fl
         return "too few for a correlation"
     chosen = group.isel(fact=np.flatnonzero(there))
     drawn = chosen["seed"].values if "seed" in chosen.coords and chosen["seed"].dims == ("fact",) else np.zeros(1)
-    numbers = [
-        chosen[name].reset_coords(drop=True).assign_coords(seed=("fact", np.resize(drawn, there.sum())))
-        for name in (x, y)
-    ]
-    found = correlations(*numbers, level, cluster="seed" if len(np.unique(drawn)) > 1 else None)
+    draws = ("fact", np.resize(drawn, there.sum()))
+    first, second = (chosen[name].reset_coords(drop=True).assign_coords(seed=draws) for name in (x, y))
+    found = correlations(first, second, level, cluster="seed" if len(np.unique(drawn)) > 1 else None)
     r, rho = (found.sel(correlation=name) for name in ("pearson", "spearman"))
     ends = f"[{float(r.low):.2f}, {float(r.high):.2f}]" if np.isfinite(r.low) else "(no interval)"
     return f"r = {float(r.estimate):.2f} {ends}, rho = {float(rho.estimate):.2f}"
