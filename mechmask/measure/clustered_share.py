@@ -10,12 +10,13 @@ and one that wholly fails are added before it is taken, which stands in place of
 from __future__ import annotations
 
 import numpy as np
+import xarray as xr
 from numpy.typing import ArrayLike
 from scipy import stats
 
 from mechmask.measure.resampling import cluster_codes
 from mechmask.measure.sample import booleans, require_equal_length, require_level
-from mechmask.measure.statistics import Interval
+from mechmask.measure.statistics import Interval, proportion_interval
 
 _WHAT = "A clustered share"
 
@@ -57,6 +58,33 @@ def clustered_share(successes: ArrayLike, cluster: ArrayLike, level: float = 0.9
     low = float(stats.beta.ppf((1 - level) / 2, of, rest + 1)) if of > 0 else 0.0
     high = float(stats.beta.ppf((1 + level) / 2, of + 1, rest)) if rest > 0 else 1.0
     return Interval(share, low, high, n)
+
+
+def share_of_facts(holds: xr.DataArray, level: float = 0.95) -> Interval:
+    """The share of facts of which something holds, with an exact interval.
+
+    Args:
+        holds: ``[fact]``, booleans; where ``seed[fact]`` says that facts are of several draws, each draw is a cluster,
+            since its facts were trained together.
+        level: of the interval.
+
+    Returns:
+        Share, interval and the count ``n`` of facts: of Clopper and Pearson, or of ``clustered_share``.
+
+    Raises:
+        ReadingError: if the level is not between 0 and 1.
+
+    Examples:
+        >>> import xarray as xr
+        >>> none = xr.DataArray([False] * 10, dims="fact")
+        >>> print(share_of_facts(none), share_of_facts(none.assign_coords(seed=("fact", [0] * 5 + [1] * 5))))
+        0.00 [0.00, 0.31] (n=10) 0.00 [0.00, 0.84] (n=10)
+    """
+    drawn = "seed" in holds.coords and holds["seed"].dims == ("fact",) and len(np.unique(holds["seed"].values)) > 1
+    if drawn:
+        return clustered_share(holds.values, holds["seed"].values, level)
+    require_level(level, _WHAT)
+    return proportion_interval(int(holds.sum()), holds.sizes["fact"], level)
 
 
 def _effective_number(won: np.ndarray, codes: np.ndarray) -> float:

@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from mechmask.measure.clustered_share import share_of_facts
 from mechmask.measure.names import state_name
 from mechmask.measure.normalised import group_normalised
 from mechmask.measure.reading import require
-from mechmask.measure.statistics import Interval, over_facts, proportion_interval
+from mechmask.measure.statistics import Interval, over_facts
 from mechmask.measure.verdict import DECIDED, MARGIN_SHARE, REMEDIES, VERDICTS, describe, reason_of
 
 _ONE_CHANGE = "change"
@@ -63,8 +64,8 @@ def overview(result: xr.Dataset, level: float = 0.95) -> pd.DataFrame:
         with Student's intervals; ``normalised``, EI* of the group (a ratio of means with Fieller's interval at the
         result's ``interval_level``, see ``group_normalised``), and from it the ``verdict`` on the group and its
         ``reason``; ``took``, how many facts the change took on; for every verdict on single facts its count and the
-        exact interval of its share; ``undecided_reasons``, such as ``not_known_before: 3`` (``none`` where all are
-        decided). Intervals are ``_low`` and ``_high``.
+        exact interval of its share (see ``share_of_facts``); ``undecided_reasons``, such as ``not_known_before: 3``
+        (``none`` where all are decided). Intervals are ``_low`` and ``_high``.
 
     Raises:
         ReadingError: if ``result`` lacks the index, the verdict or a trace.
@@ -93,7 +94,7 @@ def conclusion(result: xr.Dataset) -> str:
     rows = overview(result)
     for state, one in _states(result).items():
         row = rows.loc[state]
-        erased = proportion_interval(int((one.paper_verdict == "erased").sum()), one.sizes["fact"])
+        erased = share_of_facts(one.paper_verdict == "erased")
         name = _named(state)
         raw.append(
             f"{name} erases {round(erased.estimate * erased.n)} of {erased.n} old values "
@@ -171,7 +172,7 @@ def _row(one: xr.Dataset, level: float) -> dict[str, object]:
     row |= {"reason": _group_reason(one, ratio), "took": int(one.took.sum())}
     row["verdict"] = DECIDED.get(str(row["reason"]), "undecided")
     for verdict in VERDICTS:
-        share = proportion_interval(int((one.verdict == verdict).sum()), one.sizes["fact"], level)
+        share = share_of_facts(one.verdict == verdict, level)
         row |= {
             verdict: round(share.estimate * share.n),
             f"{verdict}_share_low": share.low,

@@ -91,7 +91,8 @@ class DrawnResults:
         directory: of the draws.
 
     Raises:
-        StudyError: if there are none, or the card is damaged.
+        StudyError: if there are none, the card is damaged, or a draw is of another model or configuration than the
+            others, as where a run of them under another one has not come to its end.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -103,6 +104,7 @@ class DrawnResults:
             self._card = unsealed(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise StudyError(f"{path} is damaged ({error}). Run the draws again: what is finished is kept.") from error
+        self._require_alike()
 
     def __repr__(self) -> str:
         return f"DrawnResults({str(self.directory)!r}, {len(self._card['draws'])} draws)"
@@ -125,6 +127,20 @@ class DrawnResults:
         """The name of the model that was studied."""
         return next(iter(self)).model_name
 
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of that model."""
+        return next(iter(self)).fingerprint
+
+    def _require_alike(self) -> None:
+        (first, one), *others = self.studies.items()
+        for name, other in others:
+            if (other.fingerprint, _unseeded(other.config)) != (one.fingerprint, _unseeded(one.config)):
+                raise StudyError(
+                    f"In {self.directory} draw {name} is of another model or configuration than draw {first}: a run of "
+                    "them has not come to its end. Run the draws again with the same directory."
+                )
+
     def reading(self, name: str) -> xr.Dataset:
         """A result of all draws, joined along ``fact``, with the draw as ``seed[fact]``.
 
@@ -133,13 +149,15 @@ class DrawnResults:
 
         Returns:
             What ``pooled`` makes of it, such as ``index[state, fact]`` in nats; a draw that was trained with several
-            seeds is one cluster.
+            seeds is one cluster. Of a single draw, each training is one.
 
         Raises:
             StudyError: if a draw lacks it.
             ReadingError: if it holds no facts, or draws differ in what they hold.
         """
         joined = pooled({key: study.reading(name) for key, study in self.studies.items()})
+        if len(self._card["draws"]) == 1:
+            return joined
         return joined.assign_coords(seed=("fact", [key.split(".")[0] for key in joined["seed"].values.tolist()]))
 
     def each(self, name: str) -> dict[str, xr.Dataset]:
@@ -209,6 +227,13 @@ def _reseeded(value: Any, seed: int) -> Any:
     if isinstance(value, Mapping):
         return {name: _reseeded(inner, seed) for name, inner in value.items()}
     return value
+
+
+def _unseeded(config: Any) -> Any:
+    """A configuration as JSON values, without the seeds in which draws may differ."""
+    if isinstance(config, Mapping):
+        return {name: _unseeded(value) for name, value in config.items() if name != "seed"}
+    return [_unseeded(value) for value in config] if isinstance(config, list) else config
 
 
 def _name(draw: int, seed: int) -> str:

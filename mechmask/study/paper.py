@@ -17,6 +17,7 @@ from pydantic import Field, field_validator
 from mechmask.configuration import Configuration
 from mechmask.errors import StudyError
 from mechmask.facts.fact_set import FactSet
+from mechmask.file_errors import file_errors
 from mechmask.files import write_text
 from mechmask.models.model import Model
 from mechmask.progress import note
@@ -25,7 +26,7 @@ from mechmask.study.contrast_config import ContrastConfig
 from mechmask.study.dose_config import DoseConfig
 from mechmask.study.draws import Draws
 from mechmask.study.fact_tables import SyntheticTable, WorldTable
-from mechmask.study.paper_results import PARTS, REPORT, PaperResults
+from mechmask.study.paper_results import FINDINGS, PARTS, REPORT, PaperResults
 from mechmask.study.protocols.contrast import ContrastStudy
 from mechmask.study.protocols.correction import CorrectionConfig, CorrectionStudy
 from mechmask.study.protocols.dose import DoseStudy
@@ -128,14 +129,15 @@ class PaperStudy:
             directory: new, or that of such a study; each part is a directory of draws below it.
 
         Raises:
-            StudyError: if a part's directory holds something else; and what the protocols raise.
+            StudyError: if the directory or that of a part holds something else; and what the protocols raise.
         """
         c, root = self.config, Path(directory)
+        _refuse_strangers(root)
         for name in c.parts:
             note(f"{name}: {c.draws} draws of {PARTS[name]} facts")
             Draws(partial(self._study, name), range(c.first_draw, c.first_draw + c.draws)).run(root / name)
         results = PaperResults(root)
-        write_text(root / "findings.csv", results.summary().to_csv())
+        write_text(root / FINDINGS, results.summary().to_csv())
         write_text(root / REPORT, paper_report(results.findings, results.parts, root))
         return results
 
@@ -149,3 +151,16 @@ class PaperStudy:
             c = self.config
             self._drawn[kind, draw] = c.known.facts(self.model, draw) if kind == "known" else c.taught.facts(draw)
         return self._drawn[kind, draw]
+
+
+def _refuse_strangers(root: Path) -> None:
+    """Leave a directory alone that holds something but a paper study: its report would take the place of another."""
+    with file_errors(root):
+        there = {path.name for path in root.iterdir()} if root.is_dir() else set()
+    parts = there & set(PARTS)
+    ours = {*PARTS, REPORT, FINDINGS, "figures"} if parts else set()
+    strangers = sorted(name for name in there - ours if not name.startswith((f".{REPORT}.", f".{FINDINGS}.")))
+    if strangers:
+        raise StudyError(
+            f"{root} is not empty and holds no paper study (there is {strangers[0]}). Give a new directory."
+        )

@@ -13,7 +13,7 @@ from mechmask.study.findings import CLAIMS
 from mechmask.study.findings.finding import Finding, findings_of, findings_table, verdict_counts
 from mechmask.study.report import figures_of_first_draw
 
-REPORT = "report.md"
+REPORT, FINDINGS = "report.md", "findings.csv"
 PARTS = {  # each is a protocol; its facts are known to the model, or taught first
     "correction": "known",
     "twins": "taught",
@@ -34,14 +34,20 @@ class PaperResults:
         directory: of the run.
 
     Raises:
-        StudyError: if no part in it is finished.
+        StudyError: if no part in it is finished, or its parts are of different models.
     """
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
         if not self.parts:
             raise StudyError(
-                f"{self.directory} holds no finished part of a paper study. Run it, or give its directory."
+                f"{self.directory} holds no finished part of a paper study. Run it, or give the directory of one."
+            )
+        models = {part.fingerprint: name for name, part in self.parts.items()}
+        if len(models) > 1:
+            raise StudyError(
+                f"The parts in {self.directory} are of different models ({', '.join(models.values())}), so that no "
+                "report can be made of them. Run each model in a directory of its own."
             )
 
     def __repr__(self) -> str:

@@ -62,6 +62,11 @@ class StudyResults:
         return str(self._card["model"].get("name", ""))
 
     @property
+    def fingerprint(self) -> str:
+        """The fingerprint of that model."""
+        return str(self._card["inputs"]["model"])
+
+    @property
     def config(self) -> dict[str, Any]:
         """The configuration of the study, as JSON values."""
         return dict(self._card["about"].get("config", {}))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from mechmask.errors import StudyError
-from mechmask.study.card import read_card
+from mechmask.study.card import CARD, read_card
 from mechmask.study.results import stale_input
 from mechmask.study.step import MANIFEST, require_whole
 
@@ -30,15 +30,28 @@ class StepStatus(NamedTuple):
 
 
 def study_status(directory: str | Path) -> list[StepStatus]:
-    """Every step that the study planned, and what became of it.
+    """Every step that a study planned, and what became of it.
 
     Args:
-        directory: of the study; it is only read.
+        directory: of a study, or of several below one another, as of draws, of the paper's experiments and of the
+            demo; it is only read.
+
+    Returns:
+        The steps; where there are several studies, each named below the study's own directory.
 
     Raises:
         StudyError: if the directory holds no study.
     """
     root = Path(directory)
+    below = [] if (root / CARD).is_file() else sorted(path.parent for path in root.rglob(CARD))
+    return [
+        row._replace(step=f"{study.relative_to(root).as_posix()}/{row.step}")
+        for study in below
+        for row in _of_study(study)
+    ] or _of_study(root)
+
+
+def _of_study(root: Path) -> list[StepStatus]:
     planned: dict[str, int | None] = dict(read_card(root)["about"].get("plan", []))
     made = [path.parent.relative_to(root).as_posix() for path in _manifests(root)]
     names = list(dict.fromkeys([*planned, *made]))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import xarray as xr
 from scipy import stats
 
 from mechmask.errors import ReadingError
-from mechmask.measure.clustered_share import clustered_share
+from mechmask.measure.clustered_share import clustered_share, share_of_facts
 
 
 def test_one_observation_a_cluster_is_clopper_and_pearson():
@@ -65,3 +66,12 @@ def test_nothing_read_is_no_share_and_other_input_is_refused():
         clustered_share([0.5, 1], [1, 2])
     with pytest.raises(ReadingError, match="level"):
         clustered_share([True], [1], level=1)
+
+
+def test_facts_of_one_draw_are_independent_and_those_of_several_are_not():
+    held = xr.DataArray([True] * 3 + [False] * 9, dims="fact")
+    exact = stats.binomtest(3, 12).proportion_ci(method="exact")
+    for one in (held, held.assign_coords(seed=("fact", [4] * 12))):
+        assert share_of_facts(one) == pytest.approx((0.25, exact.low, exact.high, 12))
+    draws = np.repeat([0, 1, 2, 3], 3)
+    assert share_of_facts(held.assign_coords(seed=("fact", draws))) == clustered_share(held.values, draws)

@@ -85,10 +85,39 @@ def test_a_directory_that_holds_something_else_is_left_alone(study_of, tmp_path)
         mm.open_draws(tmp_path)
 
 
+def test_draws_of_two_configurations_are_not_pooled(done, study_of, tmp_path):
+    """As where a run under another configuration was killed half way: some draws are new, and the card is old."""
+    directory = tmp_path / "run"
+    mm.Draws(study_of, draws=(0, 3)).run(directory)
+
+    def longer(draw, seed):
+        study = study_of(draw, seed)
+        contradict = study.config.contradict.model_copy(update={"steps": 2})
+        return CorrectionStudy(study.model, study.facts, study.config.model_copy(update={"contradict": contradict}))
+
+    longer(0, 0).run(directory / "draw_000/seed_0")
+    with pytest.raises(StudyError, match="draw 3 is of another model or configuration than draw 0"):
+        mm.open_draws(directory)
+    mm.Draws(longer, draws=(0, 3)).run(directory)
+    assert len(list(mm.open_draws(directory))) == 2
+
+
+def test_trainings_of_a_single_draw_are_clusters_of_their_own(study_of, done):
+    one = mm.Draws(study_of, draws=(3,), seeds=(0, 1)).run(done[1])
+    assert one.erase["seed"].values.tolist() == ["3.0"] * 2 + ["3.1"] * 2
+    mm.Draws(study_of, draws=(0, 3), seeds=(0, 1)).run(done[1])
+
+
+def test_what_is_done_of_all_draws_is_said_of_each(done):
+    rows = mm.study_status(done[1])
+    assert {row.step.split("/")[0] for row in rows} == {"draw_000", "draw_003"}
+    assert {row.state for row in rows} == {"done"}
+
+
 def test_a_damaged_card_is_said_to_be_damaged(done):
     card = done[1] / "draws.json"
     whole = card.read_text()
-    card.write_text(whole.replace("3", "4"))
+    card.write_text(whole.replace("draws", "drawn"))
     with pytest.raises(StudyError, match="damaged"):
         mm.open_draws(done[1])
     card.write_text(whole)

@@ -80,10 +80,11 @@ def erased(verdicts, index, took=True):
 
 def test_none_of_many_carries_its_exact_bound_and_the_mean_index_is_over_draws():
     drawn = Drawn(erase=erased(["masked"] * 12, [1.0] * 6 + [2.0] * 6))
-    share = masking.at_state(masking._erased, "won", drawn)
-    assert share.interval.estimate == 0
-    assert share.interval.high == pytest.approx(stats.beta.ppf(0.975, 1, 12))
-    assert share.of == "facts in 2 draws"
+    of_one = Drawn(erase=drawn.erase.assign_coords(seed=("fact", ["0"] * 12)))
+    for results, units, of in ((of_one, 12, "facts of one draw"), (drawn, 2, "facts in 2 draws")):
+        share = masking.at_state(masking._erased, "won", results)
+        assert (share.interval.estimate, share.interval.n, share.of) == (0, 12, of)
+        assert share.interval.high == pytest.approx(stats.beta.ppf(0.975, 1, units)), "draws are the units, not facts"
     mean = masking.at_state(masking.mean_index, "won", drawn).interval
     expected = stats.t.interval(0.95, 1, loc=1.5, scale=stats.sem([1.0, 2.0]))
     assert (mean.low, mean.high) == pytest.approx(expected)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,21 @@ def test_it_is_taken_up_to_the_same_bits(done, tiny, contents):
 def test_a_run_without_parts_is_refused(tiny):
     with pytest.raises(StudyError, match="No part is left"):
         mm.PaperStudy(tiny("llama"), config(**dict.fromkeys(PARTS, "none")))
+
+
+def test_a_directory_that_holds_something_else_is_left_alone(tiny, tmp_path):
+    (tmp_path / "report.md").write_text("mine")
+    with pytest.raises(StudyError, match=r"holds no paper study \(there is report\.md\)"):
+        mm.PaperStudy(tiny("llama"), config()).run(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.md"]
+
+
+def test_parts_of_two_models_make_no_report(done, tiny, tmp_path):
+    shutil.copytree(done[1], tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/correction")
+    one = dict.fromkeys(PARTS) | {"correction": config().correction}
+    with pytest.raises(StudyError, match="are of different models"):
+        mm.PaperStudy(tiny("gpt2"), config(**one)).run(tmp_path / "run")
 
 
 def test_a_directory_without_a_finished_part_is_refused(tmp_path):

@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 
+from mechmask.measure.clustered_share import share_of_facts
 from mechmask.measure.increment import increment
 from mechmask.measure.pool import pooled
 from mechmask.measure.statistics import Interval, mean_interval
@@ -26,8 +27,8 @@ def _earlier(results: DrawnResults, than: str) -> Measured:
     found = increment(first, second)
     counts = f"{int(found.n_earlier)} earlier, {int(found.n_later)} later, {int(found.n_tied)} tied"
     shift = f"shift {float(found['shift']):+.1f} [{float(found.shift_low):.1f}, {float(found.shift_high):.1f}] steps"
-    low, high = float(found.share_earlier_low), float(found.share_earlier_high)
-    interval = Interval(float(found.share_earlier), low, high, int(found.n_earlier + found.n_later))
+    told = found.difference.isel(fact=np.flatnonzero(found.difference.fillna(0).values))
+    interval = share_of_facts(told > 0)
     note = f"{counts}, {shift}, exact Wilcoxon p = {float(found.p_value):.2g}"
     return Measured(interval, facts_in(len(tables)), note)
 

@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 import xarray as xr
 
+from mechmask.measure.clustered_share import share_of_facts
 from mechmask.measure.normalised import group_normalised
 from mechmask.measure.statistics import Interval, over_facts, proportion_interval
 from mechmask.measure.verdict import MARGIN_SHARE
@@ -63,7 +64,7 @@ def of_taken(number: Callable[[xr.Dataset], Interval], one: xr.Dataset) -> Measu
 
 
 def _erased(one: xr.Dataset) -> Interval:
-    return proportion_interval(int((one.paper_verdict == "erased").sum()), one.sizes["fact"])
+    return share_of_facts(one.paper_verdict == "erased")
 
 
 def _claims(part: str, facts: str, state: str) -> list[Claim]:
