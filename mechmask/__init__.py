@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mechmask.measure.commit_interval import commit_interval as commit_interval
     from mechmask.measure.compare import compare as compare
     from mechmask.measure.depth_score import depth_score as depth_score
+    from mechmask.measure.depth_score import lens_depth_score as lens_depth_score
     from mechmask.measure.dose import at_margin as at_margin
     from mechmask.measure.dose import at_mean_margin as at_mean_margin
     from mechmask.measure.dose import dose_curve as dose_curve
@@ -85,6 +86,7 @@ if TYPE_CHECKING:
     from mechmask.read.lenses.fit import fit_lens as fit_lens
     from mechmask.read.lenses.load import cached_lens as cached_lens
     from mechmask.read.lenses.load import load_lens as load_lens
+    from mechmask.read.linear_probe import read_linear_probe as read_linear_probe
     from mechmask.read.logits import read_logits as read_logits
     from mechmask.read.margin import read_margin as read_margin
     from mechmask.read.patch import patch_residual as patch_residual
@@ -174,6 +176,7 @@ _HOMES = {
     "commit_interval": "measure.commit_interval",
     "compare": "measure.compare",
     "depth_score": "measure.depth_score",
+    "lens_depth_score": "measure.depth_score",
     "at_margin": "measure.dose",
     "at_mean_margin": "measure.dose",
     "dose_curve": "measure.dose",
@@ -218,6 +221,7 @@ _HOMES = {
     "fit_lens": "read.lenses.fit",
     "cached_lens": "read.lenses.load",
     "load_lens": "read.lenses.load",
+    "read_linear_probe": "read.linear_probe",
     "read_logits": "read.logits",
     "read_margin": "read.margin",
     "patch_residual": "read.patch",

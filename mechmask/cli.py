@@ -302,18 +302,23 @@ def power(
     noise_phrasing: Annotated[float | None, typer.Option(help="What one phrasing adds to it, nats.")] = None,
     noise_distractor: Annotated[float | None, typer.Option(help="What one distractor adds to it, nats.")] = None,
     spread: Annotated[float | None, typer.Option(help="Of the traces over facts, nats.")] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Directory of mechmask calibrate: what is not given is as its draws say.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """How often a study of twins decides what became of its facts, and what it would take."""
     from mechmask.measure.planning import power_conclusion, power_table
     from mechmask.measure.twin_design import Expected, TwinDesign
+    from mechmask.study.expected import EXPECTED, read_expected
 
     counts = {"facts": facts, "never": never, "twins": twins, "replicates": replicates}
     counts |= {"phrasings": phrasings, "distractors": distractors}
     noises = {"noise_history": noise, "noise_phrasing": noise_phrasing, "noise_distractor": noise_distractor}
     given = {"trace_before": trace, "spread": spread, **noises}
     design = TwinDesign.model_validate(counts)
-    expected = Expected.model_validate({name: value for name, value in given.items() if value is not None})
+    measured = read_expected(calibration / EXPECTED).model_dump() if calibration else {}
+    expected = Expected.model_validate(measured | {name: value for name, value in given.items() if value is not None})
     table = power_table({name: [n] for name, n in counts.items()}, expected, shares=(1.0, 0.5, 0.0, -0.5))
     said = power_conclusion(design, expected)
     if json:

@@ -536,6 +536,24 @@ def test_power_prints_the_table_and_the_sentence(mechmask):
     assert "twins cannot be 1" in refused.err
 
 
+def test_power_goes_by_a_calibration(mechmask, tmp_path):
+    from mechmask.measure.planning import power_conclusion
+    from mechmask.measure.twin_design import Expected, TwinDesign
+    from mechmask.study.expected import EXPECTED, write_expected
+
+    measured = Expected(trace_before=12.5, spread=3.0, noise_history=1.25, noise_phrasing=0.5, noise_distractor=0.75)
+    write_expected(measured, tmp_path / EXPECTED)
+    found = strict(mechmask("power", "--calibration", tmp_path, "--json").out)
+    assert found["conclusion"] == power_conclusion(TwinDesign(), measured)
+    found = strict(mechmask("power", "--calibration", tmp_path, "--spread", 9, "--json").out)
+    assert found["conclusion"] == power_conclusion(TwinDesign(), measured.model_copy(update={"spread": 9.0}))
+    for content, word in (("{", "damaged"), ('{"trace_before": -1}', "trace_before"), ("[]", EXPECTED)):
+        (tmp_path / EXPECTED).write_text(content)
+        refused = mechmask("power", "--calibration", tmp_path)
+        assert (refused.code, refused.out) == (2, "") and word in refused.err
+    assert "a calibration that has ended" in mechmask("power", "--calibration", tmp_path / "none").err
+
+
 def test_a_lens_is_fitted_saved_and_read_through(mechmask, saved, fact_file, tmp_path):
     fitted = mechmask("lens", "fit", saved, "--out", tmp_path / "lens", "--kind", "ridge", "--n-tokens", 2048, "--json")
     assert fitted.code == 0, fitted.err

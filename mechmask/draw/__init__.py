@@ -7,6 +7,7 @@ All take ``axes``, ``width``, ``title``, ``palette`` and ``font_size``, and let 
 
 from mechmask.draw import interactive
 from mechmask.draw.association import association
+from mechmask.draw.calibration import calibration
 from mechmask.draw.checkpoints import checkpoints
 from mechmask.draw.contrast import contrast
 from mechmask.draw.cosine import cosine
@@ -30,6 +31,7 @@ from mechmask.draw.weights import weights
 
 __all__ = [
     "association",
+    "calibration",
     "checkpoints",
     "contrast",
     "cosine",

@@ -1,7 +1,8 @@
-"""Unlearning Depth Score (arXiv 2605.24614): how much of a value's depth a change has emptied, by patching.
+"""Unlearning Depth Score (arXiv 2605.24614): how much of a value's depth a change has emptied, by patching or a lens.
 
-Works on two readings of ``patch_residual`` into the model that knows the value: one with a model that never learned it
-as source (the reference), one with the changed model. It needs that reference; the erase index does without.
+By patching it works on two readings of ``patch_residual`` into the model that knows the value: one with a model that
+never learned it as source (the reference), one with the changed model. By a lens, which the paper takes as a baseline,
+it works on readings of the three models at every layer. Either needs that reference; the erase index does without.
 """
 
 from __future__ import annotations
@@ -38,10 +39,53 @@ def depth_score(reference_patch: xr.Dataset, change_patch: xr.Dataset, tau: floa
         ReadingError: if the readings are not of the same facts, values, layers, target model and positions, or ``tau``
             is negative.
     """
-    if not tau >= 0:
-        raise ReadingError(f"tau={tau} is not a threshold. Give 0 nats or more.")
+    _require_threshold(tau)
     _comparable(reference_patch, change_patch)
-    reference, change = _drop(reference_patch), _drop(change_patch)
+    return _score(_drop(reference_patch), _drop(change_patch), tau).assign_attrs(
+        model=reference_patch.attrs.get("model_target", ""),
+        model_reference=reference_patch.attrs.get("model_source", ""),
+        model_change=change_patch.attrs.get("model_source", ""),
+    )
+
+
+def lens_depth_score(full: xr.Dataset, reference: xr.Dataset, changed: xr.Dataset, tau: float = TAU_NATS) -> xr.Dataset:
+    """The depth score with a lens in place of patching (the paper's baseline).
+
+    ``D1[l]`` is what ``logp(old)``, read by the lens after block l, is lower in the reference than in the full model,
+    ``D2[l]`` what it is lower in the changed model.
+
+    Args:
+        full: ``read_depth`` of the model that knows the value, ``logprob[fact, route, layer]`` in nats.
+        reference: the same of a model that never learned it.
+        changed: the same of the changed model.
+        tau: threshold of D1 in nats.
+
+    Returns:
+        As ``depth_score``.
+
+    Raises:
+        ReadingError: if the readings are not of the same facts, values and layers by the same lens and score, or
+            ``tau`` is negative.
+    """
+    _require_threshold(tau)
+    readings = {"full": full, "reference": reference, "changed": changed}
+    for name, reading in readings.items():
+        _require_old(reading, f"The depth score by a lens ({name})", ("logprob",))
+    require_same(
+        readings,
+        "The depth score by a lens",
+        dims=("fact", "layer"),
+        attributes=("lens", "score"),
+        coordinates=("subject", "value", "token"),
+    )
+    by_layer = {name: _after_blocks(reading.logprob) for name, reading in readings.items()}
+    names = {"model": full, "model_reference": reference, "model_change": changed}
+    lost = by_layer["full"] - by_layer["reference"], by_layer["full"] - by_layer["changed"]
+    return _score(*lost, tau).assign_attrs({n: reading.attrs.get("model", "") for n, reading in names.items()})
+
+
+def _score(reference: xr.DataArray, change: xr.DataArray, tau: float) -> xr.Dataset:
+    """The score from D1 and D2, each ``[fact, layer]``."""
     encoding = reference > tau
     weight = reference.where(encoding).sum("layer", min_count=1)
     lost = change.where(encoding)
@@ -55,28 +99,35 @@ def depth_score(reference_patch: xr.Dataset, change_patch: xr.Dataset, tau: floa
             "drop_change": change,
         }
     )
-    return result.assign_attrs(
-        tau_nats=tau,
-        model=reference_patch.attrs.get("model_target", ""),
-        model_reference=reference_patch.attrs.get("model_source", ""),
-        model_change=change_patch.attrs.get("model_source", ""),
-    )
+    return result.assign_attrs(tau_nats=tau)
 
 
 def _drop(patch: xr.Dataset) -> xr.DataArray:
     """What the target loses of old, at every block's output ``[fact, layer]``."""
-    old = patch.sel(route="old", drop=True)
-    return (old.logprob_target - old.logprob).isel(layer=slice(1, None))
+    return patch.logprob_target.sel(route="old", drop=True) - _after_blocks(patch.logprob)
+
+
+def _after_blocks(logprob: xr.DataArray) -> xr.DataArray:
+    """Of old, at every block's output ``[fact, layer]``."""
+    return logprob.sel(route="old", drop=True).isel(layer=slice(1, None))
+
+
+def _require_threshold(tau: float) -> None:
+    if not tau >= 0:
+        raise ReadingError(f"tau={tau} is not a threshold. Give 0 nats or more.")
+
+
+def _require_old(reading: xr.Dataset, what: str, variables: tuple[str, ...]) -> None:
+    require(reading, what, variables=variables, dims=("fact", "route", "layer"))
+    if "old" not in reading.route.values:
+        raise ReadingError(f"{what} needs the route old, which this reading lacks. Read it with it.")
+    require_every_layer(reading, what)
 
 
 def _comparable(reference: xr.Dataset, change: xr.Dataset) -> None:
     patches = {"reference": reference, "change": change}
     for name, patch in patches.items():
-        what = f"The depth score ({name})"
-        require(patch, what, variables=("logprob", "logprob_target"), dims=("fact", "route", "layer"))
-        if "old" not in patch.route.values:
-            raise ReadingError(f"{what} needs the route old, which this reading lacks. Patch with it.")
-        require_every_layer(patch, what)
+        _require_old(patch, f"The depth score ({name})", ("logprob", "logprob_target"))
     require_same(
         patches,
         "The depth score",

@@ -27,6 +27,9 @@ class AurocDifference(NamedTuple):
     p_value: float
 
 
+_NO_ERROR = 1e-9  # clusters that agree by chance, or scores that are all tied: nothing is known of the error
+
+
 def auroc(positive: ArrayLike, negative: ArrayLike, level: float = 0.95) -> Interval:
     """Probability that a positive scores above a negative, with DeLong's interval on the logit scale.
 
@@ -174,7 +177,7 @@ def _bounds(estimate: float, error: float, freedom: float, n_pairs: int, level: 
         return certain, 1.0
     if estimate == 0:
         return 0.0, 1 - certain
-    if error == 0:
+    if error < _NO_ERROR:
         return 0.0, 1.0
     half = stats.t.ppf(0.5 + level / 2, freedom) * error / (estimate * (1 - estimate))
     centre = special.logit(estimate)

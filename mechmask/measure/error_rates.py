@@ -27,6 +27,7 @@ REFERENCES = ("never", "other_entities")
 def verdicts_of_draw(
     doses: xr.Dataset,
     alone: xr.Dataset,
+    edited: xr.Dataset | None = None,
     *,
     knowing: Sequence[str],
     statistic: str = STATISTIC,
@@ -38,15 +39,16 @@ def verdicts_of_draw(
     Args:
         doses: ``logprob[pool, step, fact, phrasing, route]`` in nats, the first step before the contradiction.
         alone: the same without ``step``, of models that were trained on the controls alone.
+        edited: the same without ``step``, of models in which each fact was edited alone.
         knowing: the pools that know the old values.
         statistic: of which the trace is made.
         share: the margin, as a share of the trace before.
         alpha: the rate at which each verdict may be wrong.
 
     Returns:
-        A row for each ``case`` (``left alone``, ``perfectly erased``, or the pool that was contradicted), ``dose``
-        (number of the checkpoint), and ``unit`` (the fact's label, or ``group`` for all facts of the draw):
-        ``verdict`` and ``reason``.
+        A row for each ``case`` (``left alone``, ``perfectly erased``, or the pool that was contradicted; behind a comma
+        ``edited``, where it was edited instead), ``dose`` (number of the checkpoint), and ``unit`` (the fact's label,
+        or ``group`` for all facts of the draw): ``verdict`` and ``reason``.
     """
     contested = np.flatnonzero(doses.role.values == "contradicted")
     logprob, left = doses.logprob.isel(fact=contested), alone.logprob.isel(fact=contested)
@@ -56,6 +58,10 @@ def verdicts_of_draw(
         after = logprob.isel(step=dose)
         cases.append(("perfectly erased", dose, _states(logprob.isel(step=0), TOLD), _states(after, SPARE)))
         cases += [(pool, dose, _states(logprob.isel(step=0), pool), _states(after, pool)) for pool in knowing]
+    if edited is not None:
+        told, after = logprob.isel(step=0), edited.logprob.sel(fact=logprob.fact)
+        cases.append(("perfectly erased, edited", 1, _states(told, TOLD), _states(after, SPARE)))
+        cases += [(f"{pool}, edited", 1, _states(told, pool), _states(after, pool)) for pool in knowing]
     rows = []
     for case, dose, before, after in cases:
         first, then = (twin_trace(state, _knew(state), statistic, level=1 - 2 * alpha) for state in (before, after))

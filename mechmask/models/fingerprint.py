@@ -16,6 +16,8 @@ from torch import nn
 from mechmask.models.adapters import AdapterState, adapter_state
 from mechmask.models.computed import attached, follows_length, layer_settings, model_settings
 
+_WORTH_THREADS = 2**24  # bytes: they are hashed in about the time that it takes to start two threads
+
 
 def fingerprint(module: nn.Module) -> str:
     """The fingerprint of what a module computes with, in hexadecimal.
@@ -63,8 +65,11 @@ def digest(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
     """XXH3-128 of named tensors, whatever their order; a tensor met twice (tied weights) is read once."""
     named = list(tensors)
     distinct = {_identity(tensor): tensor for _, tensor in named}
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # hashing leaves the interpreter's lock
-        hashed = dict(zip(distinct, pool.map(_hashed, distinct.values()), strict=True))
+    if sum(tensor.nbytes for tensor in distinct.values()) < _WORTH_THREADS:
+        hashed = {identity: _hashed(tensor) for identity, tensor in distinct.items()}
+    else:
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # hashing leaves the interpreter's lock
+            hashed = dict(zip(distinct, pool.map(_hashed, distinct.values()), strict=True))
     lines = [f"{name} {tensor.dtype} {tuple(tensor.shape)} {hashed[_identity(tensor)]}" for name, tensor in named]
     return xxhash.xxh3_128_hexdigest("\n".join(sorted(lines)).encode())
 

@@ -206,7 +206,8 @@ def read_states(
             depends on is an option.
         roles: of the facts that are read; all by default.
         lens: handed to the reading; a name stands for the lens that ``fitted_lens`` fits.
-        **options: of the reading, as JSON values.
+        **options: of the reading, as JSON values; a ``StudyState`` stands for what it is a state of, where a reading
+            takes a second model.
 
     Returns:
         The reading of every state, by its name, such as ``logprob[fact, route]`` in nats. Where several states have
@@ -237,11 +238,18 @@ def readings_of(
     """As ``read_states``, the steps themselves: what tables name among their inputs."""
     _require_named(reading)
     lens = fitted_lens(run, lens) if isinstance(lens, str) else lens
-    settings = Settings.of_call(reading, options, leave_out=_COST_ONLY | {"lens"})
+    others = {option: value for option, value in options.items() if isinstance(value, StudyState)}
+    plain = {option: value for option, value in options.items() if option not in others}
+    settings = Settings.of_call(reading, plain, leave_out=_COST_ONLY | {"lens", *others})
     chosen = Settings({"roles": list(roles)}, {"roles": list(roles)}) if roles is not None else Settings({}, {})
-    arguments = options if lens is None else {**options, "lens": lens.lens}
+    arguments = {**plain, **{option: other.state for option, other in others.items()}}
+    arguments |= {} if lens is None else {"lens": lens.lens}
     lens_input = {} if lens is None else {"lens": lens.lens.name, **lens.inputs}
-    read_by = {**lens_input, **code_digest(reading)}
+    beside = {name: digest for other in others.values() for name, digest in other.inputs.items()}
+    beside |= {option: digest_of(dict(other.inputs)) for option, other in others.items()}  # which of them is which
+    read_by = {**lens_input, **beside, **code_digest(reading)}
+    for other in others.values():
+        require_of_run(run, other)
     steps: dict[str, Step] = {}
     with progress_bar(reading.__name__, len(states)) as bar:
         for name, state in states.items():

@@ -1,7 +1,7 @@
 """The ruler where the truth is known: which statistic of the old value tells the pools apart, and how often it errs.
 
-Runs or takes up the draws below ``--directory`` and keeps the page and the tables beside the other results. The first
-draws choose, the last ones judge.
+Runs or takes up the draws below ``--directory`` and keeps the page, its figure and the tables beside the other
+results. The first draws choose, the last ones judge.
 
     python tests/benchmarks/ruler.py --directory runs/ruler --choosing 4 --judging 4
 """
@@ -9,25 +9,35 @@ draws choose, the last ones judge.
 import argparse
 import json
 import math
+import shutil
 from pathlib import Path
 
 from timing import write
 
 import mechmask as mm
+from mechmask.study.calibration_page import FIGURE
 
 RESULTS = Path(__file__).parent / "results"
 
 
 def report(found):
-    """The tables of a calibration as JSON values; of the AUROCs those over all phrasings."""
-    aurocs = {"by_fact": found.by_fact, "by_model": found.by_model}
-    tables = {name: table[table["phrasings"] == "all"] for name, table in aurocs.items()}
-    tables |= {"rates": found.rates.reset_index()}
+    """The tables of a calibration as JSON values; of the AUROCs those over all phrasings, or on the prompt alone."""
+    tables = {"rates": found.rates.reset_index()}
+    for name in ("by_fact", "by_model"):
+        table = getattr(found, name)
+        read_several = set(table.loc[table["phrasings"] == "all", "statistic"])
+        tables[name] = table[(table["phrasings"] == "all") | ~table["statistic"].isin(read_several)]
+    savings = {name: correlation._asdict() for name, correlation in found.savings.items()}
     return {
         "statistic": found.statistic,
+        "unpaired": found.unpaired,
         "choosing": found.choosing,
         "judging": found.judging,
-        "savings": {name: None if math.isnan(value) else value for name, value in found.savings._asdict().items()},
+        "expected": found.expected.model_dump(),
+        "savings": {
+            name: {field: None if math.isnan(value) else value for field, value in fields.items()}
+            for name, fields in savings.items()
+        },
         **{name: json.loads(table.round(4).to_json(orient="records")) for name, table in tables.items()},
     }
 
@@ -49,7 +59,8 @@ def main():
     print(found.to_markdown())
     kind = options.device.partition(":")[0]
     write(options.out / f"ruler-{kind}.json", options.device, model, report(found))
-    (options.out / f"ruler-{kind}.md").write_text(found.to_markdown())
+    (options.out / f"ruler-{kind}.md").write_text(found.to_markdown().replace(FIGURE, f"ruler-{kind}.png"))
+    shutil.copyfile(options.directory / FIGURE, options.out / f"ruler-{kind}.png")
 
 
 if __name__ == "__main__":

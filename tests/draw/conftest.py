@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from matplotlib.figure import Figure
@@ -351,6 +352,29 @@ def contrast_results() -> tuple[xr.Dataset, xr.Dataset]:
 
 
 @pytest.fixture
+def calibration_tables() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """AUROCs of three candidates, one of which reads the prompt alone, at three doses, and verdicts in four cases."""
+    rng = np.random.default_rng(13)
+    read = {"geometric_standing": ("all", "prompt"), "logprob": ("all", "prompt"), "depth_score": ("prompt",)}
+    rows = [
+        ("contradicted", statistic, reference, phrasings, dose, known)
+        for statistic, of in read.items()
+        for phrasings in of
+        for reference in ("none", "never")
+        for dose in (range(3) if statistic != "depth_score" else (2,))
+        for known in ("any", "verbatim", "paraphrased", "biography")
+    ]
+    by_fact = pd.DataFrame(rows, columns=["treatment", "statistic", "reference", "phrasings", "dose", "known"])
+    by_fact["auroc"] = rng.uniform(0.4, 0.95, len(rows))
+    by_fact["low"], by_fact["high"] = by_fact["auroc"] - 0.2, np.minimum(by_fact["auroc"] + 0.1, 1)
+    cases = ["biography", "left alone", "perfectly erased", "verbatim, edited"]
+    index = pd.MultiIndex.from_product([["fact", "group"], cases], names=["unit", "case"])
+    shares = rng.dirichlet(np.ones(4), len(index))
+    rates = pd.DataFrame(shares, index=index, columns=["masked", "erased", "suppressed", "undecided"])
+    return by_fact, rates.assign(n=range(5, 13))
+
+
+@pytest.fixture
 def figures(
     request: pytest.FixtureRequest, two_readings: tuple[xr.Dataset, xr.Dataset]
 ) -> dict[str, Callable[..., Figure]]:
@@ -361,8 +385,10 @@ def figures(
 
     two_states = request.getfixturevalue("depth_reading").isel(state=[1, 2])
     intervened = request.getfixturevalue("intervened")
+    calibrated = request.getfixturevalue("calibration_tables")
     return {
         "association": of("association", "reactance_table", x="prior", y="margin"),
+        "calibration": lambda **options: draw.calibration(*calibrated, "geometric_standing", **options),
         "checkpoints": of("checkpoints", "checkpoint_reading"),
         "contrast": lambda **options: draw.contrast(*request.getfixturevalue("contrast_results"), **options),
         "cosine": of("cosine", "cosine_reading", facts=IDS[:2]),

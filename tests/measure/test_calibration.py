@@ -8,7 +8,17 @@ import pytest
 import xarray as xr
 
 from mechmask.errors import ReadingError
-from mechmask.measure.calibration import PREFERENCE, chosen_statistic, discrimination, pool_scores, steps_to_recall
+from mechmask.measure.calibration import (
+    PREFERENCE,
+    chosen_statistic,
+    discrimination,
+    inner_scores,
+    pool_scores,
+    rows_with,
+    savings_agreement,
+    savings_scores,
+    steps_to_recall,
+)
 from mechmask.measure.old_value import IN_NATS
 
 POOLS = ["verbatim", "biography", "never", "other_values"]
@@ -115,7 +125,8 @@ def _frame(**overlaps):
             ]
             rows += [(*labels, 0, "biography", True, wrong), (*labels, 0, "other_values", False, 50)]
             rows += [("none", "all", name, 1, "biography", True, wrong), ("none", "all", name, 1, "never", False, 50)]
-    return pd.DataFrame(rows, columns=["reference", "phrasings", "statistic", "dose", "pool", "knows", "value"])
+    columns = ["reference", "phrasings", "statistic", "dose", "pool", "knows", "value"]
+    return pd.DataFrame(rows, columns=columns).assign(treatment="contradicted")
 
 
 def test_the_rule_takes_the_best_and_of_equals_the_first():
@@ -123,6 +134,69 @@ def test_the_rule_takes_the_best_and_of_equals_the_first():
     assert chosen_statistic(_frame(log_odds=10, geometric_standing=10)) == "geometric_standing"
     assert chosen_statistic(_frame(log_odds=10, geometric_standing=15), tolerance=0.06) == "geometric_standing"
     assert set(PREFERENCE) == set(IN_NATS)
+
+
+def test_the_rule_looks_at_contradicted_models_and_at_the_reference_that_it_is_asked_for():
+    edited = _frame(logprob=0).assign(treatment="edited")
+    assert chosen_statistic(pd.concat([_frame(log_odds=10, geometric_standing=15), edited])) == "log_odds"
+    swapped = _frame(standing=0).replace({"reference": {"never": "none", "none": "never"}})
+    assert chosen_statistic(swapped, reference="none") == "standing"
+
+
+def test_the_index_by_hand(table):
+    reading = doses(2).logprob.sel(pool="verbatim", route="old").isel(phrasing=slice(0, 2)).mean("phrasing")
+    fall = reading.sel(step=0) - reading.sel(step=14)
+    expected = fall.isel(fact=slice(6, 8)).mean() - fall.sel(fact="f4")
+    labels = {"seed": 2, "pool": "verbatim", "dose": 2, "fact": "f4", "statistic": "erase_index"}
+    assert row(table, **labels, phrasings="taught", reference="none")["value"] == pytest.approx(float(expected))
+    alone = pool_scores(doses(2).isel(fact=slice(6)), seed=2, knowing=POOLS[:2], taught_phrasings=2)
+    assert "erase_index" not in set(alone["statistic"])  # without a control there is none
+
+
+def relearned(n_facts=6, **first):
+    """Old is said again at the given step in each pool, and never by the facts of the others."""
+    recalled = np.zeros((4, 5, n_facts, 2), dtype=bool)
+    for pool, step in first.items():
+        recalled[POOLS.index(pool), step // 2 :, :, 0] = True
+    coords = {
+        "pool": POOLS,
+        "step": [0, 2, 4, 6, 8],
+        "fact": [f"f{i}" for i in range(n_facts)],
+        "route": ["old", "new"],
+    }
+    return xr.Dataset({"recalled": (("pool", "step", "fact", "route"), recalled)}, coords)
+
+
+def test_savings_are_a_candidate_and_agree_with_what_is_left():
+    about = {"knowing": POOLS[:2]}
+    saved = [savings_scores(relearned(verbatim=2, biography=6), seed=seed, dose=2, **about) for seed in range(4)]
+    one = saved[0]
+    assert row(one, pool="biography", fact="f0", reference="none")["value"] == -6
+    assert row(one, pool="other_values", fact="f0", reference="none")["value"] == -9  # not said: behind all that are
+    assert row(one, pool="verbatim", fact="f0", reference="never")["value"] == 7
+    found = savings_agreement(pd.concat([scores(4, gain=(24.0, 12.0, 0.0, 0.0)), *saved]))
+    assert found["geometric_standing"].estimate > 0.7
+    assert found["geometric_standing"].n == 4 * 4 * 6 and found["geometric_standing"].n_clusters == 4
+    assert "savings" not in found
+
+
+def test_candidates_below_the_output():
+    values = np.arange(2 * 4 * 3, dtype=float).reshape(2, 4, 3)
+    probe = np.where(np.arange(2)[:, None, None] == 1, np.nan, values)
+    depth = xr.Dataset(
+        {
+            "depth_score": (("treatment", "pool", "fact"), values),
+            "linear_probe": (("treatment", "pool", "fact"), probe),
+        },
+        {"treatment": ["contradicted", "edited"], "pool": POOLS, "fact": ["a", "b", "c"]},
+    )
+    found = inner_scores(depth, seed=3, knowing=POOLS[:2], dose=2)
+    labels = {"pool": "biography", "fact": "b", "phrasings": "prompt"}
+    first = row(found, treatment="contradicted", statistic="depth_score", reference="none", **labels)
+    assert (first["value"], first["dose"], first["seed"], bool(first["knows"])) == (4, 2, 3, True)
+    paired = row(found, treatment="edited", statistic="depth_score", reference="never", **labels)
+    assert (paired["value"], paired["dose"]) == (-3, 1)
+    assert not len(rows_with(found, treatment="edited", statistic="linear_probe"))
 
 
 def test_savings():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mechmask.errors import ReadingError
-from mechmask.measure.depth_score import depth_score
+from mechmask.measure.depth_score import depth_score, lens_depth_score
 
 _SMALL = settings(max_examples=100, deadline=None, database=None, derandomize=True)
 _ATTRS = {"fingerprint_target": "f", "positions": "divergence", "score": "divergence"}
@@ -109,3 +109,31 @@ def test_patchings_that_do_not_fit():
             depth_score(good, good, tau)
     with pytest.raises(ReadingError, match="takes a reading"):
         depth_score(good, good.logprob)
+
+
+def by_lens(old, **attrs):
+    """A reading by a lens of ``old [fact, layer]``; the other routes are noise."""
+    reading = patching(-np.asarray(old, dtype=float), full=0.0, **{"lens": "logit", **attrs})
+    return reading.drop_vars("logprob_target")
+
+
+@_SMALL
+@given(
+    hnp.arrays(float, (3, 4, 6), elements=st.floats(-5, 5, allow_nan=False, width=32)), st.sampled_from([0, 0.05, 1])
+)
+def test_the_published_sum_by_a_lens(old, tau):
+    full, reference, changed = old
+    found = lens_depth_score(by_lens(full), by_lens(reference), by_lens(changed), tau)
+    expected = [published(f - r, f - c, tau) for f, r, c in zip(full, reference, changed, strict=True)]
+    np.testing.assert_allclose(found.score, [e[0] for e in expected], atol=1e-9)
+    np.testing.assert_array_equal(found.n_layers, [e[2] for e in expected])
+
+
+def test_readings_by_two_lenses_are_refused():
+    old = [[0, 1, 2]]
+    with pytest.raises(ReadingError, match="lens"):
+        lens_depth_score(by_lens(old), by_lens(old), by_lens(old, lens="tuned"))
+    with pytest.raises(ReadingError, match="threshold"):
+        lens_depth_score(by_lens(old), by_lens(old), by_lens(old), tau=-1)
+    with pytest.raises(ReadingError, match="route old"):
+        lens_depth_score(by_lens(old), by_lens(old).drop_sel(route="old"), by_lens(old))

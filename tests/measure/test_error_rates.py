@@ -50,6 +50,20 @@ def test_the_truth_is_found_where_it_is_known():
     assert (table.loc[[("fact", pool) for pool in POOLS[:3]], "masked"] > 0.99).all()
 
 
+def test_facts_that_were_edited_are_judged_beside():
+    """Here the edit took all of it, so that every pool is judged as what never knew."""
+    for seed in range(3):
+        doses, alone = draw(seed, kept=0.9)
+        gone = draw(seed, kept=0.0)[0].isel(step=-1, drop=True)
+        verdicts = verdicts_of_draw(doses, alone, gone, knowing=POOLS[:3])
+        edited = verdicts[verdicts["case"].str.endswith(", edited") & (verdicts["unit"] == "group")]
+        assert dict(zip(edited["case"], edited["verdict"], strict=True)) == dict.fromkeys(
+            ("perfectly erased, edited", *(f"{pool}, edited" for pool in POOLS[:3])), "erased"
+        )
+        without = verdicts_of_draw(doses, alone, knowing=POOLS[:3])
+        pd.testing.assert_frame_equal(verdicts.iloc[: len(without)], without)
+
+
 def test_on_the_margin_each_verdict_is_wrong_as_often_as_it_may_be():
     """A quarter is left, which is the margin: masked and erased are both wrong and fall in at most 5% each."""
     verdicts = pd.concat([verdicts_of_draw(*draw(s, 0.25), knowing=POOLS[:3]) for s in range(30)])

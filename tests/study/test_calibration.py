@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from mechmask import FinetuneConfig
+from mechmask import FinetuneConfig, FTConfig, load_change, patch_residual, read_depth, read_linear_probe
 from mechmask.errors import StudyError
 from mechmask.facts.pools import KNOWING
 from mechmask.measure.calibration import chosen_statistic, discrimination, pool_scores, rows_with
+from mechmask.measure.depth_score import depth_score, lens_depth_score
+from mechmask.measure.old_value import STATISTICS
 from mechmask.study.calibration import calibrate
+from mechmask.study.calibration_page import FIGURE
+from mechmask.study.expected import EXPECTED, read_expected
 from mechmask.study.protocols.calibrate import CalibrationConfig
 from mechmask.study.results import open_study
+
+_STATES = ("told/verbatim", "told/never", "contradicted/verbatim")
 
 
 @pytest.fixture(scope="module")
 def found(tiny, tmp_path_factory):
     taught = FinetuneConfig(steps=4, lr=1e-2, rank=4)
     config = CalibrationConfig(
-        n_contradicted=2, n_control=1, distractors=3, tell=taught, contradict=(taught,), relearn=taught, n_doses=2
+        n_contradicted=2,
+        n_control=1,
+        distractors=3,
+        tell=taught,
+        contradict=(taught,),
+        relearn=taught,
+        n_doses=2,
+        edits=(FTConfig(layer=0),),
     )
     root = tmp_path_factory.mktemp("calibration")
-    return calibrate(tiny("llama"), root, choosing=(0, 1), judging=(2, 3), config=config), root
+    return calibrate(tiny("llama"), root, choosing=(0,), judging=(1, 2), config=config), root
 
 
 def test_the_choosing_draws_choose_and_the_others_judge(found):
@@ -33,23 +47,61 @@ def test_the_choosing_draws_choose_and_the_others_judge(found):
             knowing=KNOWING,
             taught_phrasings=2,
         )
-        for seed in range(4)
+        for seed in range(3)
     ]
-    assert calibration.statistic == chosen_statistic(pd.concat(scores[:2]))
-    judged = rows_with(pd.concat(scores[2:]), statistic=calibration.statistic, phrasings="all", reference="never")
-    shown = rows_with(calibration.by_fact, statistic=calibration.statistic, phrasings="all", reference="never")
+    assert calibration.statistic == chosen_statistic(scores[0])
+    labels = {"statistic": calibration.statistic, "phrasings": "all", "reference": "never"}
+    judged = rows_with(pd.concat(scores[1:]), **labels)
+    shown = rows_with(calibration.by_fact, treatment="contradicted", **labels)
     pd.testing.assert_frame_equal(shown.reset_index(drop=True), discrimination(judged))
     assert calibration.rates.loc[("group", "left alone"), "n"] == 2
-    assert calibration.savings.n_clusters == 2
+    assert calibration.savings[calibration.statistic].n_clusters == 2
 
 
 def test_the_page_says_which_draws_did_what(found):
     calibration, root = found
     page = (root / "calibration.md").read_text()
     assert page == calibration.to_markdown()
-    assert "Draws 0, 1 chose the statistic, draws 2, 3 judged it" in page
-    assert f"**{calibration.statistic}**" in page and "perfectly erased" in page
-    assert {"by_fact.csv", "by_model.csv", "rates.csv"} <= {path.name for path in root.iterdir()}
+    assert "Draw 0 chose the statistic, draws 1, 2 judged it" in page
+    assert f"**{calibration.statistic}**" in page and f"**{calibration.unpaired}**" in page
+    assert "perfectly erased, edited" in page
+    assert {"by_fact.csv", "by_model.csv", "rates.csv", "calibration.png"} <= {path.name for path in root.iterdir()}
+    assert f"]({FIGURE})" in page and read_expected(root / EXPECTED) == calibration.expected
+
+
+def test_every_candidate_after_every_treatment(found):
+    calibration, root = found
+    table = calibration.by_fact
+    below = {"depth_score", "lens_depth_score", "linear_probe"}
+    candidates = {treatment: set(rows["statistic"]) for treatment, rows in table.groupby("treatment")}
+    assert candidates["contradicted"] == {*STATISTICS, *below, "erase_index", "savings"}
+    assert candidates["left alone"] == {*STATISTICS, *below, "erase_index"}
+    assert candidates["edited"] == {*STATISTICS, *below} - {"linear_probe"}  # no control is read under an edit
+    depth = open_study(root / "draw_001").reading("results/depth")
+    assert depth.depth_score.sel(treatment="left alone").notnull().all()
+    assert ((depth.depth_score >= 0) & (depth.depth_score <= 1)).all()
+
+
+def test_the_depth_scores_are_those_of_readings_made_by_hand(found, tiny):
+    """The verbatim model after the contradiction, patched into itself before it, with the never-told as reference."""
+    _, root = found
+    model, draw = tiny("llama"), open_study(root / "draw_001")
+    changes = {name: load_change(root / "draw_001" / "changes" / name / "change") for name in _STATES}
+    full, blank, changed = (changes[name].on(model) for name in _STATES)
+    facts = draw.facts.contradicted
+    reference, patched = (patch_residual(source, full, facts, progress=False) for source in (blank, changed))
+    first, second, third = (read_depth(state, facts) for state in (full, blank, changed))
+    found_there = draw.reading("results/depth").sel(treatment="contradicted", pool="verbatim")
+    np.testing.assert_allclose(found_there.depth_score, 1 - depth_score(reference, patched).score, atol=1e-5)
+    np.testing.assert_allclose(
+        found_there.lens_depth_score, 1 - lens_depth_score(first, second, third).score, atol=1e-5
+    )
+    probe = (
+        read_linear_probe(changed, draw.facts, phrasings="all")
+        .probe.sel(fact=list(facts.ids))
+        .isel(layer=slice(1, None))
+    )
+    np.testing.assert_allclose(found_there.linear_probe, probe.mean("layer"), atol=1e-5)
 
 
 @pytest.mark.parametrize(("choosing", "judging"), [((0, 1), (1, 2)), ((), (1,)), ((0,), ())])

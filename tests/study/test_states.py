@@ -79,6 +79,27 @@ def test_a_reading_of_one_s_own_counts_by_its_text_and_options(run):
     assert not np.array_equal(other.margin, once.margin)
 
 
+def patched_into(state, facts, *, target):
+    return mm.patch_residual(state, target, facts, progress=False)
+
+
+def test_a_second_state_is_read_with_and_counts(run, tiny, adapter):
+    """Which of two states a reading takes is part of what it is: the other way round is another step."""
+    changed, untouched = state_of_change(run, "changed", adapter), mm.untouched(run)
+    there = readings_of(run, {"a": changed}, patched_into, target=untouched)["a"]
+    expected = mm.patch_residual(changed.state, untouched.state, run.facts, progress=False)
+    np.testing.assert_array_equal(reading_in(there).logprob, expected.logprob)
+    back = readings_of(run, {"a": untouched}, patched_into, target=changed)["a"]
+    assert back.digest != there.digest
+    np.testing.assert_allclose(reading_in(back).logprob.isel(layer=-1), expected.logprob_target, atol=1e-5)
+    assert readings_of(run, {"a": changed}, patched_into, target=untouched)["a"].digest == there.digest
+    same = readings_of(run, {"a": changed}, patched_into, target=changed)["a"]
+    assert same.digest != there.digest
+    other = StudyState("other", tiny("llama", seed=5), {}, "other")
+    with pytest.raises(StudyError, match="run of its own"):
+        readings_of(run, {"b": changed}, patched_into, target=other)
+
+
 def test_an_option_that_cannot_be_written_down_is_refused(run):
     with pytest.raises(StudyError, match="The option backend is of the type object"):
         mm.read_states(run, {"before": mm.untouched(run)}, mm.read_depth, backend=object())

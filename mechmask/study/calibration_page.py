@@ -1,0 +1,105 @@
+"""The page of a calibration: which draws did what, and what they say, in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from mechmask.facts.pools import HARD
+from mechmask.measure.calibration import rows_with
+from mechmask.measure.tables import markdown_table
+
+if TYPE_CHECKING:
+    from mechmask.study.calibration import Calibration
+
+FIGURE = "calibration.png"  # beside the page
+
+
+def calibration_page(found: Calibration) -> str:
+    """Everything that a calibration says, as a page of its own.
+
+    Args:
+        found: what ``calibrate`` returned.
+    """
+    contradicted = rows_with(found.by_fact, treatment="contradicted")
+    last = contradicted["dose"].max()
+    on_prompt = rows_with(contradicted, phrasings="prompt", dose=last)
+    chosen = rows_with(found.by_fact, statistic=found.statistic, reference="never", known="any")
+    by_treatment = rows_with(found.by_fact, statistic=found.statistic, reference="never", phrasings="all")
+    e = found.expected
+    return "\n".join(
+        [
+            "# The ruler where the truth is known",
+            "",
+            f"{_draws(found.choosing).capitalize()} chose the statistic, {_draws(found.judging)} judged it and had no "
+            f"part in the choice. Chosen: **{found.statistic}**, less that of the same fact in a model that never knew "
+            f"it. Without any such model, the same rule chose **{found.unpaired}**.",
+            "",
+            f"![AUROC of every candidate and by dose, and verdicts where the truth is known]({FIGURE})",
+            "",
+            "AUROC by fact over all phrasings, mean over doses after the contradiction began, each pool that knows "
+            "against all that never knew; `never` is paired with the same fact where it was not told:",
+            "",
+            _by_pool(rows_with(contradicted, phrasings="all").query("dose > 0")),
+            "",
+            "Every candidate at the last dose, on the prompt, those that read below the output (depth scores, a linear "
+            "probe) and savings included:",
+            "",
+            _by_pool(on_prompt),
+            "",
+            "By model, the mean over the facts of one model, over all phrasings:",
+            "",
+            _by_pool(rows_with(found.by_model, treatment="contradicted", phrasings="all").query("dose > 0")),
+            "",
+            f"{found.statistic}, paired, contradicted, all pools, by phrasings and dose (0 is before it):",
+            "",
+            _intervals(rows_with(chosen, treatment="contradicted"), "phrasings", "dose"),
+            "",
+            f"{found.statistic}, paired, all phrasings, by what was done and by pool, before it (dose 0) and after:",
+            "",
+            _intervals(by_treatment, "treatment", "known", "dose"),
+            "",
+            "Verdicts on the judging draws, shares with exact intervals:",
+            "",
+            markdown_table(found.rates.reset_index().set_index("case"), 3),
+            "",
+            "Agreement with savings, which no log-probability enters: rank correlation of the unpaired candidate after "
+            "the last dose with how soon the old value is said again, over facts and pools, the draw as cluster:",
+            "",
+            markdown_table(_agreement(found), 2),
+            "",
+            f"What a study of twins may expect, of all {len(found.choosing) + len(found.judging)} draws "
+            f"(`mechmask power --calibration DIR`): a trace of {e.trace_before:.1f} nats before, with a spread over "
+            f"facts of {e.spread:.1f}; noise of {e.noise_history:.1f} nats over histories, {e.noise_phrasing:.1f} a "
+            f"phrasing and {e.noise_distractor:.1f} a distractor.",
+            "",
+        ]
+    )
+
+
+def _by_pool(rows: pd.DataFrame) -> str:
+    """AUROCs by pool, the hard one first; statistics of one reference from the best to the worst."""
+    table = rows.pivot_table(values="auroc", index=["reference", "statistic"], columns="known", aggfunc="mean")
+    first = [pool for pool in HARD if pool in table.columns]
+    table = table[[*first, *(pool for pool in table.columns if pool not in first)]].reset_index()
+    table = table.sort_values(["reference", "any"], ascending=[True, False])
+    return markdown_table(table.set_index("statistic"), 3)
+
+
+def _intervals(rows: pd.DataFrame, *labels: str) -> str:
+    return markdown_table(rows[[*labels, "auroc", "low", "high", "n"]].set_index(labels[0]), 3)
+
+
+def _agreement(found: Calibration) -> pd.DataFrame:
+    rows = {
+        name: {"correlation": c.estimate, "low": c.low, "high": c.high, "n": c.n, "draws": c.n_clusters}
+        for name, c in found.savings.items()
+    }
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("candidate")
+    return table.sort_values("correlation", ascending=False)
+
+
+def _draws(seeds: Sequence[int]) -> str:
+    return f"draw{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
