@@ -28,6 +28,7 @@ def erase_index(
     before: xr.Dataset,
     after: xr.Dataset,
     *,
+    reference: xr.Dataset | tuple[xr.Dataset, xr.Dataset] | None = None,
     statistic: str = STATISTIC,
     margin_share: float = MARGIN_SHARE,
     alpha: float = ALPHA,
@@ -36,14 +37,20 @@ def erase_index(
 ) -> xr.Dataset:
     """What became of the old value of every contradicted fact.
 
-    What never knowing looks like is taken from the best reference that the readings hold. Readings of twins have a
-    dimension ``twin`` and ``knew[twin, fact]``: each fact is held against itself where it was not taught. Else
-    pseudo-subjects of its own (coordinate ``stands_for``), else all facts of role ``never``.
+    What never knowing looks like is taken from the best reference that there is. Readings of twins have a dimension
+    ``twin`` and ``knew[twin, fact]``: each fact is held against itself where it was not taught. A second model that is
+    known not to hold the facts, such as TOFU's retain model beside its full one, is handed in as ``reference`` and is a
+    twin that nobody had to train. Else pseudo-subjects of its own (coordinate ``stands_for``), else all facts of role
+    ``never``.
 
     Args:
         before: reading of all facts before the change, ``logprob[fact, route]`` or ``[fact, phrasing, route]`` in nats,
             with ``twin`` in front where there are twins.
         after: reading of the same facts by the same score after it.
+        reference: of a model that never held the contradicted facts: its readings before and after the same change, or
+            one reading of it as it is. It holds the controls; facts of role ``never``, which neither model holds, say
+            how far apart two such readings are by chance, and without them no verdict is given. What the change does
+            to any model counts as trace where the reference did not undergo it: give both of its readings if you can.
         statistic: of which the trace is made (``measure/old_value.py``), averaged over phrasings.
         margin_share: the margin of the verdict, as a share of a fact's trace before.
         alpha: the rate at which each verdict may be wrong where noise is normal, and alike for known and never-known
@@ -68,19 +75,22 @@ def erase_index(
 
         Over nothing: ``noise``, the standard deviation of one never-known reading after the change, with ``freedom``
         and ``shared_error``; ``n_control``. Attributes name the ``statistic``, the ``reference`` (``twins``,
-        ``pseudo-subjects`` or ``never facts``), ``margin_share``, ``alpha``, and ``interval_level``.
+        ``reference model``, ``pseudo-subjects`` or ``never facts``), ``margin_share``, ``alpha`` and
+        ``interval_level``.
 
     Raises:
         ReadingError: if the readings are not of the same facts, values, roles, routes and phrasings by the same score
             with the same model, twins do not say or not agree what they were taught, there is no contradicted or no
             control fact, or the margin or the rate makes no verdict.
     """
+    if reference is not None:
+        before, after = _beside_reference(before, after, reference)
     before, after = _comparable(before, after)
     facts, controls = _role(before, "contradicted"), _role(before, "control")
     _require_judgeable(facts, controls, margin_share, alpha)
     contradicted = before.fact.values[facts]
     interval_level = 1 - 2 * alpha
-    reference, first = _traces(before, contradicted, statistic, interval_level)
+    held_against, first = _traces(before, contradicted, statistic, interval_level)
     _, last = _traces(after, contradicted, statistic, interval_level)
     result = _paper_index(before, after, controls, cutoff_nats, level).sel(fact=contradicted)
     result = result.assign(_named(first, "before")).assign(_named(last, "after"))
@@ -91,13 +101,38 @@ def erase_index(
     return result.assign({**scalars, "n_never": last.n_never}).assign_attrs(
         _origin(before, after),
         statistic=statistic,
-        reference=reference,
+        reference=held_against if reference is None else "reference model",
         margin_share=margin_share,
         alpha=alpha,
         interval_level=interval_level,
         cutoff_nats=cutoff_nats,
         level=level,
     )
+
+
+def _beside_reference(
+    before: xr.Dataset, after: xr.Dataset, reference: xr.Dataset | tuple[xr.Dataset, xr.Dataset]
+) -> tuple[xr.Dataset, xr.Dataset]:
+    """The readings as those of two twins, of which the second knows the controls alone."""
+    others = reference if isinstance(reference, tuple) else (reference, reference)
+    pairs = {"before": (before, others[0]), "after": (after, others[1])}
+    joined = []
+    for when, (reading, other) in pairs.items():
+        require(reading, f"{_WHAT} ({when})", variables=("logprob", "role"), dims=("fact", "route"))
+        if TWIN in reading.dims or TWIN in other.dims:
+            raise ReadingError(f"{_WHAT} of twins has its reference in them. Leave reference out.")
+        dims, held = ("fact", "phrasing", "route"), ("role", "subject", "value", "token")
+        named = {when: reading, f"reference {when}": other}
+        require_same(named, _WHAT, dims=dims, attributes=("score",), coordinates=held)
+        if reading.attrs.get("fingerprint", "") == other.attrs.get("fingerprint", None):
+            raise ReadingError(
+                f"{_WHAT}: the reference is the model itself ({reading.attrs.get('model', '')}, {when} the change), "
+                "which holds the facts. Read a model that never did."
+            )
+        both = xr.concat([reading, other], xr.DataArray(["model", "reference"], dims=TWIN), combine_attrs="override")
+        knew = xr.concat([reading.role != "never", reading.role == "control"], both[TWIN])
+        joined.append(both.assign(knew=knew.drop_vars([name for name in knew.coords if name not in (TWIN, "fact")])))
+    return joined[0], joined[1]
 
 
 def _require_judgeable(facts: np.ndarray, controls: np.ndarray, margin_share: float, alpha: float) -> None:

@@ -631,3 +631,65 @@ def test_readings_of_several_steps_are_refused_or_judged_step_by_step():
         return
     for step, alone in enumerate((after, other)):
         np.testing.assert_allclose(found["index"].isel(step=step), erase_index(before, alone)["index"])
+
+
+def _with_reference(seed=0, kept=0.5, n_never=6):
+    """A model that holds 20 nats of six facts and another that holds none; both lose 3 nats by the change."""
+    rng = np.random.default_rng(seed)
+    roles = np.array(["contradicted"] * 6 + ["control"] * 3 + ["never"] * n_never)
+    level = rng.normal(0, 4, len(roles))
+    readings = {}
+    for name, when in (("model", 0), ("model", 1), ("reference", 0), ("reference", 1)):
+        logprob = np.full((len(roles), 2, len(_ROUTES)), -40.0)
+        held = np.where(roles == "control", 20.0, 0.0)
+        if name == "model":
+            held = np.where(roles == "contradicted", [20.0, 20.0 * kept][when], held)
+        logprob[..., 0] += (level + held - 3 * when * (roles != "control") + rng.normal(0, 0.3, len(roles)))[:, None]
+        logprob[roles == "contradicted", :, 1] = -1.0 if when else -35.0
+        readings[name, when] = _reading(logprob, roles, fingerprint=f"{name} {when}", model=name)
+    return readings
+
+
+@pytest.mark.parametrize(("kept", "verdict"), [(0.9, "masked"), (0.0, "erased"), (-0.9, "suppressed")])
+def test_a_model_that_never_held_the_facts_is_a_twin_that_nobody_trained(kept, verdict):
+    r = _with_reference(kept=kept)
+    found = erase_index(r["model", 0], r["model", 1], reference=(r["reference", 0], r["reference", 1]))
+    assert set(found.verdict.values) == {verdict}
+    assert found.attrs["reference"] == "reference model"
+
+    def statistic(reading):
+        return np.array([_standing(fact) for fact in reading.logprob.values])[:6]
+
+    before = statistic(r["model", 0]) - statistic(r["reference", 0])
+    after = statistic(r["model", 1]) - statistic(r["reference", 1])
+    np.testing.assert_allclose(found.trace_before, before)
+    np.testing.assert_allclose(found.normalised, 1 - after / before)
+    alone = erase_index(r["model", 0], r["model", 1])
+    np.testing.assert_allclose(found["index"], alone["index"])  # the paper's index is of the model alone
+
+
+def test_a_reference_that_did_not_undergo_the_change_is_read_once():
+    r = _with_reference(kept=0.9)
+    found = erase_index(r["model", 0], r["model", 1], reference=r["reference", 0])
+    both = erase_index(r["model", 0], r["model", 1], reference=(r["reference", 0], r["reference", 1]))
+    np.testing.assert_allclose(found.trace_after - both.trace_after, -3, atol=1.5)  # what the change does to any model
+    assert float(found.noise) > float(both.noise)
+
+
+def test_without_facts_that_neither_holds_a_reference_gives_no_verdict():
+    r = _with_reference(n_never=0)
+    found = erase_index(r["model", 0], r["model", 1], reference=(r["reference", 0], r["reference", 1]))
+    assert set(found.verdict.values) == {"undecided"} and np.isfinite(found.normalised).all()
+
+
+def test_a_reference_that_cannot_be_one_is_refused():
+    r = _with_reference()
+    with pytest.raises(ReadingError, match="the model itself"):
+        erase_index(r["model", 0], r["model", 1], reference=r["model", 0])
+    with pytest.raises(ReadingError, match="not of the same facts"):
+        erase_index(r["model", 0], r["model", 1], reference=r["reference", 0].isel(fact=slice(5)))
+    with pytest.raises(ReadingError, match="differ in score"):
+        erase_index(r["model", 0], r["model", 1], reference=r["reference", 0].assign_attrs(score="mean"))
+    twins = _twins()
+    with pytest.raises(ReadingError, match="has its reference in them"):
+        erase_index(*twins, reference=twins[0].isel(twin=0))

@@ -46,6 +46,21 @@ def test_shares_are_disjoint_whole_and_the_same_in_each_replicate(tiny, facts, n
     assert list(shares.values())[:n_twins] == list(shares.values())[-n_twins:]
 
 
+def test_a_twin_is_the_reference_model_of_the_other(done, facts):
+    """``erase_index`` with a second model in place of twins: the facts that one of the two was taught."""
+    readings = done[0].reading("results/readings")
+    share = list(facts.contradicted.ids[::2])
+    read = readings.sel(fact=[*share, *facts.control.ids, *facts.never.ids])
+    before, after = (
+        [read.drop_vars("knew").isel(twin=twin, step=step, drop=True) for twin in (0, 1)] for step in (0, -1)
+    )
+    found = erase_index(before[0], after[0], reference=(before[1], after[1]))
+    twins = done[0].erase.sel(state="driven_on", fact=share)
+    for name in ("trace_before", "trace_after", "normalised"):
+        np.testing.assert_allclose(found[name], twins[name], rtol=1e-6)
+    assert found.attrs["reference"] == "reference model"
+
+
 def test_it_equals_the_same_twins_by_hand(done, tiny, facts, config):
     """Without a run: two fine-tunings each, plain readings, traces subtracted fact by fact."""
     model, ids = tiny("llama"), facts.contradicted.ids
