@@ -26,7 +26,8 @@ from mechmask.study.contrast_config import ContrastConfig
 from mechmask.study.dose_config import DoseConfig
 from mechmask.study.draws import Draws
 from mechmask.study.fact_tables import SyntheticTable, WorldTable
-from mechmask.study.paper_results import FINDINGS, PARTS, REPORT, PaperResults
+from mechmask.study.paper_parts import NOTHING_TO_INSTALL, PARTS
+from mechmask.study.paper_results import FINDINGS, REPORT, PaperResults
 from mechmask.study.protocols.contrast import ContrastStudy
 from mechmask.study.protocols.correction import CorrectionConfig, CorrectionStudy
 from mechmask.study.protocols.dose import DoseStudy
@@ -52,6 +53,9 @@ _STUDIES: Mapping[str, Callable[[Model, FactSet, Any], Any]] = {
 }
 
 
+_KNOWN = FinetuneConfig(steps=20)
+
+
 class PaperConfig(Configuration):
     """Which experiments, of how many draws, and how each is done.
 
@@ -63,12 +67,16 @@ class PaperConfig(Configuration):
         correction: known facts, corrected and edited; ``None`` (``"none"`` in TOML) leaves a part out.
         twins: taught facts, in twins.
         mask: taught facts at every layer.
+        mask_known: known facts at every layer.
         dose: known facts, corrected ever further.
         precision: known facts, with the weights in coarser types.
         contrast: known facts, edited and fine-tuned to one margin.
         reactance: taught facts, installed to several strengths.
+        reactance_known: known facts, as strong as each is.
         reacquisition: taught facts, taught again after their correction.
+        reacquisition_known: known facts, taught again after their correction.
         renewal: taught facts, asked in another context.
+        renewal_known: known facts, asked in another context.
     """
 
     draws: int = Field(default=5, ge=1)
@@ -78,18 +86,35 @@ class PaperConfig(Configuration):
     correction: CorrectionConfig | None = CorrectionConfig(contradict=FinetuneConfig(steps=20), checkpoint_every=4)
     twins: TwinsConfig | None = TwinsConfig(install=FinetuneConfig(steps=36), contradict=FinetuneConfig(steps=20))
     mask: StudyConfig | None = StudyConfig(lens="ridge", edits=())
+    mask_known: StudyConfig | None = StudyConfig(install=None, contradict=_KNOWN, lens="ridge", edits=())
     dose: DoseConfig | None = DoseConfig(grid=({"lr": 1e-4}, {"lr": 1e-3}), scales=(0.5, 1.5))
     precision: PrecisionConfig | None = PrecisionConfig()
     contrast: ContrastConfig | None = ContrastConfig()
     reactance: ReactanceConfig | None = ReactanceConfig()
+    reactance_known: ReactanceConfig | None = ReactanceConfig(install=None)
     reacquisition: ReacquisitionConfig | None = ReacquisitionConfig()
+    reacquisition_known: ReacquisitionConfig | None = ReacquisitionConfig(install=None)
     renewal: RenewalConfig | None = RenewalConfig()
+    renewal_known: RenewalConfig | None = RenewalConfig(install=None)
 
     @field_validator(*PARTS, mode="before")
     @classmethod
     def _none_by_name(cls, value: object) -> object:
         """TOML has no null."""
         return None if value == "none" else value
+
+    @field_validator(*NOTHING_TO_INSTALL, mode="before")
+    @classmethod
+    def _held_already(cls, value: object) -> object:
+        """A table of such a part need not say that nothing is installed."""
+        return {"install": None, **value} if isinstance(value, Mapping) else value
+
+    @field_validator(*NOTHING_TO_INSTALL)
+    @classmethod
+    def _not_installed(cls, value: Any) -> Any:
+        if value is not None and value.install is not None:
+            raise ValueError("the model holds these facts already, so that nothing is installed. Leave install out")
+        return value
 
     @property
     def parts(self) -> dict[str, Configuration]:
@@ -134,7 +159,7 @@ class PaperStudy:
         c, root = self.config, Path(directory)
         _refuse_strangers(root)
         for name in c.parts:
-            note(f"{name}: {c.draws} draws of {PARTS[name]} facts")
+            note(f"{name}: {c.draws} draws of {PARTS[name].facts} facts")
             Draws(partial(self._study, name), range(c.first_draw, c.first_draw + c.draws)).run(root / name)
         results = PaperResults(root)
         write_text(root / FINDINGS, results.summary().to_csv())
@@ -143,7 +168,8 @@ class PaperStudy:
 
     def _study(self, part: str, draw: int, _seed: int = 0) -> Any:
         """The study of one draw, whose number draws the facts; trainings have the seeds of their configurations."""
-        return _STUDIES[part](self.model, self._facts(PARTS[part], draw), self.config.parts[part])
+        protocol, facts = PARTS[part]
+        return _STUDIES[protocol](self.model, self._facts(facts, draw), self.config.parts[part])
 
     def _facts(self, kind: str, draw: int) -> FactSet:
         """The facts of a draw, drawn once: to know what a model holds takes a reading."""

@@ -11,20 +11,10 @@ from mechmask.errors import StudyError, known_names
 from mechmask.study.draws import CARD, DrawnResults
 from mechmask.study.findings import CLAIMS
 from mechmask.study.findings.finding import Finding, findings_of, findings_table, verdict_counts
+from mechmask.study.paper_parts import PARTS
 from mechmask.study.report import figures_of_first_draw
 
 REPORT, FINDINGS = "report.md", "findings.csv"
-PARTS = {  # each is a protocol; its facts are known to the model, or taught first
-    "correction": "known",
-    "twins": "taught",
-    "mask": "taught",
-    "dose": "known",
-    "precision": "known",
-    "contrast": "known",
-    "reactance": "taught",
-    "reacquisition": "taught",
-    "renewal": "taught",
-}
 
 
 class PaperResults:

@@ -11,6 +11,7 @@ from mechmask.measure.statistics import Interval
 from mechmask.measure.tables import markdown_table
 from mechmask.study.draws import DrawnResults
 from mechmask.study.findings.finding import Finding, findings_table, verdict_counts
+from mechmask.study.paper_parts import PARTS
 
 _TITLES = {
     1: "Contradiction masks rather than deletes",
@@ -20,12 +21,12 @@ _TITLES = {
     5: "The old route stays competitive deep into the network",
     6: "Masked content returns",
 }
-_POOLED = {  # drawn anew of all draws
+_POOLED = {  # by protocol: drawn anew of all draws
     "correction": {"results/course": draw.trace},
     "twins": {"results/course": draw.trace},
     "mask": {"results/depth": draw.depth},
 }
-_OF_A_DRAW = {  # as each draw has them among its own figures
+_OF_A_DRAW = {  # by protocol: as each draw has them among its own figures
     "dose": ("doses",),
     "precision": ("precision",),
     "contrast": ("contrast",),
@@ -92,7 +93,7 @@ def _said(results: DrawnResults) -> list[str]:
 def _figures(part: str, results: DrawnResults, root: Path) -> list[str]:
     """The figures of a part: those of all draws, written now, and those that its first draw has."""
     shown = []
-    for name, make in _POOLED.get(part, {}).items():
+    for name, make in _POOLED.get(PARTS[part].protocol, {}).items():
         path = Path("figures") / f"{part}_{name.rpartition('/')[2]}.png"
         (root / path.parent).mkdir(exist_ok=True)
         draw.save_figure(make(results.reading(name)), root / path)
@@ -111,4 +112,4 @@ def figures_of_first_draw(part: str, results: DrawnResults) -> list[Path]:
         results: its draws.
     """
     figures = next(iter(results)).directory / "figures"
-    return [path for name in _OF_A_DRAW.get(part, ()) if (path := figures / f"{name}.png").is_file()]
+    return [path for name in _OF_A_DRAW.get(PARTS[part].protocol, ()) if (path := figures / f"{name}.png").is_file()]

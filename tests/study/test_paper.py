@@ -14,7 +14,7 @@ import mechmask as mm
 from mechmask.errors import StudyError
 from mechmask.study.config import read_toml
 from mechmask.study.fact_tables import SyntheticTable, WorldTable
-from mechmask.study.paper_results import PARTS
+from mechmask.study.paper_parts import NOTHING_TO_INSTALL, PARTS
 from mechmask.study.template import ready_papers
 from mechmask.write.presets import presets
 
@@ -30,14 +30,15 @@ def config(**parts):
         "correction": mm.CorrectionConfig(contradict=SHORT, checkpoint_every=1),
         "twins": mm.TwinsConfig(install=INSTALL, contradict=SHORT, checkpoint_every=1),
         "mask": mm.StudyConfig(install=INSTALL, contradict=SHORT, checkpoint_every=12, edits=()),
+        "mask_known": {"contradict": SHORT, "checkpoint_every": 12, "edits": ()},
         "dose": mm.DoseConfig(contradict=SHORT, scales=(0.5,), checkpoint_every=2, text_tokens=64),
         "precision": mm.PrecisionConfig(contradict=SHORT, precisions=("nf4",)),
         "contrast": mm.ContrastConfig(
             trainings={"lora": SHORT}, edits=(mm.FTLConfig(layer=1, clamp=0.05, steps=2),), matched_margin=0.01
         ),
         "reactance": mm.ReactanceConfig(install=INSTALL, levels=(2, 12), contradict=SHORT),
-        "reacquisition": None,
-        "renewal": None,
+        "reactance_known": {"contradict": SHORT},
+        **dict.fromkeys(("reacquisition", "reacquisition_known", "renewal", "renewal_known")),
     }
     return mm.PaperConfig(draws=1, known=KNOWN, taught=TAUGHT, **{**every, **parts})
 
@@ -63,7 +64,7 @@ def test_the_report_says_every_claim_and_shows_what_was_run(done):
     for text in ("Contradiction masks", "not run", "figures/twins_course.png", "figures/mask_depth.png"):
         assert text in report
     links = re.findall(r"\]\((.*?)\)", report)
-    assert len(links) == len(PARTS) - 2 and all((done[1] / link).is_file() for link in links)
+    assert len(links) == len(PARTS) - 4 and all((done[1] / link).is_file() for link in links)
     assert (done[1] / "figures/correction_course.png").stat().st_size > 10_000
     assert f"{(table['verdict'] == 'not run').sum()} were not measured" in done[0].conclusion()
 
@@ -78,6 +79,19 @@ def test_the_notebook_reads_any_finished_run(done, tmp_path, monkeypatch):
         if cell["cell_type"] == "code":
             exec(compile("".join(cell["source"]), NOTEBOOK.name, "exec"), names)
     assert len(names["table"]) == len(done[0].findings)
+
+
+def test_parts_of_known_facts_install_nothing(done):
+    parts = done[0].parts
+    for name in ("mask_known", "reactance_known"):
+        (study,) = parts[name]
+        assert study.config["install"] is None and not (study.directory / "changes/install").exists()
+        assert study.facts.contradicted.ids == next(iter(parts["correction"])).facts.contradicted.ids
+    known = [one for one in done[0].findings if one.claim.part == "mask_known"]
+    assert [one.claim.facts for one in known] == ["known"] * 3 and all(one.measured for one in known)
+    with pytest.raises(StudyError, match="holds these facts already"):
+        mm.PaperConfig(renewal_known=mm.RenewalConfig())
+    assert all(getattr(mm.PaperConfig(), name).install is None for name in NOTHING_TO_INSTALL)
 
 
 def test_it_is_taken_up_to_the_same_bits(done, tiny, contents):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
+import xarray as xr
 
 from mechmask.measure.clustered_share import share_of_facts
 from mechmask.measure.increment import increment
@@ -48,44 +50,49 @@ def _renewed(results: DrawnResults, order: str) -> Measured:
     return Measured(mean_interval(np.array(means)), "draws", note)
 
 
-_reacquired = partial(Claim, 6, "reacquisition", "taught")
-_renewal = partial(Claim, 6, "renewal", "taught")
 _ARMS = {
     "old_fresh": ("a fresh base learns it", "4 steps against 27 (Llama-3.2-3B)"),
     "novel": ("a third value is learned", "4 against 6; earlier on 12 of 18, p = .002"),
-    "never": ("never-known facts are learned", "no such arm"),
     "twin": ("a twin that never knew it learns it", "no such arm"),
-}
-CLAIMS = [
-    *(
-        _reacquired(
+}  # never-known facts are others: there is nothing to pair
+
+
+def _reacquired(part: str, facts: str, arms: Sequence[str]) -> list[Claim]:
+    claim = partial(Claim, 6, part, facts)
+    sooner = [
+        claim(
             *(f"a masked value is recalled again before {than}", paper),
             *("share of facts that are earlier", "share", partial(_earlier, than=arm)),
             above=0.5,
         )
-        for arm, (than, paper) in _ARMS.items()
-        if arm != "never"  # other facts: there is nothing to pair
-    ),
-    _reacquired(
+        for arm in arms
+        for than, paper in (_ARMS[arm],)
+    ]
+    reversal = claim(
         *("the more is masked, the less one step brings back (the reversal)", "+.67 (n = 18)"),
         *("Pearson's correlation of index and recovery, held-out phrasings", "correlation"),
-        partial(
-            correlated,
-            name="results/one_step",
-            x="index",
-            y="recovery",
-            one=lambda table: table.sel(asked="held_out", drop=True).isel(
-                fact=np.flatnonzero(table.role.values == "contradicted")
-            ),
-        ),
+        partial(correlated, name="results/one_step", x="index", y="recovery", one=_held_out),
         above=0,
-    ),
+    )
+    return [*sooner, reversal]
+
+
+def _held_out(table: xr.Dataset) -> xr.Dataset:
+    contradicted = np.flatnonzero(table.role.values == "contradicted")
+    return table.sel(asked="held_out", drop=True).isel(fact=contradicted)
+
+
+CLAIMS = [
+    *_reacquired("reacquisition", "taught", ("old_fresh", "novel", "twin")),
+    *_reacquired("reacquisition_known", "known", ("novel",)),
     *(
-        _renewal(
-            *(f"another context brings part of the margin back, {order}", "+0.16 nats, on 14 of 18 (no control)"),
-            *("margin regained above never facts", "nats", partial(_renewed, order=order)),
+        Claim(
+            *(6, part, facts, f"another context brings part of the margin back, {order}"),
+            *("+0.16 nats, on 14 of 18 (no control)", "margin regained above never facts", "nats"),
+            partial(_renewed, order=order),
             above=0,
         )
+        for part, facts in (("renewal", "taught"), ("renewal_known", "known"))
         for order in ("ABA", "ABC", "AAB")
     ),
 ]

@@ -56,7 +56,7 @@ CLAIMS = [
     ),
     *(
         Claim(
-            *(4, "reactance", "taught", f"a stronger prior ends at a smaller margin, {strength}"),
+            *(4, part, facts, f"a stronger prior ends at a smaller margin, {strength}"),
             *(paper, "Pearson's correlation of logp(old) before and the margin", "correlation"),
             partial(
                 correlated,
@@ -67,6 +67,10 @@ CLAIMS = [
             ),
             below=0,
         )
-        for number, strength, paper in ((0, "weakest", "-.47 (n = 40)"), (-1, "strongest", "-.37 (n = 40)"))
+        for part, facts, number, strength, paper in (
+            ("reactance", "taught", 0, "installed the least", "-.47 (n = 40)"),
+            ("reactance", "taught", -1, "installed the most", "-.37 (n = 40)"),
+            ("reactance_known", "known", -1, "as pretraining left it", "not run there"),
+        )
     ),
 ]

@@ -46,21 +46,25 @@ def _last_third(results: DrawnResults) -> Measured:
     return Measured(interval, "draws, the median fact of each")
 
 
-_claim = partial(Claim, 5, "mask", "taught")
-CLAIMS = [
-    _claim(
-        *("new leads for good only in the last third", "from layer 25 of 36 (Qwen2.5-3B, tuned lens)"),
-        *("commit layer of new, by height", "ratio", _commit),
-        above=2 / 3,
-    ),
-    _claim(
-        *("before, old is computed at nearly every layer", "35 of 36 layers (Qwen2.5-3B, tuned lens)"),
-        *("layers at which old leads before, by height", "ratio", _computed),
-        above=0.9,
-    ),
-    _claim(
-        *("the correction is written in the last layers", "almost all in the last 10 of 36"),
-        *("share of the change in margin that the last third adds", "ratio", _last_third),
-        above=0.5,
-    ),
-]
+def _claims(part: str, facts: str) -> list[Claim]:
+    claim = partial(Claim, 5, part, facts)
+    return [
+        claim(
+            *("new leads for good only in the last third", "from layer 25 of 36 (Qwen2.5-3B, tuned lens)"),
+            *("commit layer of new, by height", "ratio", _commit),
+            above=2 / 3,
+        ),
+        claim(
+            *("before, old is computed at nearly every layer", "35 of 36 layers (Qwen2.5-3B, tuned lens)"),
+            *("layers at which old leads before, by height", "ratio", _computed),
+            above=0.9,
+        ),
+        claim(
+            *("the correction is written in the last layers", "almost all in the last 10 of 36"),
+            *("share of the change in margin that the last third adds", "ratio", _last_third),
+            above=0.5,
+        ),
+    ]
+
+
+CLAIMS = [*_claims("mask", "taught"), *_claims("mask_known", "known")]
