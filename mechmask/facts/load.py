@@ -15,6 +15,7 @@ from mechmask.errors import FactError, known_names, one_message
 from mechmask.facts.check import examined
 from mechmask.facts.fact import Example, Fact
 from mechmask.facts.fact_set import FactSet
+from mechmask.facts.readers.counterfact import read_counterfact
 from mechmask.facts.readers.csv import read_csv
 from mechmask.facts.readers.dataframe import is_dataframe
 from mechmask.facts.readers.jsonl import read_jsonl
@@ -24,15 +25,21 @@ from mechmask.facts.record import field_problems, unreadable_texts
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMATS: dict[str, Callable[[Path], Entries]] = {"jsonl": read_jsonl, "csv": read_csv}
+FORMATS: dict[str, Callable[[Path], Entries]] = {
+    "jsonl": read_jsonl,
+    "csv": read_csv,
+    "counterfact": read_counterfact,
+}
+_ENDINGS = {"jsonl": "jsonl", "csv": "csv", "json": "counterfact"}
 
 
 def load_facts(path: str | Path, format: str = "auto") -> FactSet:
     """The facts of a file.
 
     Args:
-        path: a JSONL or CSV file with a fact's fields.
-        format: ``jsonl``, ``csv``, or ``auto``: by the file's ending.
+        path: a JSONL or CSV file with a fact's fields, or the file of a data set as it is published.
+        format: ``jsonl``, ``csv``, ``counterfact`` (Meng et al. 2022), or ``auto``: by the file's ending, where .json is
+            CounterFact's.
 
     Raises:
         FactError: if the format is not known, or listing every problem of the file in one message.
@@ -107,14 +114,15 @@ def as_examples(
 
 
 def _reader(path: Path, format: str) -> Callable[[Path], Entries]:
-    endings = " or ".join(f".{name}" for name in FORMATS)
-    if format != "auto" and format not in FORMATS:
-        raise FactError(f"No format of fact files is called {format!r}. {known_names(format, ['auto', *FORMATS])}")
-    name = path.suffix.lstrip(".").lower() if format == "auto" else format
-    if name not in FORMATS:
-        has = f"ends in .{name}" if name else "has no ending"
+    if format != "auto":
+        if format not in FORMATS:
+            raise FactError(f"No format of fact files is called {format!r}. {known_names(format, ['auto', *FORMATS])}")
+        return FORMATS[format]
+    name = path.suffix.lstrip(".").lower()
+    if name not in _ENDINGS:
+        endings, has = " or ".join(f".{end}" for end in _ENDINGS), f"ends in .{name}" if name else "has no ending"
         raise FactError(f"The format of {path.name} is not known: it {has}. Give a file that ends in {endings}.")
-    return FORMATS[name]
+    return FORMATS[_ENDINGS[name]]
 
 
 def _is_fact(entry: object) -> bool:

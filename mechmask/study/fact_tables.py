@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import random
+from pathlib import Path
+
+from pydantic import Field
+
 from mechmask.configuration import Configuration
+from mechmask.errors import FactError
 from mechmask.facts.fact_set import FactSet
+from mechmask.facts.load import load_facts
 from mechmask.facts.roles import assign_roles
 from mechmask.facts.synthetic import synthetic_facts
 from mechmask.facts.world import world_facts
@@ -40,9 +47,14 @@ class SyntheticTable(Configuration):
 
 
 class WorldTable(Configuration):
-    """Well-known facts that the model holds.
+    """Facts of the world that the model holds: those that come with mechmask, or those of a data set.
 
     Attributes:
+        path: a file of facts, such as CounterFact's, in place of those that come with mechmask; relative to a study's
+            file.
+        format: of that file, as ``load_facts`` takes it.
+        asked: of how many facts of the file it is asked whether the model holds them, drawn by the seed; of all by
+            default.
         n_contradicted: facts that are contradicted.
         n_control: facts that are re-presented with their old value.
         n_never: pseudo-subjects in the same prompts.
@@ -51,6 +63,9 @@ class WorldTable(Configuration):
         min_margin: nats by which every token of the old value has to lead for a fact to count as held.
     """
 
+    path: Path | None = None
+    format: str = "auto"
+    asked: int | None = Field(default=None, ge=1)
     n_contradicted: int = 12
     n_control: int = 8
     n_never: int = 12
@@ -66,9 +81,25 @@ class WorldTable(Configuration):
             draw: added to the seed.
 
         Raises:
-            FactError: if it holds fewer than are asked for.
+            FactError: if it holds fewer than are asked for, the file cannot be read, or no fact is of these relations.
         """
         seed = self.seed + draw
-        held = known_facts(model, world_facts(relations=self.relations, seed=seed), min_margin=self.min_margin)
+        held = known_facts(model, self._all(seed), min_margin=self.min_margin)
         counts = self.model_dump(include={"n_contradicted", "n_control", "n_never"})
         return assign_roles(held, **counts, seed=seed)
+
+    def _all(self, seed: int) -> FactSet:
+        """The facts of which the model may hold some."""
+        if self.path is None:
+            return world_facts(relations=self.relations, seed=seed)
+        facts = load_facts(self.path, self.format)
+        there = [fact.id for fact in facts if self.relations is None or fact.relation in self.relations]
+        if not there:
+            relations = sorted({fact.relation for fact in facts})
+            raise FactError(
+                f"No fact of {self.path.name} is of the relations {', '.join(self.relations or ())}. It has "
+                f"{', '.join(relations)}."
+            )
+        if self.asked is not None and self.asked < len(there):
+            there = random.Random(seed).sample(there, self.asked)
+        return facts.select(there)

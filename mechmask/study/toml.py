@@ -7,7 +7,8 @@
 
     [facts]
     path = "facts.jsonl"          # or [facts.synthetic] n = 24, seed = 0
-                                  # or [facts.world] n_contradicted = 12, n_control = 8, n_never = 12
+                                  # or [facts.world] n_contradicted = 12, n_control = 8, n_never = 12,
+                                  # which takes path = "counterfact.json" for facts of a data set
 
     [study]
     protocol = "mask"             # or contrast, correction, dose, precision, twins: see mechmask/study/registry.py
@@ -85,6 +86,8 @@ def study_from_file(path: Path) -> Study:
         StudyError: listing every field that is not usable, or if the protocol is not known.
     """
     content = read_toml(path)
+    _beside(path, content.get("facts"), "world")
+    _beside(path, content.get("study"), "known")
     table = content.get("study")
     name = table.pop("protocol", MASK) if isinstance(table, dict) else MASK
     if name not in PROTOCOLS:
@@ -105,6 +108,13 @@ def study_from_file(path: Path) -> Study:
 
     draws = described.draws
     return study_of(0, 0) if draws is None else Draws(study_of, range(draws.n), range(draws.seeds))
+
+
+def _beside(path: Path, table: object, name: str) -> None:
+    """The path of a data set, as it is from where the command runs."""
+    held = table.get(name) if isinstance(table, dict) else None
+    if isinstance(held, dict) and isinstance(held.get("path"), str):
+        held["path"] = str(path.parent / held["path"])
 
 
 def _require_sources(table: _FactsTable, path: Path, n: int) -> None:

@@ -72,12 +72,12 @@ _BAD_FILES = {
     "unknown ending": (
         "f.xlsx",
         b"",
-        "The format of f.xlsx is not known: it ends in .xlsx. Give a file that ends in .jsonl or .csv.",
+        "The format of f.xlsx is not known: it ends in .xlsx. Give a file that ends in .jsonl or .csv or .json.",
     ),
     "no ending": (
         "facts",
         b"",
-        "The format of facts is not known: it has no ending. Give a file that ends in .jsonl or .csv.",
+        "The format of facts is not known: it has no ending. Give a file that ends in .jsonl or .csv or .json.",
     ),
 }
 
@@ -109,7 +109,7 @@ def test_an_unknown_format_name_is_refused(tmp_path):
     (tmp_path / "f.jsonl").write_text(_LINE)
     with pytest.raises(FactError) as caught:
         mm.load_facts(tmp_path / "f.jsonl", format="parquet")
-    assert str(caught.value) == "No format of fact files is called 'parquet'. Known are auto, jsonl, csv."
+    assert str(caught.value) == "No format of fact files is called 'parquet'. Known are auto, jsonl, csv, counterfact."
 
 
 def test_all_bad_lines_of_a_jsonl_are_named_with_their_numbers(tmp_path):

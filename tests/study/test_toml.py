@@ -121,6 +121,27 @@ def test_the_number_of_sources_is_checked_before_a_model_is_loaded(written):
         study_from_file(written("[facts]\n", model='[model]\nsource = "no/such/model"\n'))
 
 
+def test_facts_of_a_data_set_lie_beside_the_file(written, tmp_path, monkeypatch):
+    """Whatever directory the command runs in; a model that holds none of them says so."""
+    rewrite = {
+        "prompt": "The mother tongue of {} is",
+        "relation_id": "P103",
+        "subject": "Ana",
+        "target_true": {"str": "Berlin"},
+        "target_new": {"str": "Rome"},
+    }
+    (tmp_path / "data.json").write_text(json.dumps([{"case_id": 0, "requested_rewrite": rewrite}]))
+    monkeypatch.chdir("/")
+    for text in (
+        "[facts.world]\npath = 'data.json'\n",
+        "[study]\nprotocol = 'paper'\n[study.known]\npath = 'data.json'\n",
+    ):
+        with pytest.raises(MechmaskError, match=r"\b0\b|none|No fact"):
+            study_from_file(written(text))
+    with pytest.raises(MechmaskError, match=r"Cannot read .*elsewhere\.json"):
+        study_from_file(written("[facts.world]\npath = 'elsewhere.json'\n"))
+
+
 @pytest.mark.parametrize(
     ("text", "fields"),
     [
