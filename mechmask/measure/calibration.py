@@ -106,7 +106,7 @@ def savings_scores(relearned: xr.Dataset, *, seed: int, knowing: Sequence[str], 
     A fact that is not said within the budget stands one step behind all that are.
 
     Args:
-        relearned: what ``steps_to_recall`` takes.
+        relearned: what ``steps_until_said`` takes.
         seed: of the draw.
         knowing: the pools that know the old values.
         dose: the number of the last checkpoint of the contradiction, from which it was relearned.
@@ -114,7 +114,7 @@ def savings_scores(relearned: xr.Dataset, *, seed: int, knowing: Sequence[str], 
     Returns:
         Rows as those of ``pool_scores``, in steps.
     """
-    steps = steps_to_recall(relearned)
+    steps = steps_until_said(relearned)
     censored = steps.where(np.isfinite(steps), float(relearned.step.max()) + 1)
     return _labelled([_rows_of(-censored.expand_dims(dose=[dose]), SAVINGS, "prompt")], seed, knowing, "contradicted")
 
@@ -197,7 +197,7 @@ def rows_with(table: pd.DataFrame, **labels: object) -> pd.DataFrame:
     return table.loc[chosen]
 
 
-def steps_to_recall(relearned: xr.Dataset) -> xr.DataArray:
+def steps_until_said(relearned: xr.Dataset) -> xr.DataArray:
     """Savings: the optimizer steps until greedy decoding says the old value again (Ebbinghaus 1885).
 
     Args:
@@ -209,7 +209,7 @@ def steps_to_recall(relearned: xr.Dataset) -> xr.DataArray:
     """
     said = relearned.recalled.sel(route="old", drop=True).fillna(0).astype(bool)
     first = xr.where(said, relearned.step, np.inf).min("step")
-    return first.rename("steps_to_recall")
+    return first.rename("steps_until_said")
 
 
 def savings_agreement(scores: pd.DataFrame) -> dict[str, Correlation]:

@@ -70,17 +70,18 @@ def matched_trace(
         level: of the intervals.
 
     Returns:
-        As ``twin_trace``, over the facts that have a pseudo-subject. The noise is that of one pseudo-subject beside
+        As ``twin_trace``, over the facts that have a pseudo-subject, which may be none of those that were read. The
+        noise is that of one pseudo-subject beside
         another of the same fact, so that the interval is one for a fact that may be as odd as they are; it is taken
         from all pseudo-subjects, whether or not their fact was read.
 
     Raises:
-        ReadingError: if no fact has a pseudo-subject, or the statistic is none in nats.
+        ReadingError: if there is no pseudo-subject, or the statistic is none in nats.
     """
     value = _in_nats(logprob, statistic)
     owner = np.asarray(stands_for.values, dtype=str)
     facts = [label for label in map(str, value.fact.values) if label in set(owner)]
-    if not facts:
+    if not (owner != "").any():
         raise ReadingError(
             "No fact has a pseudo-subject of its own, so there is no trace. Draw roles with assign_roles, which makes "
             "them."

@@ -17,7 +17,7 @@ from mechmask.measure.calibration import (
     rows_with,
     savings_agreement,
     savings_scores,
-    steps_to_recall,
+    steps_until_said,
 )
 from mechmask.measure.old_value import IN_NATS
 
@@ -207,8 +207,8 @@ def test_savings():
     reading = xr.Dataset(
         {"recalled": (("pool", "step", "fact", "route"), recalled)}, {"step": [0, 2, 4], "route": ["old", "new"]}
     )
-    assert steps_to_recall(reading).values.tolist() == [[2, np.inf], [np.inf, 4]]
-    assert steps_to_recall(reading.where(reading.step < 3)).values.tolist() == [[2, np.inf], [np.inf, np.inf]]
+    assert steps_until_said(reading).values.tolist() == [[2, np.inf], [np.inf, 4]]
+    assert steps_until_said(reading.where(reading.step < 3)).values.tolist() == [[2, np.inf], [np.inf, np.inf]]
 
 
 def test_what_is_no_calibration_is_refused():

@@ -693,3 +693,16 @@ def test_a_reference_that_cannot_be_one_is_refused():
     twins = _twins()
     with pytest.raises(ReadingError, match="has its reference in them"):
         erase_index(*twins, reference=twins[0].isel(twin=0))
+
+
+def test_an_edit_of_a_fact_without_a_pseudo_subject_of_its_own_has_no_reference():
+    """Of several facts edited one by one, only some have pseudo-subjects; the others are not judged, and not refused."""
+    before, after = (_reading(values) for values in _random(4))
+    owner = np.where(_ROLES == "never", "f0", "")
+    before, after = (reading.assign_coords(stands_for=("fact", owner)) for reading in (before, after))
+    alone = np.flatnonzero((_ROLES != "contradicted") | (np.arange(len(_ROLES)) == 3))
+    found = erase_index(before.isel(fact=alone), after.isel(fact=alone))
+    assert found.fact.values.tolist() == ["f3"] and found.reason.item() == "no_reference"
+    assert np.isnan(found.trace_after).all() and np.isfinite(found["index"]).all()
+    together = erase_index(before, after)
+    assert together.reason.sel(fact="f3").item() == "no_reference"
