@@ -30,7 +30,7 @@ FORMATS: dict[str, Callable[[Path], Entries]] = {
     "csv": read_csv,
     "counterfact": read_counterfact,
 }
-_ENDINGS = {"jsonl": "jsonl", "csv": "csv", "json": "counterfact"}
+ENDINGS = {"jsonl": "jsonl", "csv": "csv", "json": "counterfact"}
 
 
 def load_facts(path: str | Path, format: str = "auto") -> FactSet:
@@ -119,10 +119,10 @@ def _reader(path: Path, format: str) -> Callable[[Path], Entries]:
             raise FactError(f"No format of fact files is called {format!r}. {known_names(format, ['auto', *FORMATS])}")
         return FORMATS[format]
     name = path.suffix.lstrip(".").lower()
-    if name not in _ENDINGS:
-        endings, has = " or ".join(f".{end}" for end in _ENDINGS), f"ends in .{name}" if name else "has no ending"
+    if name not in ENDINGS:
+        endings, has = " or ".join(f".{end}" for end in ENDINGS), f"ends in .{name}" if name else "has no ending"
         raise FactError(f"The format of {path.name} is not known: it {has}. Give a file that ends in {endings}.")
-    return FORMATS[_ENDINGS[name]]
+    return FORMATS[ENDINGS[name]]
 
 
 def _is_fact(entry: object) -> bool:
