@@ -38,8 +38,8 @@ def load_facts(path: str | Path, format: str = "auto") -> FactSet:
 
     Args:
         path: a JSONL or CSV file with a fact's fields, or the file of a data set as it is published.
-        format: ``jsonl``, ``csv``, ``counterfact`` (Meng et al. 2022), or ``auto``: by the file's ending, where .json is
-            CounterFact's.
+        format: ``jsonl``, ``csv``, ``counterfact`` (Meng et al. 2022), or ``auto``: by the file's ending, of which
+            ``.json`` is CounterFact's.
 
     Raises:
         FactError: if the format is not known, or listing every problem of the file in one message.

@@ -696,7 +696,7 @@ def test_a_reference_that_cannot_be_one_is_refused():
 
 
 def test_an_edit_of_a_fact_without_a_pseudo_subject_of_its_own_has_no_reference():
-    """Of several facts edited one by one, only some have pseudo-subjects; the others are not judged, and not refused."""
+    """Of several facts edited one by one, only some have pseudo-subjects; the others are not judged, nor refused."""
     before, after = (_reading(values) for values in _random(4))
     owner = np.where(_ROLES == "never", "f0", "")
     before, after = (reading.assign_coords(stands_for=("fact", owner)) for reading in (before, after))
