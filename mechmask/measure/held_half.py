@@ -62,7 +62,8 @@ def excess(gain: xr.DataArray, references: Mapping[str, xr.DataArray], level: fl
 
     Returns:
         ``excess[reference, quantity, asked, fact]`` in nats (a share for ``recalled``); ``estimate``, ``low``, ``high``
-        and the count ``n`` over facts.
+        and the count ``n`` over facts. Where ``recalled`` changed alike on all of them, Student's interval would have
+        no width: then as many facts as 0 of n leaves room for may differ as far as a share can.
 
     Raises:
         ReadingError: if a reference is not of the same facts, or there is none.
@@ -74,7 +75,15 @@ def excess(gain: xr.DataArray, references: Mapping[str, xr.DataArray], level: fl
             raise ReadingError(f"The reference {name!r} is not of the facts that were held out. Read the same facts.")
     names = xr.DataArray(list(references), dims="reference", name="reference")
     difference = xr.concat([gain - reference for reference in references.values()], names).rename("excess")
-    return over_facts(difference, level).assign(excess=difference)
+    return _with_room(over_facts(difference, level), difference, level).assign(excess=difference)
+
+
+def _with_room(means: xr.Dataset, difference: xr.DataArray, level: float) -> xr.Dataset:
+    """The means with intervals of shares widened where all facts agree (Clopper and Pearson 1934, for 0 of n)."""
+    alike = (difference.quantity == "recalled") & (difference.max("fact") == difference.min("fact"))
+    may_differ = 1 - ((1 - level) / 2) ** (1 / means.n.where(means.n > 0))
+    low, high = (means.estimate + may_differ * (end - means.estimate) for end in (-1, 1))
+    return means.assign(low=means.low.where(~alike, low), high=means.high.where(~alike, high))
 
 
 def _of_old(reading: xr.Dataset) -> xr.DataArray:

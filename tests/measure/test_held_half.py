@@ -56,6 +56,19 @@ def test_the_excess_is_paired_by_fact():
         excess(gain, {})
 
 
+@pytest.mark.parametrize("said", [False, True])
+def test_a_share_that_changed_alike_on_all_facts_has_an_interval(said):
+    """Three of three say nothing of how the fourth would do."""
+    start, other = reading([[-9, -9], [-8, -8], [-7, -7]]), reading([[-8, -8], [-8, -8], [-6, -6]])
+    gain = gain_of_held_half(start, reading([[-3, -3], [-4, -4], [-6, -6]], said=said))
+    found = excess(gain, {"never": gain_of_held_half(start, other)})
+    at = {"reference": "never", "quantity": "recalled", "asked": "prompt"}
+    bound = stats.binomtest(0, 3).proportion_ci(0.95).high
+    ends = (1 - 2 * bound, 1.0) if said else (-bound, bound)
+    np.testing.assert_allclose([found.low.sel(at), found.high.sel(at)], ends)
+    assert found.estimate.sel(at) == said
+
+
 def test_readings_of_other_values_are_refused():
     other = reading([[-4, -4]])
     other["value"][0, 0] = "3"
