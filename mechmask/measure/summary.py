@@ -12,6 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from mechmask.measure.clustered_share import share_of_facts
+from mechmask.measure.discrimination import auroc, clustered_auroc
 from mechmask.measure.names import state_name
 from mechmask.measure.normalised import group_normalised
 from mechmask.measure.reading import require
@@ -63,9 +64,11 @@ def overview(result: xr.Dataset, level: float = 0.95) -> pd.DataFrame:
         observation); ``index``, the mean erase index, ``trace_before`` and ``trace_after``, the mean traces, in nats
         with Student's intervals; ``normalised``, EI* of the group (a ratio of means with Fieller's interval at the
         result's ``interval_level``, see ``group_normalised``), and from it the ``verdict`` on the group and its
-        ``reason``; ``took``, how many facts the change took on; for every verdict on single facts its count and the
-        exact interval of its share (see ``share_of_facts``); ``undecided_reasons``, such as ``not_known_before: 3``
-        (``none`` where all are decided). Intervals are ``_low`` and ``_high``.
+        ``reason``; ``auroc``, the probability that a fact's old value stands above the reference of one of them after
+        the change (0.5 is as never known; missing where all facts have one reference), its interval by DeLong or, of
+        several draws, with the draw as cluster; ``took``, how many facts the change took on; for every verdict on
+        single facts its count and the exact interval of its share (see ``share_of_facts``); ``undecided_reasons``, such
+        as ``not_known_before: 3`` (``none`` where all are decided). Intervals are ``_low`` and ``_high``.
 
     Raises:
         ReadingError: if ``result`` lacks the index, the verdict or a trace.
@@ -151,6 +154,7 @@ _PLAIN = {"won": "where the new one has just won", "driven_on": "where it was dr
 
 _REFERENCES = {
     "twins": "the same facts in models that were not taught them",
+    "reference model": "the same facts in a model that never held them",
     "pseudo-subjects": "invented subjects in the same prompts",
     "never facts": "other facts, held out of all training",
 }
@@ -169,6 +173,8 @@ def _row(one: xr.Dataset, level: float) -> dict[str, object]:
         }
     ratio = group_normalised(one)
     row |= {"normalised": ratio.estimate, "normalised_low": ratio.low, "normalised_high": ratio.high}
+    told_apart = _auroc(one, level)
+    row |= {"auroc": told_apart.estimate, "auroc_low": told_apart.low, "auroc_high": told_apart.high}
     row |= {"reason": _group_reason(one, ratio), "took": int(one.took.sum())}
     row["verdict"] = DECIDED.get(str(row["reason"]), "undecided")
     for verdict in VERDICTS:
@@ -180,6 +186,19 @@ def _row(one: xr.Dataset, level: float) -> dict[str, object]:
         }
     row["undecided_reasons"] = ", ".join(f"{name}: {n}" for name, n in _reasons(one).items()) or "none"
     return row
+
+
+def _auroc(one: xr.Dataset, level: float) -> Interval:
+    """How surely old values after the change are told from their references, each the mean of its readings."""
+    if "old_after" not in one or one.attrs.get("reference", "never facts") == "never facts":
+        return Interval(math.nan, math.nan, math.nan, one.sizes["fact"])
+    referred = np.flatnonzero(one.never_after.notnull().values)
+    old, never = (one[name].values[referred] for name in ("old_after", "never_after"))
+    if "seed" not in one.coords or len(np.unique(one.seed.values)) < 2:
+        return auroc(old, never, level)
+    seeds = one.seed.values[referred]
+    knows = np.repeat([True, False], len(referred))
+    return clustered_auroc(np.concatenate([old, never]), knows, np.tile(seeds, 2), level)
 
 
 def _group_reason(one: xr.Dataset, ratio: Interval) -> str:

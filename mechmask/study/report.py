@@ -50,8 +50,8 @@ def paper_report(findings: Sequence[Finding], parts: Mapping[str, DrawnResults],
         "Each row is a claim of *Compete, Don't Erase* (Pødenphant Lund 2026), the number that the paper gives, and "
         "that of this run with its 95% interval (EI\\*: 90%). A run *agrees* where the whole interval lies where the "
         "claim puts the number, *disagrees* where all of it lies elsewhere, and is *undecided* otherwise. Facts of one "
-        "draw are trained together, so that means take each draw as one observation; draws of known facts may have facts "
-        "in common. Intervals are not adjusted for the number of claims.",
+        "draw are trained together, so that means take each draw as one observation; draws of known facts may have "
+        "facts in common. Intervals are not adjusted for the number of claims.",
         f"Of {len(findings)} claims, {verdict_counts(findings)}.",
     ]
     for number, title in _TITLES.items():

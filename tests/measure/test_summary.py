@@ -7,6 +7,7 @@ import xarray as xr
 from scipy import stats
 
 from mechmask.errors import ReadingError
+from mechmask.measure.discrimination import auroc, clustered_auroc
 from mechmask.measure.normalised import ratio_of_means
 from mechmask.measure.summary import conclusion, overview, plainly, summary
 
@@ -105,6 +106,37 @@ def test_the_overview_has_the_ratio_of_means_of_the_group_and_its_verdict(result
     assert overview(result.assign(took=result.took | True)).loc["ft_l", "verdict"] == "erased"
     wide = result.assign_attrs(margin_share=0.01)
     assert overview(wide.assign(took=wide.took | True)).loc["ft_l", "reason"] == "across_both_margins"
+
+
+def _with_readings(result):
+    """Old values and their references after the change: all above, and one of four above half of them."""
+    old = np.array([[5.0, 6, 7, 8], [0.5, -3, -4, -5]])
+    never = np.array([[1.0, 2, 3, 4], [0.0, 1, 2, -1]])
+    return result.assign(old_after=(("state", "fact"), old), never_after=(("state", "fact"), never))
+
+
+def test_the_overview_has_the_auroc_of_old_values_against_their_references(result):
+    read = _with_readings(result)
+    table = overview(read)
+    pairs = zip(read.old_after.values, read.never_after.values, strict=True)
+    by_pairs = [np.mean(old[:, None] > never) for old, never in pairs]
+    np.testing.assert_allclose(table.auroc.astype(float), [1, 0.125])
+    np.testing.assert_allclose(table.auroc.astype(float), by_pairs)
+    expected = auroc(read.old_after[1], read.never_after[1])
+    np.testing.assert_allclose(table.loc["ft_l", ["auroc_low", "auroc_high"]].astype(float), expected[1:3])
+    drawn = read.assign_coords(seed=("fact", [0, 0, 1, 1]))
+    old, never = read.old_after[1].values, read.never_after[1].values
+    clustered = clustered_auroc([*old, *never], [True] * 4 + [False] * 4, [0, 0, 1, 1] * 2)
+    row = overview(drawn).loc["ft_l", ["auroc", "auroc_low", "auroc_high"]].astype(float)
+    np.testing.assert_allclose(row, clustered[:3])
+    missing = read.assign(never_after=read.never_after.where(read.fact != "b"))
+    assert overview(missing).loc["ft_l", "auroc"] == pytest.approx(np.mean(old[[0, 2, 3], None] > never[[0, 2, 3]]))
+
+
+def test_against_one_reference_of_all_facts_there_is_no_auroc(result):
+    shared = _with_readings(result).assign_attrs(reference="never facts")
+    assert overview(shared)[["auroc", "auroc_low", "auroc_high"]].isna().all(axis=None)
+    assert overview(result)["auroc"].isna().all()  # a table of before it was kept
 
 
 def test_the_overview_counts_what_took_and_why_facts_are_undecided(result):
