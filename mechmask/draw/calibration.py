@@ -27,7 +27,7 @@ from mechmask.draw.style import (
     text_points,
 )
 from mechmask.errors import ReadingError
-from mechmask.measure.calibration import REFERENCE, rows_with
+from mechmask.measure.calibration import REFERENCE, rows_with, widest
 from mechmask.measure.verdict import VERDICTS
 
 _WHAT = "The calibration figure"
@@ -60,7 +60,8 @@ def calibration(
     Args:
         by_fact: AUROCs of a ``Calibration`` by fact: ``auroc`` with ``low`` and ``high`` by ``treatment``,
             ``statistic``, ``reference``, ``phrasings``, ``dose`` and ``known`` pool.
-        rates: verdicts of it: their shares by ``unit`` (``fact``, ``group``) and ``case``, with their number ``n``.
+        rates: verdicts of it: their shares by ``unit`` (``fact``, ``group``), ``case`` and ``dose``, with their number
+            ``n``; the last dose of each case is drawn.
         statistic: the chosen one.
         level: of the intervals that the tables hold.
         axes: four panels to draw into, row by row; without them a new figure is made.
@@ -78,17 +79,18 @@ def calibration(
         ReadingError: if a table lacks a column or the statistic, or an option does not fit.
     """
     _require(by_fact, ("treatment", "statistic", "reference", "phrasings", "dose", "known", "auroc", "low", "high"))
-    _require(rates.reset_index(), ("unit", "case", "n", *VERDICTS))
+    _require(rates.reset_index(), ("unit", "case", "dose", "n", *VERDICTS))
+    judged = _at_last_dose(rates.reset_index())
     paired = rows_with(by_fact, treatment="contradicted", reference=REFERENCE)
     if statistic not in set(paired["statistic"]):
         raise ReadingError(f"{_WHAT} lacks the statistic {statistic!r}. Give the one that the calibration chose.")
     told = [pool for pool in _POOLS if pool in set(paired["known"])]
-    candidates = _last(paired)
+    candidates = widest(rows_with(paired, dose=paired["dose"].max()))
     names = _from_best(candidates)
-    n_cases = len(rates.loc["fact"])
+    cases = sorted(map(str, judged["fact"].index), key=lambda case: (case.split(",")[0] not in _TRUTHS, case))
     canvas = Canvas(axes, width, title, palette, font_size)
     looks = {**_POOLS, **VERDICT_LOOKS}
-    inches = (PAGE_INCHES, 2.6 + 0.2 * len(names) + 0.2 * n_cases)
+    inches = (PAGE_INCHES, 2.6 + 0.2 * len(names) + 0.2 * len(cases))
     with canvas.page(_WHAT, (2, 2), inches, looks=looks) as page:
         first, second, *verdicts = page.panels
         for pool in told:
@@ -104,9 +106,8 @@ def calibration(
         page.entitle(second, "By dose")
         page.label_x(second, "dose (0: before)")
         page.label_y(second, "AUROC by fact")
-        cases = sorted(map(str, rates.loc["fact"].index), key=lambda case: (case.split(",")[0] not in _TRUTHS, case))
         for panel, (unit, heading) in zip(verdicts, {"fact": "Facts", "group": "Groups"}.items(), strict=True):
-            _draw_verdicts(page, panel, rates.loc[unit].reindex(cases))
+            _draw_verdicts(page, panel, judged[unit].reindex(cases))
             _rows(panel, [_case(case) if unit == "fact" else "" for case in cases])
             page.entitle(panel, heading)
             page.label_x(panel, "share")
@@ -129,12 +130,13 @@ def _require(table: pd.DataFrame, columns: Sequence[str]) -> None:
         raise ReadingError(f"{_WHAT} lacks {', '.join(missing)}. Give the tables of a Calibration.")
 
 
-def _last(paired: pd.DataFrame) -> pd.DataFrame:
-    """After the last dose: over all phrasings, or on the prompt where a candidate reads nothing else."""
-    last = rows_with(paired, dose=paired["dose"].max())
-    several = rows_with(last, phrasings="all")
-    read_alone = set(last["statistic"]) - set(several["statistic"])
-    return pd.concat([several, *(rows_with(last, phrasings="prompt", statistic=name) for name in sorted(read_alone))])
+def _at_last_dose(rates: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The rates of facts and of groups, by case."""
+    missing = {"fact", "group"} - set(rates["unit"])
+    if missing:
+        raise ReadingError(f"{_WHAT} lacks the rates of the unit {min(missing)!r}. Give the tables of a Calibration.")
+    last = rates.sort_values("dose").drop_duplicates(["unit", "case"], keep="last")
+    return {unit: rows_with(last, unit=unit).set_index("case") for unit in ("fact", "group")}
 
 
 def _from_best(candidates: pd.DataFrame) -> list[str]:

@@ -73,10 +73,11 @@ def pool_scores(
 
 
 def inner_scores(depth: xr.Dataset, *, seed: int, knowing: Sequence[str], dose: int) -> pd.DataFrame:
-    """Every candidate that reads below the output, on the prompt.
+    """Every candidate that reads below the output.
 
     Args:
-        depth: ``[treatment, pool, fact]``, a variable for each candidate, larger where more is left.
+        depth: ``[treatment, pool, fact]``, a variable for each candidate, larger where more is left; its attribute
+            ``phrasings`` says over which it is read, the prompt by default.
         seed: of the draw.
         knowing: the pools that know the old values.
         dose: the number of the last checkpoint of the contradiction, after which it was read.
@@ -92,7 +93,7 @@ def inner_scores(depth: xr.Dataset, *, seed: int, knowing: Sequence[str], dose: 
     for treatment in map(str, depth.treatment.values):
         at = dose if treatment == "contradicted" else 1
         parts = [
-            _rows_of(value.expand_dims(dose=[at]), str(statistic), "prompt")
+            _rows_of(value.expand_dims(dose=[at]), str(statistic), value.attrs.get("phrasings", "prompt"))
             for statistic, value in depth.sel(treatment=treatment, drop=True).data_vars.items()
             if value.notnull().any()
         ]
@@ -157,8 +158,8 @@ def discrimination(
 def chosen_statistic(scores: pd.DataFrame, *, reference: str = REFERENCE, tolerance: float = 0.01) -> str:
     """The statistic that the choosing draws choose, by the rule of this project.
 
-    Of the statistics in nats, paired with the fact's never-knew reference and averaged over all phrasings: the one with
-    the largest AUROC by fact, in the mean over the doses after the contradiction began and over the knowing pools one
+    Of the statistics in nats, held against ``reference`` and averaged over all phrasings: the one with the largest
+    AUROC by fact, in the mean over the doses after the contradiction began and over the knowing pools one
     by one, so that the hard pool counts as much as the easy ones. Those within ``tolerance`` of it count as equal, and
     of equals the first in the order of ``PREFERENCE`` is taken, which is that of fewest things to go wrong.
 
@@ -187,6 +188,13 @@ def _aurocs(rows: pd.DataFrame) -> Iterator[float]:
         never = np.asarray(at["value"])[~np.asarray(at["knows"])]
         for pool in at.loc[at["knows"], "pool"].unique():
             yield auroc(np.asarray(rows_with(at, pool=pool)["value"]), never).estimate
+
+
+def widest(table: pd.DataFrame) -> pd.DataFrame:
+    """Of every candidate the rows over all phrasings, or on the prompt where it reads nothing else."""
+    several = rows_with(table, phrasings="all")
+    alone = sorted(set(table["statistic"]) - set(several["statistic"]))
+    return pd.concat([several, *(rows_with(table, phrasings="prompt", statistic=name) for name in alone)])
 
 
 def rows_with(table: pd.DataFrame, **labels: object) -> pd.DataFrame:
@@ -227,14 +235,13 @@ def savings_agreement(scores: pd.DataFrame) -> dict[str, Correlation]:
     """
     unpaired = rows_with(scores, treatment="contradicted", reference="none")
     saved = rows_with(unpaired, statistic=SAVINGS)
-    last = rows_with(unpaired, dose=saved["dose"].max())
+    last = widest(rows_with(unpaired, dose=saved["dose"].max()))
     keys = ["seed", "pool", "fact"]
     found = {}
     for statistic, rows in last.groupby("statistic", sort=False):
         if statistic == SAVINGS:
             continue
-        several = rows_with(rows, phrasings="all")
-        pairs = (several if len(several) else rows).merge(saved[[*keys, "value"]], on=keys, suffixes=("", "_saved"))
+        pairs = rows.merge(saved[[*keys, "value"]], on=keys, suffixes=("", "_saved"))
         values, steps = (np.asarray(pairs[name]) for name in ("value", "value_saved"))
         found[str(statistic)] = spearman(values, steps, cluster=np.asarray(pairs["seed"]))
     return found

@@ -55,7 +55,8 @@ def lens_depth_score(full: xr.Dataset, reference: xr.Dataset, changed: xr.Datase
     ``D2[l]`` what it is lower in the changed model.
 
     Args:
-        full: ``read_depth`` of the model that knows the value, ``logprob[fact, route, layer]`` in nats.
+        full: ``read_depth`` of the model that knows the value, ``logprob[fact, route, layer]`` in nats; ``phrasing``
+            stays, where all three have it.
         reference: the same of a model that never learned it.
         changed: the same of the changed model.
         tau: threshold of D1 in nats.
@@ -74,7 +75,7 @@ def lens_depth_score(full: xr.Dataset, reference: xr.Dataset, changed: xr.Datase
     require_same(
         readings,
         "The depth score by a lens",
-        dims=("fact", "layer"),
+        dims=("fact", "phrasing", "layer"),
         attributes=("lens", "score"),
         coordinates=("subject", "value", "token"),
     )

@@ -7,6 +7,8 @@ as if it were lost knowledge, so the verdict rests on the trace of old above the
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import xarray as xr
 
@@ -114,25 +116,34 @@ def _beside_reference(
     before: xr.Dataset, after: xr.Dataset, reference: xr.Dataset | tuple[xr.Dataset, xr.Dataset]
 ) -> tuple[xr.Dataset, xr.Dataset]:
     """The readings as those of two twins, of which the second knows the controls alone."""
-    others = reference if isinstance(reference, tuple) else (reference, reference)
-    pairs = {"before": (before, others[0]), "after": (after, others[1])}
-    joined = []
-    for when, (reading, other) in pairs.items():
-        require(reading, f"{_WHAT} ({when})", variables=("logprob", "role"), dims=("fact", "route"))
-        if TWIN in reading.dims or TWIN in other.dims:
+    others = (reference, reference) if isinstance(reference, xr.Dataset) else reference
+    if not (isinstance(others, tuple) and len(others) == 2 and all(isinstance(one, xr.Dataset) for one in others)):
+        raise ReadingError(f"{_WHAT}: the reference is one reading, or a pair of them: before and after the change.")
+    named = {"before": before, "after": after, "reference before": others[0], "reference after": others[1]}
+    for name, reading in named.items():
+        require(reading, f"{_WHAT} ({name})", variables=("logprob", "role"), dims=("fact", "route"))
+        if TWIN in reading.dims:
             raise ReadingError(f"{_WHAT} of twins has its reference in them. Leave reference out.")
-        dims, held = ("fact", "phrasing", "route"), ("role", "subject", "value", "token")
-        named = {when: reading, f"reference {when}": other}
-        require_same(named, _WHAT, dims=dims, attributes=("score",), coordinates=held)
-        if reading.attrs.get("fingerprint", "") == other.attrs.get("fingerprint", None):
-            raise ReadingError(
-                f"{_WHAT}: the reference is the model itself ({reading.attrs.get('model', '')}, {when} the change), "
-                "which holds the facts. Read a model that never did."
-            )
-        both = xr.concat([reading, other], xr.DataArray(["model", "reference"], dims=TWIN), combine_attrs="override")
-        knew = xr.concat([reading.role != "never", reading.role == "control"], both[TWIN])
-        joined.append(both.assign(knew=knew.drop_vars([name for name in knew.coords if name not in (TWIN, "fact")])))
-    return joined[0], joined[1]
+    dims, held = ("fact", "phrasing", "route"), ("role", "subject", "value", "token")
+    require_same(named, _WHAT, dims=dims, attributes=("score",), coordinates=held)
+    pair = {name: reading for name, reading in named.items() if name.startswith("reference")}
+    require_same(pair, _WHAT, same_model=True)
+    return _as_twins(before, others[0], "before"), _as_twins(after, others[1], "after")
+
+
+def _as_twins(reading: xr.Dataset, other: xr.Dataset, when: str) -> xr.Dataset:
+    """A reading of the model and one of its reference along ``twin``, with what each of them holds."""
+    if reading.attrs.get("fingerprint", "") == other.attrs.get("fingerprint", None):
+        raise ReadingError(
+            f"{_WHAT}: the reference is the model itself ({reading.attrs.get('model', '')}, {when} the change), which "
+            "holds the facts. Read a model that never did."
+        )
+    names = [name for name in ("logprob", "recalled") if name in reading and name in other]
+    both = [_without_place(one)[names] for one in (reading, other)]
+    role = reading.role.reset_coords(drop=True)
+    twin = xr.DataArray(["model", "reference"], dims=TWIN, name=TWIN)
+    joined = cast("xr.Dataset", xr.concat(both, twin, join="exact", combine_attrs="override"))
+    return joined.assign(knew=xr.concat([role != "never", role == "control"], twin))
 
 
 def _require_judgeable(facts: np.ndarray, controls: np.ndarray, margin_share: float, alpha: float) -> None:
@@ -249,13 +260,17 @@ def _read(reading: xr.Dataset) -> xr.Dataset:
     Its place is where it was selected from, such as its step: a coordinate without a dimension, which two readings
     need not have in common.
     """
-    reading = reading.drop_vars([name for name, of in reading.coords.items() if not of.dims])
+    reading = _without_place(reading)
     there = reading.logprob.notnull()
     for dim, always in (("route", ["old", "new"]), ("phrasing", [0])):
         if dim in reading.dims:
             wanted = there.any([other for other in there.dims if other != dim]) | reading[dim].isin(always)
             reading = reading.isel({dim: np.flatnonzero(wanted)})
     return reading
+
+
+def _without_place(reading: xr.Dataset) -> xr.Dataset:
+    return reading.drop_vars([name for name, of in reading.coords.items() if not of.dims])
 
 
 def _role(reading: xr.Dataset, role: str) -> np.ndarray:

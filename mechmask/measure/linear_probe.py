@@ -8,14 +8,14 @@ can fail is the same probe on facts that were never taught.
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 
 from mechmask.errors import ReadingError
 
 
 def linear_probe(
-    features: Float[np.ndarray, "prompt candidate width"], fact: ArrayLike
+    features: Float[np.ndarray, "prompt candidate width"], fact: ArrayLike, value: ArrayLike | None = None
 ) -> Float[np.ndarray, " prompt"]:
     """How a ridge probe tells the first candidate of every prompt from the others, learned on the other facts alone.
 
@@ -26,10 +26,13 @@ def linear_probe(
     Args:
         features: of every candidate in every prompt; a candidate that a prompt lacks is NaN, the first is never.
         fact: what each prompt is about, ``[prompt]``; a probe never learns from the fact that it is asked about.
+        value: what each candidate is, ``[prompt, candidate]``; a probe never learns from a candidate whose value is
+            among those of the fact that it is asked about, nor from a prompt whose first candidate is. Without it a
+            value that is right for one fact and wrong for many would count as wrong by itself, knowledge or none.
 
     Returns:
         The probe's answer for the first candidate less its mean answer for the others: about 0 where nothing tells it,
-        1 where all is told. NaN for a prompt without a second candidate.
+        and the nearer to 1 the more of it is told, in more prompts. NaN for a prompt without a second candidate.
 
     Raises:
         ReadingError: if there are fewer than two facts, or lengths differ.
@@ -42,23 +45,32 @@ def linear_probe(
     if len(set(facts.tolist())) < 2:
         raise ReadingError("A linear probe of one fact has no other to learn from. Give at least two facts.")
     there = np.asarray(~np.isnan(features).any(-1))
-    n_candidates = np.count_nonzero(there, axis=1)[:, None]
-    several = n_candidates[:, 0] > 1
-    present = np.where(there[..., None], features, 0.0)
-    centred = np.where(there[..., None], present - present.sum(1, keepdims=True) / n_candidates[..., None], 0.0)
-    target = (np.arange(features.shape[1]) == 0) - 1 / n_candidates
-    prompt, candidate = np.nonzero(there & several[:, None])
-    rows, wanted, about = centred[prompt, candidate], target[prompt, candidate], facts[prompt]
-    products = rows @ rows.T
-    answer = np.full(there.shape, np.nan)
-    for held_out in np.unique(about):
-        learned = np.not_equal(about, held_out)
-        kernel = products[np.ix_(learned, learned)]
+    said = np.arange(there.size).reshape(there.shape) if value is None else np.asarray(value)
+    scores = np.full(len(features), np.nan)
+    for held_out in np.unique(facts):
+        asked = np.equal(facts, held_out)
+        usable = there & ~np.isin(said, said[asked][there[asked]]) & ~asked[:, None]
+        usable &= usable[:, :1] & (np.count_nonzero(usable, axis=1) > 1)[:, None]
+        learned, wanted = _centred(features, usable)
+        kernel = learned @ learned.T
         penalty = np.trace(kernel) / max(1, len(kernel))
-        asked = ~learned
-        answer[prompt[asked], candidate[asked]] = 0.0  # what a probe says that learned from no difference
+        weights = np.zeros(features.shape[-1])  # of a probe that learned from no difference
         if penalty > 0:
-            weights = np.linalg.solve(kernel + penalty * np.eye(len(kernel)), wanted[learned])
-            answer[prompt[asked], candidate[asked]] = products[np.ix_(asked, learned)] @ weights
-    others = np.where(there[:, 1:], answer[:, 1:], 0.0).sum(1) / np.maximum(n_candidates[:, 0] - 1, 1)
-    return np.where(several, answer[:, 0] - others, np.nan)
+            weights = learned.T @ np.linalg.solve(kernel + penalty * np.eye(len(kernel)), wanted)
+        answer = np.where(there[asked], np.nan_to_num(features[asked]) @ weights, np.nan)
+        n_others = np.count_nonzero(there[asked][:, 1:], axis=1)
+        others = np.nansum(answer[:, 1:], axis=1) / np.where(n_others, n_others, np.nan)
+        scores[asked] = answer[:, 0] - others
+    return scores
+
+
+def _centred(
+    features: Float[np.ndarray, "prompt candidate width"], usable: Bool[np.ndarray, "prompt candidate"]
+) -> tuple[Float[np.ndarray, "row width"], Float[np.ndarray, " row"]]:
+    """Features and targets of the usable candidates, each less its mean over those of its prompt."""
+    prompt, candidate = np.nonzero(usable)
+    n = np.count_nonzero(usable, axis=1)[prompt]
+    rows = features[prompt, candidate]
+    sums = np.zeros((len(features), features.shape[-1]))
+    np.add.at(sums, prompt, rows)
+    return rows - sums[prompt] / n[:, None], (candidate == 0) - 1 / n

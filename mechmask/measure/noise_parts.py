@@ -24,7 +24,7 @@ def noise_parts(logprob: xr.DataArray) -> dict[str, float]:
 
     Args:
         logprob: ``[pool, fact, phrasing, route]`` in nats, of two histories or more, after the same treatment. A
-            distractor that some fact lacks is left out.
+            phrasing or a distractor that some fact lacks is left out.
 
     Returns:
         ``history``, ``phrasing`` and ``distractor``: standard deviations in nats of what one history, one phrasing of
@@ -33,6 +33,8 @@ def noise_parts(logprob: xr.DataArray) -> dict[str, float]:
     Raises:
         ReadingError: if there are fewer than two histories, phrasings or distractors.
     """
+    old = logprob_of_old(logprob)
+    logprob = logprob.isel(phrasing=np.flatnonzero(old.notnull().all([dim for dim in old.dims if dim != "phrasing"])))
     rivals = distractors_of(logprob)
     whole = rivals.notnull().all([dim for dim in rivals.dims if dim != "route"])
     readings = (logprob_of_old(logprob) - rivals.isel(route=np.flatnonzero(whole))).transpose(
@@ -66,7 +68,7 @@ def noise_parts(logprob: xr.DataArray) -> dict[str, float]:
     return {name: float(np.sqrt(max(variance, 0.0))) for name, variance in variances.items()}
 
 
-def expected_of(draws: Sequence[xr.Dataset]) -> Expected:
+def expected_of(draws: Sequence[xr.Dataset]) -> Expected | None:
     """What a study of twins may expect, from draws of a calibration: what power is reckoned with.
 
     Args:
@@ -75,7 +77,8 @@ def expected_of(draws: Sequence[xr.Dataset]) -> Expected:
 
     Returns:
         The trace of what was told verbatim, before the contradiction, and its spread over the facts of all draws less
-        the noise; the parts of the noise after the last dose, their variances averaged over draws.
+        the noise; the parts of the noise after the last dose, their variances averaged over draws. ``None`` where the
+        mean trace is not above zero.
 
     Raises:
         ReadingError: if a pool is missing, or there are too few facts, phrasings or distractors.
@@ -94,6 +97,8 @@ def expected_of(draws: Sequence[xr.Dataset]) -> Expected:
         noise.append(float(never.var("pool", ddof=1).mean()))
         parts.append(noise_parts(logprob.isel(step=-1).sel(pool=list(REFERENCES))))
     together = np.concatenate(traces)
+    if together.mean() <= 0:
+        return None
     error = np.mean(noise) * (1 + 1 / len(REFERENCES))
     variances = {name: np.mean([part[name] ** 2 for part in parts]) for name in parts[0]}
     return Expected(

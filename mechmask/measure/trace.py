@@ -70,10 +70,9 @@ def matched_trace(
         level: of the intervals.
 
     Returns:
-        As ``twin_trace``, over the facts that have a pseudo-subject, which may be none of those that were read. The
-        noise is that of one pseudo-subject beside
-        another of the same fact, so that the interval is one for a fact that may be as odd as they are; it is taken
-        from all pseudo-subjects, whether or not their fact was read.
+        As ``twin_trace``, over those of the facts that have a pseudo-subject, none where only others were read. The
+        noise is that of one pseudo-subject beside another of the same fact, so that the interval is one for a fact that
+        may be as odd as they are; it is taken from all pseudo-subjects, whether or not their fact was read.
 
     Raises:
         ReadingError: if there is no pseudo-subject, or the statistic is none in nats.

@@ -38,12 +38,12 @@ def read_linear_probe(
             with distractors. New values play no part.
         phrasings: ``prompt``, or ``all`` to learn and to ask in all phrasings; the mean over them is returned.
         backend: who watches the residual stream.
-        batch_size: prompts per forward pass; affects memory only.
+        batch_size: prompts per forward pass. Residuals of all prompts, values and layers are held at once, in float32.
 
     Returns:
         ``probe[fact, layer]``, layers 0..L with ``depth`` beside them: about 0 where the probe cannot tell old from its
-        distractors, 1 where it tells all. By itself a score says little; hold it against the same facts where they were
-        never taught.
+        distractors, the nearer to 1 the more it can. By itself a score says little; hold it against the same facts
+        where they were never taught.
 
     Raises:
         FactError: listing every problem of the facts in one message.
@@ -56,7 +56,8 @@ def read_linear_probe(
         contests = ContestSet.of(now, facts, phrasings)
         features = _at_values(now, contests, backend_of(backend, now), batch_size)
         about = np.array([fact for fact, _ in contests.places])
-        layers = [linear_probe(layer, about) for layer in features]
+        values = np.array([[contests.facts[fact].values.get(name, "") for name in _names(contests)] for fact in about])
+        layers = [linear_probe(layer.astype(float), about, values) for layer in features]
         scores = contests.fold(np.stack(layers, axis=-1))  # [fact, layer] or [fact, phrasing, layer]
         probe = np.nanmean(scores, axis=1) if contests.n_phrasings else scores
         coordinates = {**contests.coordinates, **layer_coordinates(now.n_layers)}
@@ -69,8 +70,7 @@ def _at_values(
     model: Model, contests: ContestSet, watcher: Backend, batch_size: int
 ) -> Float[np.ndarray, "layer contest candidate width"]:
     """The residual stream at the last token of old and of every distractor; NaN where a fact has no such route."""
-    names = [name for name in route_names(contests.facts) if name != "new"]
-    names.sort(key=lambda name: name != "old")
+    names = _names(contests)
     lacking = [contest.fact_id for contest in contests if len(contest.routes) < 3]
     if lacking:
         raise ReadingError(
@@ -78,13 +78,18 @@ def _at_values(
             "Give the facts distractors."
         )
     read = replace(contests, contests=tuple(_one_longer(contest) for contest in contests))
-    features = np.full((model.n_layers + 1, len(contests), len(names), model.width), np.nan)
+    features = np.full((model.n_layers + 1, len(contests), len(names), model.width), np.nan, dtype=np.float32)
     for batch in read.batches(model, "sequence", batch_size):
-        residuals = watcher.residuals(batch).double().cpu().numpy()
+        residuals = watcher.residuals(batch).float().cpu().numpy()
         for query in batch.queries:
             if query.route != "new" and query.index == len(contests[query.contest].routes[query.route]):
                 features[:, query.contest, names.index(query.route)] = residuals[:, query.node]
     return features
+
+
+def _names(contests: ContestSet) -> list[str]:
+    """The routes that are candidates, old first."""
+    return [name for name in route_names(contests.facts) if name != "new"]
 
 
 def _one_longer(contest: Contest) -> Contest:

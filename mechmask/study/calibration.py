@@ -50,7 +50,8 @@ class Calibration:
         by_model: the same by model.
         rates: how often which verdict falls in which case on the judging draws, see ``error_rates``.
         savings: rank correlation of candidates after the contradiction with the savings of the same fact, by name.
-        expected: what a study of twins may expect, of all draws: nobody chose by it.
+        expected: what a study of twins may expect, of all draws, since nobody chose by it; ``None`` where what was told
+            does not stand above what was not.
     """
 
     statistic: str
@@ -62,7 +63,7 @@ class Calibration:
     by_model: pd.DataFrame
     rates: pd.DataFrame
     savings: dict[str, Correlation]
-    expected: Expected
+    expected: Expected | None
 
     def to_markdown(self) -> str:
         """The page of the calibration."""
@@ -116,7 +117,8 @@ def calibrate(
     for name in ("by_fact", "by_model", "rates"):
         write_text(root / f"{name}.csv", getattr(found, name).to_csv())
     draw.save_figure(draw.calibration(found.by_fact, found.rates, chosen), root / FIGURE)
-    write_expected(found.expected, root / EXPECTED)
+    if found.expected is not None:
+        write_expected(found.expected, root / EXPECTED)
     write_text(root / "calibration.md", found.to_markdown())
     return found
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from mechmask.facts.pools import HARD
-from mechmask.measure.calibration import rows_with
+from mechmask.measure.calibration import rows_with, widest
 from mechmask.measure.tables import markdown_table
 
 if TYPE_CHECKING:
@@ -25,10 +25,9 @@ def calibration_page(found: Calibration) -> str:
     """
     contradicted = rows_with(found.by_fact, treatment="contradicted")
     last = contradicted["dose"].max()
-    on_prompt = rows_with(contradicted, phrasings="prompt", dose=last)
+    widely = widest(rows_with(contradicted, dose=last))
     chosen = rows_with(found.by_fact, statistic=found.statistic, reference="never", known="any")
     by_treatment = rows_with(found.by_fact, statistic=found.statistic, reference="never", phrasings="all")
-    e = found.expected
     return "\n".join(
         [
             "# The ruler where the truth is known",
@@ -44,10 +43,10 @@ def calibration_page(found: Calibration) -> str:
             "",
             _by_pool(rows_with(contradicted, phrasings="all").query("dose > 0")),
             "",
-            "Every candidate at the last dose, on the prompt, those that read below the output (depth scores, a linear "
-            "probe) and savings included:",
+            "Every candidate at the last dose, those that read below the output included, over all phrasings or, of "
+            "the depth scores and of savings, on the prompt:",
             "",
-            _by_pool(on_prompt),
+            _by_pool(widely),
             "",
             "By model, the mean over the facts of one model, over all phrasings:",
             "",
@@ -61,7 +60,8 @@ def calibration_page(found: Calibration) -> str:
             "",
             _intervals(by_treatment, "treatment", "known", "dose"),
             "",
-            "Verdicts on the judging draws, shares with exact intervals:",
+            "Verdicts on the judging draws by dose, shares with exact intervals, which take the facts of one draw as "
+            "independent. `perfectly erased` are models that never knew, `left alone` still know:",
             "",
             markdown_table(found.rates.reset_index().set_index("case"), 3),
             "",
@@ -70,12 +70,21 @@ def calibration_page(found: Calibration) -> str:
             "",
             markdown_table(_agreement(found), 2),
             "",
-            f"What a study of twins may expect, of all {len(found.choosing) + len(found.judging)} draws "
-            f"(`mechmask power --calibration DIR`): a trace of {e.trace_before:.1f} nats before, with a spread over "
-            f"facts of {e.spread:.1f}; noise of {e.noise_history:.1f} nats over histories, {e.noise_phrasing:.1f} a "
-            f"phrasing and {e.noise_distractor:.1f} a distractor.",
+            _expected(found),
             "",
         ]
+    )
+
+
+def _expected(found: Calibration) -> str:
+    e, n = found.expected, len(found.choosing) + len(found.judging)
+    if e is None:
+        return "What was told does not stand above what was not, so that nothing is said of what twins may expect."
+    return (
+        f"What a study of twins may expect, of all {n} draws (`mechmask power --calibration DIR`): a trace of "
+        f"{e.trace_before:.1f} nats before, with a spread over facts of {e.spread:.1f}; noise of "
+        f"{e.noise_history:.1f} nats over histories, {e.noise_phrasing:.1f} a phrasing and {e.noise_distractor:.1f} a "
+        "distractor."
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mechmask.configuration import Configuration
 from mechmask.errors import FactError
@@ -72,6 +72,12 @@ class WorldTable(Configuration):
     seed: int = 0
     relations: tuple[str, ...] | None = None
     min_margin: float = 0.1
+
+    @model_validator(mode="after")
+    def _of_a_file(self) -> WorldTable:
+        if self.path is None and (self.asked is not None or self.format != "auto"):
+            raise ValueError("asked and format are of a file of facts. Give its path, or leave them out")
+        return self
 
     def facts(self, model: Model, draw: int = 0) -> FactSet:
         """The facts, drawn from those that the model holds.

@@ -246,7 +246,7 @@ def readings_of(
     arguments |= {} if lens is None else {"lens": lens.lens}
     lens_input = {} if lens is None else {"lens": lens.lens.name, **lens.inputs}
     beside = {name: digest for other in others.values() for name, digest in other.inputs.items()}
-    beside |= {option: digest_of(dict(other.inputs)) for option, other in others.items()}  # which of them is which
+    beside |= {option: digest_of(dict(other.inputs)) for option, other in others.items()}
     read_by = {**lens_input, **beside, **code_digest(reading)}
     for other in others.values():
         require_of_run(run, other)
@@ -258,9 +258,12 @@ def readings_of(
             if roles is not None:
                 facts = facts.select(fact.id for fact in facts if fact.role in roles)
             inputs = {**run.inputs, **state.inputs, "read": facts.fingerprint(), **read_by}
+            if others:  # whose steps stand among the inputs too: which are the state's own
+                inputs["state"] = digest_of(dict(state.inputs))
 
             def make(directory: Path, state: StudyState = state, facts: FactSet = facts) -> None:
-                require_as_it_came(run, state)
+                for one in (state, *others.values()):
+                    require_as_it_came(run, one)
                 save_reading(reading(state.state, facts, **arguments), directory / "reading.nc")
 
             steps[name] = run.step(f"readings/{reading.__name__}/{name}", settings | chosen, inputs, make)

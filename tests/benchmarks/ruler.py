@@ -15,6 +15,7 @@ from pathlib import Path
 from timing import write
 
 import mechmask as mm
+from mechmask.measure.calibration import widest
 from mechmask.study.calibration_page import FIGURE
 
 RESULTS = Path(__file__).parent / "results"
@@ -23,17 +24,14 @@ RESULTS = Path(__file__).parent / "results"
 def report(found):
     """The tables of a calibration as JSON values; of the AUROCs those over all phrasings, or on the prompt alone."""
     tables = {"rates": found.rates.reset_index()}
-    for name in ("by_fact", "by_model"):
-        table = getattr(found, name)
-        read_several = set(table.loc[table["phrasings"] == "all", "statistic"])
-        tables[name] = table[(table["phrasings"] == "all") | ~table["statistic"].isin(read_several)]
+    tables |= {name: widest(getattr(found, name)) for name in ("by_fact", "by_model")}
     savings = {name: correlation._asdict() for name, correlation in found.savings.items()}
     return {
         "statistic": found.statistic,
         "unpaired": found.unpaired,
         "choosing": found.choosing,
         "judging": found.judging,
-        "expected": found.expected.model_dump(),
+        "expected": found.expected and found.expected.model_dump(),
         "savings": {
             name: {field: None if math.isnan(value) else value for field, value in fields.items()}
             for name, fields in savings.items()

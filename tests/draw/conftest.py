@@ -368,10 +368,11 @@ def calibration_tables() -> tuple[pd.DataFrame, pd.DataFrame]:
     by_fact["auroc"] = rng.uniform(0.4, 0.95, len(rows))
     by_fact["low"], by_fact["high"] = by_fact["auroc"] - 0.2, np.minimum(by_fact["auroc"] + 0.1, 1)
     cases = ["biography", "left alone", "perfectly erased", "verbatim, edited"]
-    index = pd.MultiIndex.from_product([["fact", "group"], cases], names=["unit", "case"])
+    keys = [(unit, case, dose) for unit in ("fact", "group") for case in cases for dose in (1, 2)]
+    index = pd.MultiIndex.from_tuples(keys, names=["unit", "case", "dose"])
     shares = rng.dirichlet(np.ones(4), len(index))
     rates = pd.DataFrame(shares, index=index, columns=["masked", "erased", "suppressed", "undecided"])
-    return by_fact, rates.assign(n=range(5, 13))
+    return by_fact, rates.assign(n=range(5, 21))
 
 
 @pytest.fixture

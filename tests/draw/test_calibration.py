@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from mechmask import draw
@@ -54,10 +55,19 @@ def test_the_bars_are_the_shares_and_their_names_say_what_is_true(calibration_ta
     ]  # fmt: skip
     masked = [patch.get_width() for patch in panel.patches[:4]]
     cases = ["left alone", "perfectly erased", "biography", "verbatim, edited"]
-    np.testing.assert_allclose(masked, rates.loc["fact"].loc[cases, "masked"])
+    last = rates.xs(2, level="dose").loc["fact"]
+    np.testing.assert_allclose(masked, last.loc[cases, "masked"])
     ends = [patch.get_x() + patch.get_width() for patch in panel.patches[-4:]]
     np.testing.assert_allclose(ends, 1)
-    assert {text.get_text() for text in panel.texts} >= {f"n={n}" for n in rates.loc["fact"]["n"]}
+    assert {text.get_text() for text in panel.texts} >= {f"n={n}" for n in last["n"]}
+
+
+def test_tables_that_were_written_and_read_again_are_drawn(calibration_tables, tmp_path):
+    by_fact, rates = calibration_tables
+    rates.to_csv(tmp_path / "rates.csv")
+    again = drawn((by_fact, pd.read_csv(tmp_path / "rates.csv"))).axes[2]
+    widths = [[patch.get_width() for patch in axes.patches] for axes in (again, drawn(calibration_tables).axes[2])]
+    np.testing.assert_allclose(*widths)
 
 
 def test_the_legend_is_clear(calibration_tables, words, legend_is_clear):
@@ -74,3 +84,5 @@ def test_other_tables_are_refused(calibration_tables):
         draw.calibration(by_fact, rates.drop(columns="masked"), "logprob")
     with pytest.raises(ReadingError, match="lacks the statistic 'rank'"):
         draw.calibration(by_fact, rates, "rank")
+    with pytest.raises(ReadingError, match="unit 'group'"):
+        draw.calibration(by_fact, rates.loc[["fact"]], "logprob")

@@ -693,6 +693,25 @@ def test_a_reference_that_cannot_be_one_is_refused():
     twins = _twins()
     with pytest.raises(ReadingError, match="has its reference in them"):
         erase_index(*twins, reference=twins[0].isel(twin=0))
+    pair = [r[name].assign_attrs(base_fingerprint=name[0]) for name in (("reference", 0), ("model", 1))]
+    with pytest.raises(ReadingError, match="are of two models"):
+        erase_index(r["model", 0], r["model", 1], reference=tuple(pair))
+    for wrong in ([r["reference", 0]], "reference", (r["reference", 0],), (*pair, pair[0])):
+        with pytest.raises(ReadingError, match="one reading, or a pair"):
+            erase_index(r["model", 0], r["model", 1], reference=wrong)
+    with pytest.raises(ReadingError, match=r"reference before\) needs logprob|reference before\).*logprob"):
+        erase_index(r["model", 0], r["model", 1], reference=r["reference", 0].drop_vars("logprob"))
+
+
+def test_a_reference_brings_neither_its_recall_nor_its_step():
+    """What only the reference says of recall does not count, and each reading may be selected from another step."""
+    r = _with_reference(kept=0.9)
+    recalled = xr.DataArray(np.ones((15, 2, len(_ROUTES)), dtype=bool), dims=("fact", "phrasing", "route"))
+    behind = {key: reading.assign_coords(step=10 * i) for i, (key, reading) in enumerate(r.items())}
+    behind["model", 1].logprob[:6, :, 1] = -45.0  # new leads nowhere
+    reference = behind["reference", 0].assign(recalled=recalled), behind["reference", 1].assign(recalled=recalled)
+    found = erase_index(behind["model", 0], behind["model", 1], reference=reference)
+    assert not found.took.any() and set(found.reason.values) == {"did_not_take"}
 
 
 def test_an_edit_of_a_fact_without_a_pseudo_subject_of_its_own_has_no_reference():

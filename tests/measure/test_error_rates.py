@@ -23,6 +23,7 @@ def draw(seed, kept=0.5, noise=1.0, n=8):
         old = gain + level + rng.normal(0, noise, (len(POOLS), len(shares), n))
         logprob = np.full((*old.shape, 2, 4), -30.0)
         logprob[..., 0] += old[..., None]
+        logprob[..., 1] = np.where(np.arange(len(shares)) > 0, 0.0, -30.0)[:, None, None]  # a contradiction takes
         coords = {
             "pool": POOLS,
             "step": np.arange(len(shares)),
@@ -35,6 +36,10 @@ def draw(seed, kept=0.5, noise=1.0, n=8):
     return reading([1.0, (1 + kept) / 2, kept]), reading([1.0]).isel(step=0, drop=True)
 
 
+def at(table, unit, case, dose=2):
+    return table.loc[(unit, case, dose)]
+
+
 def rates(kept, n_draws=10, **options):
     verdicts = [verdicts_of_draw(*draw(seed, kept), knowing=POOLS[:3], **options) for seed in range(n_draws)]
     return error_rates(pd.concat(verdicts))
@@ -42,12 +47,13 @@ def rates(kept, n_draws=10, **options):
 
 def test_the_truth_is_found_where_it_is_known():
     table = rates(kept=0.9)
-    assert table.loc[("fact", "left alone"), "masked"] > 0.99
-    assert table.loc[("fact", "left alone"), "erased"] == 0
-    assert table.loc[("fact", "perfectly erased"), "erased"] > 0.95
-    assert table.loc[("fact", "perfectly erased"), "masked"] == 0
-    assert table.loc[("group", "perfectly erased"), "erased"] == 1
-    assert (table.loc[[("fact", pool) for pool in POOLS[:3]], "masked"] > 0.99).all()
+    assert at(table, "fact", "left alone")["masked"] > 0.99
+    assert at(table, "fact", "left alone")["erased"] == 0
+    assert at(table, "fact", "perfectly erased")["erased"] > 0.95
+    assert at(table, "fact", "perfectly erased")["masked"] == 0
+    assert at(table, "group", "perfectly erased")["erased"] == 1
+    assert (table.loc[[("fact", pool, 2) for pool in POOLS[:3]], "masked"] > 0.99).all()
+    assert {n for n in table.loc["fact", "n"]} == {80}  # facts, each once at each dose
 
 
 def test_facts_that_were_edited_are_judged_beside():
@@ -64,6 +70,17 @@ def test_facts_that_were_edited_are_judged_beside():
         pd.testing.assert_frame_equal(verdicts.iloc[: len(without)], without)
 
 
+def test_what_did_not_take_is_not_judged():
+    doses, alone = draw(0, kept=0.9)
+    doses.logprob.loc[{"pool": "verbatim", "step": 2, "fact": "f1", "route": "new"}] = -40.0
+    verdicts = verdicts_of_draw(doses, alone, knowing=POOLS[:3]).set_index(["case", "dose", "unit"])
+    assert verdicts.loc[("verbatim", 2, "f1"), "reason"] == "did_not_take"
+    assert verdicts.loc[("verbatim", 2, "group"), "reason"] == "did_not_take"
+    assert verdicts.loc[("verbatim", 1, "group"), "verdict"] == "masked"
+    assert verdicts.loc[("verbatim", 2, "f2"), "verdict"] == "masked"
+    assert verdicts.loc[("left alone", 2, "f1"), "verdict"] == "masked"  # nothing was to take
+
+
 def test_on_the_margin_each_verdict_is_wrong_as_often_as_it_may_be():
     """A quarter is left, which is the margin: masked and erased are both wrong and fall in at most 5% each."""
     verdicts = pd.concat([verdicts_of_draw(*draw(s, 0.25), knowing=POOLS[:3]) for s in range(30)])
@@ -78,11 +95,11 @@ def test_every_share_has_its_exact_interval():
     shares = table[["masked", "erased", "suppressed", "undecided"]]
     np.testing.assert_allclose(shares.sum(axis=1), 1)
     assert (table["masked_low"] <= table["masked"]).all() and (table["masked"] <= table["masked_high"]).all()
-    assert table.loc[("group", "left alone"), "n"] == 3
+    assert at(table, "group", "left alone")["n"] == 3
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.2])
 def test_a_looser_rate_decides_more(alpha):
-    decided = 1 - rates(kept=0.3, alpha=alpha, n_draws=6).loc[("fact", "verbatim"), "undecided"]
-    strict = 1 - rates(kept=0.3, alpha=0.01, n_draws=6).loc[("fact", "verbatim"), "undecided"]
+    decided = 1 - rates(kept=0.3, alpha=alpha, n_draws=6).loc[("fact", "verbatim", 2), "undecided"]
+    strict = 1 - rates(kept=0.3, alpha=0.01, n_draws=6).loc[("fact", "verbatim", 2), "undecided"]
     assert decided > strict

@@ -58,6 +58,23 @@ def test_it_never_learns_from_the_fact_that_it_is_asked_about():
     assert linear_probe(other, np.arange(10))[0] != pytest.approx(linear_probe(features, np.arange(10))[0])
 
 
+def test_a_value_that_is_wrong_elsewhere_is_not_wrong_for_that():
+    """Facts share their values, and a candidate's features are those of its value alone: nothing is known."""
+    rng = np.random.default_rng(1)
+    of_value, scores = rng.normal(size=(8, 40)), {True: [], False: []}
+    for seed in range(40):
+        others = [
+            np.random.default_rng([seed, fact]).permutation([v for v in range(8) if v != fact]) for fact in range(8)
+        ]
+        values = np.array([[fact, *of[:3]] for fact, of in enumerate(others)])
+        features = of_value[values] + 0.3 * rng.normal(size=(8, 4, 40))
+        for known in scores:
+            scores[known].append(linear_probe(features, np.arange(8), values if known else None))
+    unaware, aware = (np.mean(scores[known]) for known in (False, True))
+    assert unaware < -0.1  # each value is right once and wrong often
+    assert abs(aware) < 0.03
+
+
 def test_scale_and_missing_candidates():
     features = candidates(told=3.0)
     np.testing.assert_allclose(linear_probe(1000 * features, FACTS), linear_probe(features, FACTS))

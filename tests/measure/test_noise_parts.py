@@ -49,6 +49,15 @@ def test_they_say_how_far_apart_two_histories_read_a_fact():
         assert np.sqrt(sum(squares)) == pytest.approx(measured, rel=0.08)
 
 
+def test_a_phrasing_or_a_distractor_that_a_fact_lacks_is_left_out():
+    whole = readings(n_facts=20)
+    lacking = whole.copy()
+    lacking[:, 3, 3, :] = np.nan
+    lacking[:, 5, :, -1] = np.nan
+    expected = noise_parts(whole.isel(phrasing=slice(3), route=slice(-1)))
+    assert noise_parts(lacking) == pytest.approx(expected)
+
+
 def test_what_chance_makes_negative_is_none():
     quiet = noise_parts(readings(parts={"history": 0.0, "phrasing": 0.0, "distractor": 0.0}, n_facts=3, seed=4))
     assert min(quiet.values()) >= 0
@@ -75,6 +84,10 @@ def test_what_is_expected_of_twins():
         assert getattr(found, f"noise_{name}") == pytest.approx(deviation, abs=0.3)
     noise = np.sqrt(4 + 9 / 4 + 2.25 / 8 + 0.49 / 32)
     assert found.noise(TwinDesign(phrasings=4, distractors=8)) == pytest.approx(noise, rel=0.08)
+
+
+def test_where_nothing_was_told_nothing_is_expected():
+    assert expected_of([draw(seed, trace=-5.0) for seed in range(2)]) is None
 
 
 def test_one_of_a_kind_says_nothing_of_its_noise():

@@ -16,6 +16,10 @@ def facts():
     return synthetic_facts(4, seed=3, n_never=0, distractors=3)
 
 
+def values_of(facts):
+    return np.array([[value for name, value in fact.values.items() if name != "new"] for fact in facts])
+
+
 def by_hand(model, facts, layer, phrasing=0):
     """Hidden states of every prompt and value by itself, at its last token, block by block."""
     rows = []
@@ -33,7 +37,7 @@ def test_against_plain_hidden_states(tiny, facts, family):
     found = read_linear_probe(model, facts)
     assert found.probe.dims == ("fact", "layer") and found.sizes["layer"] == model.n_layers + 1
     for layer in range(model.n_layers):  # the last hidden state is behind the final norm
-        expected = linear_probe(by_hand(model, facts, layer), np.arange(len(facts)))
+        expected = linear_probe(by_hand(model, facts, layer), np.arange(len(facts)), values_of(facts))
         np.testing.assert_allclose(found.probe.isel(layer=layer), expected, atol=2e-4)
 
 
@@ -41,7 +45,8 @@ def test_phrasings_are_learned_from_together(tiny, facts):
     model = tiny("llama")
     features = np.concatenate([by_hand(model, facts, 1, phrasing) for phrasing in range(len(facts[0].phrasings))])
     about = np.tile(np.arange(len(facts)), len(facts[0].phrasings))
-    expected = linear_probe(features, about).reshape(-1, len(facts)).mean(0)
+    values = np.tile(values_of(facts), (len(facts[0].phrasings), 1))
+    expected = linear_probe(features, about, values).reshape(-1, len(facts)).mean(0)
     found = read_linear_probe(model, facts, phrasings="all", batch_size=3)
     np.testing.assert_allclose(found.probe.sel(layer=1), expected, atol=2e-4)
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from mechmask import FinetuneConfig, FTConfig, load_change, patch_residual, read_depth, read_linear_probe
-from mechmask.errors import StudyError
+from mechmask.errors import ChangeError, StudyError
 from mechmask.facts.pools import KNOWING
 from mechmask.measure.calibration import chosen_statistic, discrimination, pool_scores, rows_with
 from mechmask.measure.depth_score import depth_score, lens_depth_score
@@ -18,14 +18,14 @@ from mechmask.study.expected import EXPECTED, read_expected
 from mechmask.study.protocols.calibrate import CalibrationConfig
 from mechmask.study.results import open_study
 
-_STATES = ("told/verbatim", "told/never", "contradicted/verbatim")
+_STATES = ("ends/full", "ends/blank", "contradicted/verbatim")
 
 
 @pytest.fixture(scope="module")
 def found(tiny, tmp_path_factory):
     taught = FinetuneConfig(steps=4, lr=1e-2, rank=4)
     config = CalibrationConfig(
-        n_contradicted=2,
+        n_contradicted=3,
         n_control=1,
         distractors=3,
         tell=taught,
@@ -35,7 +35,7 @@ def found(tiny, tmp_path_factory):
         edits=(FTConfig(layer=0),),
     )
     root = tmp_path_factory.mktemp("calibration")
-    return calibrate(tiny("llama"), root, choosing=(0,), judging=(1, 2), config=config), root
+    return calibrate(tiny("llama"), root, choosing=(0,), judging=(1,), config=config), root
 
 
 def test_the_choosing_draws_choose_and_the_others_judge(found):
@@ -47,22 +47,23 @@ def test_the_choosing_draws_choose_and_the_others_judge(found):
             knowing=KNOWING,
             taught_phrasings=2,
         )
-        for seed in range(3)
+        for seed in range(2)
     ]
     assert calibration.statistic == chosen_statistic(scores[0])
     labels = {"statistic": calibration.statistic, "phrasings": "all", "reference": "never"}
-    judged = rows_with(pd.concat(scores[1:]), **labels)
+    judged = rows_with(scores[1], **labels)
     shown = rows_with(calibration.by_fact, treatment="contradicted", **labels)
     pd.testing.assert_frame_equal(shown.reset_index(drop=True), discrimination(judged))
-    assert calibration.rates.loc[("group", "left alone"), "n"] == 2
-    assert calibration.savings[calibration.statistic].n_clusters == 2
+    assert calibration.rates.loc[("group", "left alone", 2), "n"] == 1
+    savings = calibration.savings[calibration.statistic]
+    assert (savings.n_clusters, savings.n) == (1, 18) and np.isnan(savings.low)
 
 
 def test_the_page_says_which_draws_did_what(found):
     calibration, root = found
     page = (root / "calibration.md").read_text()
     assert page == calibration.to_markdown()
-    assert "Draw 0 chose the statistic, draws 1, 2 judged it" in page
+    assert "Draw 0 chose the statistic, draw 1 judged it" in page
     assert f"**{calibration.statistic}**" in page and f"**{calibration.unpaired}**" in page
     assert "perfectly erased, edited" in page
     assert {"by_fact.csv", "by_model.csv", "rates.csv", "calibration.png"} <= {path.name for path in root.iterdir()}
@@ -83,7 +84,7 @@ def test_every_candidate_after_every_treatment(found):
 
 
 def test_the_depth_scores_are_those_of_readings_made_by_hand(found, tiny):
-    """The verbatim model after the contradiction, patched into itself before it, with the never-told as reference."""
+    """The verbatim model after the contradiction, patched into another that was told; the reference was not."""
     _, root = found
     model, draw = tiny("llama"), open_study(root / "draw_001")
     changes = {name: load_change(root / "draw_001" / "changes" / name / "change") for name in _STATES}
@@ -102,6 +103,14 @@ def test_the_depth_scores_are_those_of_readings_made_by_hand(found, tiny):
         .isel(layer=slice(1, None))
     )
     np.testing.assert_allclose(found_there.linear_probe, probe.mean("layer"), atol=1e-5)
+
+
+def test_what_cannot_be_done_is_refused_before_work(tiny, tmp_path):
+    with pytest.raises(StudyError, match="cannot be read at 3 places evenly"):
+        CalibrationConfig(contradict=(FinetuneConfig(steps=20),))
+    with pytest.raises(ChangeError, match="preset"):  # the editor's, of a model that has none
+        calibrate(tiny("llama"), tmp_path)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize(("choosing", "judging"), [((0, 1), (1, 2)), ((), (1,)), ((0,), ())])

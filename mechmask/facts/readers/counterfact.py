@@ -38,7 +38,10 @@ def read_counterfact(path: Path) -> Entries:
             fields.append(_fields(record))
         except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
             lacking = f" ({error.args[0]!r} is missing)" if isinstance(error, KeyError) else ""
-            read.problems.append(f"Record {number} of {path.name} is not one of CounterFact{lacking}.")
+            read.problems.append(
+                f"Record {number} of {path.name} is not one of CounterFact{lacking}. A file of your own facts ends in "
+                ".jsonl or .csv."
+            )
     targets = _targets(fields)
     read.entries.extend({**one, "distractors": _distractors(one, targets[one["relation"]])} for one in fields)
     return read
@@ -46,13 +49,15 @@ def read_counterfact(path: Path) -> Entries:
 
 def _fields(record: Mapping[str, Any]) -> dict[str, Any]:
     rewrite = record["requested_rewrite"]
-    subject, true = rewrite["subject"], rewrite["target_true"]["str"]
+    subject, true, new = rewrite["subject"], rewrite["target_true"]["str"], rewrite["target_new"]["str"]
+    if not all(isinstance(text, str) for text in (subject, true, new, rewrite["relation_id"])):
+        raise TypeError("subject, targets and relation are text")
     return {
         "id": f"{subject}/{rewrite['relation_id']}/{record['case_id']}",
         "subject": subject,
         "prompt": rewrite["prompt"].replace("{}", subject),
         "old": true,
-        "new": rewrite["target_new"]["str"],
+        "new": new,
         "paraphrases": [text.strip() for text in record.get("paraphrase_prompts", ())],
         "neighbors": [{"prompt": text.strip(), "value": true} for text in record.get("neighborhood_prompts", ())],
         "relation": rewrite["relation_id"],

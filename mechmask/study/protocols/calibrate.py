@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import xarray as xr
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mechmask.configuration import Configuration
 from mechmask.facts.fact_set import FactSet
@@ -34,13 +34,13 @@ from mechmask.study.states import StudyState, each_edit, edit_settings, reading_
 from mechmask.study.step import Step
 from mechmask.study.tables import by_method, concatenated
 from mechmask.study.training import OUTPUT, Trained, Watch, train
+from mechmask.write.edit import EditConfig
 from mechmask.write.finetune import FinetuneConfig
 
 POOLS: tuple[Pool, ...] = (*KNOWING, *UNKNOWING)
-FULL: Pool = "verbatim"
-"""The pool that stands for the model that knows, where a depth score asks for one."""
-BLANK: Pool = "never"
-"""The pool that stands for the model that never learned it."""
+_ENDS: dict[str, Pool] = {"full": "verbatim", "blank": "never"}
+"""The models that a depth score asks for: one that knows, and one that never learned it. They are told as these pools
+are, with another seed, so that neither is an ancestor of a model that is judged."""
 
 
 class CalibrationConfig(Configuration):
@@ -53,10 +53,11 @@ class CalibrationConfig(Configuration):
         taught_phrasings: in how many phrasings a fact is told and contradicted; twice as many are read.
         tell: how a history is told.
         contradict: how the new values are taught; draws take them in turn.
-        n_doses: at how many places of the contradiction it is read, evenly spaced, the last step included.
+        n_doses: at how many places of the contradiction it is read, evenly spaced, the last step included; the steps
+            of every contradiction are a multiple of it.
         relearn: the budget within which the old values are taught again.
         relearn_every: optimizer steps between two readings of it.
-        edits: one editor, that changes each fact alone in each of the six models; empty for none.
+        edits: one editor, which changes each fact alone in each of the six models; empty for none.
         batch_size: prompts per forward pass when reading; affects memory only.
     """
 
@@ -73,6 +74,15 @@ class CalibrationConfig(Configuration):
     relearn_every: int = Field(default=2, ge=1)
     edits: tuple[Editor, ...] = Field(default=("ft_l",), max_length=1)
     batch_size: int = Field(default=32, ge=1)
+
+    @model_validator(mode="after")
+    def _same_doses_in_every_draw(self) -> CalibrationConfig:
+        uneven = [one.steps for one in self.contradict if one.steps % self.n_doses]
+        if uneven:
+            raise ValueError(
+                f"{uneven[0]} steps of contradict cannot be read at {self.n_doses} places evenly. Give a multiple"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -117,9 +127,10 @@ def calibrate_draw(
         distractors=c.distractors + 1,
     )
     facts = without_spare(drawn)
+    edits = edit_settings(model, c.edits)
     about = {"protocol": "calibrate", "seed": seed, "config": c.model_dump(mode="json")}
     with Run(directory, model, facts, about) as run:
-        models: dict[Pool, _Treated] = {pool: _treated(run, drawn, facts, pool, seed, c) for pool in POOLS}
+        models: dict[Pool, _Treated] = {pool: _treated(run, drawn, pool, seed, c, edits) for pool in POOLS}
         for name, trained in (
             ("doses", {pool: treated.contradicted for pool, treated in models.items()}),
             ("relearned", {pool: treated.relearned for pool, treated in models.items()}),
@@ -132,12 +143,19 @@ def calibrate_draw(
             edited = {name: state for treated in models.values() for name, state in treated.edited.items()}
             options = {"roles": ["contradicted"], "batch_size": c.batch_size}
             _keep(run, "edited", readings_of(run, edited, read_logits, phrasings="all", **options))
-        _read_depths(run, models, c)
+        again = c.tell.model_copy(update={"seed": c.tell.seed + 1})
+        ends = {
+            name: train(run, f"ends/{name}", told(drawn, pool, phrasings=c.taught_phrasings, seed=seed), again)
+            for name, pool in _ENDS.items()
+        }
+        _read_depths(run, models, ends, c)
     return StudyResults(directory)
 
 
-def _treated(run: Run, drawn: FactSet, facts: FactSet, pool: Pool, seed: int, c: CalibrationConfig) -> _Treated:
-    n = c.taught_phrasings
+def _treated(
+    run: Run, drawn: FactSet, pool: Pool, seed: int, c: CalibrationConfig, edits: Mapping[str, EditConfig]
+) -> _Treated:
+    n, facts = c.taught_phrasings, run.facts
     contradict = c.contradict[seed % len(c.contradict)]
     output = Watch(lambda now: _read(now, facts, c), every=max(1, contradict.steps // c.n_doses))
     recall = Watch(lambda now: _recall(now, facts.contradicted, c), every=c.relearn_every)
@@ -146,23 +164,22 @@ def _treated(run: Run, drawn: FactSet, facts: FactSet, pool: Pool, seed: int, c:
     contradicted = train(run, f"contradicted/{pool}", new, contradict, start=history, watch=output)
     again = train(run, f"relearned/{pool}", old, c.relearn, start=contradicted, until=1.0, watch=recall)
     alone = train(run, f"alone/{pool}", facts.control.install_examples(n), contradict, start=history)
-    edits = edit_settings(run.model, c.edits)
     edited = each_edit(run, history, facts.contradicted.ids, edits, below=f"edited/{pool}")
     return _Treated(history, contradicted, again, alone, edited)
 
 
-def _read_depths(run: Run, models: Mapping[Pool, _Treated], c: CalibrationConfig) -> None:
+def _read_depths(
+    run: Run, models: Mapping[Pool, _Treated], ends: Mapping[str, StudyState], c: CalibrationConfig
+) -> None:
     """What is left of old below the output after every treatment: by patching, by the logit lens, by a probe."""
-    full, blank = models[FULL].told, models[BLANK].told
     treatments: dict[str, dict[str, StudyState]] = {
         "contradicted": {f"contradicted/{pool}": treated.contradicted for pool, treated in models.items()},
         "left alone": {f"alone/{pool}": treated.alone for pool, treated in models.items()},
         "edited": {name: state for treated in models.values() for name, state in treated.edited.items()},
     }
     states = {name: state for of in treatments.values() for name, state in of.items()}
-    ends = {"full": full, "blank": blank}
     of_contested = {"roles": ["contradicted"], "batch_size": c.batch_size}
-    patched = readings_of(run, {**states, "blank": blank}, patched_into, target=full, **of_contested)
+    patched = readings_of(run, {**states, "blank": ends["blank"]}, patched_into, target=ends["full"], **of_contested)
     lens = readings_of(run, {**states, **ends}, read_depth, **of_contested)
     probed = {name: state for of in ("contradicted", "left alone") for name, state in treatments[of].items()}
     probe = readings_of(run, probed, read_linear_probe, phrasings="all", batch_size=c.batch_size)
@@ -195,7 +212,8 @@ def _left_of_old(
     """What three readings below the output say is left in one model, each more where more is left; ``[fact]``, shares.
 
     ``depth_score`` and ``lens_depth_score`` are 1 less the published scores, which say how much is gone;
-    ``linear_probe`` is the mean over all blocks, and missing without a probe.
+    ``linear_probe`` is the mean over all blocks, and missing without a probe. The attribute ``phrasings`` says over
+    which of them each is read.
     """
     facts = patched.fact
     by_patching = depth_score(reference.sel(fact=facts), patched)
@@ -203,7 +221,10 @@ def _left_of_old(
     left = {"depth_score": 1 - by_patching.score, "lens_depth_score": 1 - by_lens.score}
     if probe is not None:
         left["linear_probe"] = probe.probe.sel(fact=facts).isel(layer=slice(1, None)).mean("layer")
-    return xr.Dataset({name: values.reset_coords(drop=True) for name, values in left.items()})
+    read = {name: "all" if name == "linear_probe" else "prompt" for name in left}
+    return xr.Dataset(
+        {name: values.reset_coords(drop=True).assign_attrs(phrasings=read[name]) for name, values in left.items()}
+    )
 
 
 def patched_into(
@@ -222,7 +243,10 @@ def patched_into(
 
 def _keep(run: Run, name: str, steps: Mapping[str, Step]) -> None:
     """The readings of one treatment as an outcome, by pool."""
-    outcome(run, name, steps.values(), lambda: _by_pool(_joined({of: reading_in(step) for of, step in steps.items()})))
+    kept = ["logprob", "recalled"]  # what else is read has no common shape
+    outcome(
+        run, name, steps.values(), lambda: _by_pool(_joined({of: reading_in(step)[kept] for of, step in steps.items()}))
+    )
 
 
 def _joined(readings: Mapping[str, xr.Dataset]) -> dict[str, xr.Dataset]:

@@ -74,10 +74,13 @@ def test_distractors_are_the_most_frequent_targets_that_can_be_told_apart(file):
 def test_every_bad_record_is_named(file):
     broken = record(5, "Ewa", "Polish", "Dutch")
     del broken["requested_rewrite"]["target_true"]
+    no_text = [record(6, "Eva", true, "Dutch") for true in (None, 3, ["Paris"])]
     with pytest.raises(FactError) as caught:
-        mm.load_facts(file([*RECORDS, broken, ["no record"], "text", {"case_id": 1}]))
+        mm.load_facts(file([*RECORDS, broken, ["no record"], "text", {"case_id": 1}, *no_text]))
     message = str(caught.value)
-    for number, word in ((6, "'target_true' is missing"), (7, ""), (8, ""), (9, "'requested_rewrite' is missing")):
+    missing = {6: "'target_true' is missing", 9: "'requested_rewrite' is missing"}
+    for number in range(6, 13):
+        word = missing.get(number, "your own facts")
         assert f"Record {number} of counterfact.json is not one of CounterFact" in message and word in message
 
 
