@@ -6,7 +6,7 @@ Labelled arrays in, labelled arrays out; no model and no torch.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import xarray as xr
 
@@ -14,19 +14,16 @@ from mechmask.measure.commit import commit_layer
 from mechmask.measure.erase import erase_index
 
 
-def concatenated(
-    readings: Iterable[xr.Dataset], dim: str, labels: Iterable[object], *, join: Literal["exact", "outer"] = "exact"
-) -> xr.Dataset:
+def concatenated(readings: Iterable[xr.Dataset], dim: str, labels: Iterable[object]) -> xr.Dataset:
     """Readings along a new dimension; attributes in which they differ are left out.
 
     Args:
-        readings: what is joined.
+        readings: what is joined. One that lacks a label which others have is missing there.
         dim: the dimension.
         labels: one for each reading.
-        join: ``outer`` where readings may lack labels that others have, and are missing there.
     """
     axis = xr.DataArray(list(labels), dims=dim, name=dim)
-    return cast("xr.Dataset", xr.concat(list(readings), axis, join=join, combine_attrs="drop_conflicts"))
+    return cast("xr.Dataset", xr.concat(list(readings), axis, join="outer", combine_attrs="drop_conflicts"))
 
 
 def joined_trajectory(phases: Mapping[str, Mapping[int, xr.Dataset]]) -> xr.Dataset:

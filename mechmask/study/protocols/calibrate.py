@@ -269,4 +269,4 @@ def _course(trained: Trained) -> xr.Dataset:
 
 
 def _by_pool(readings: Mapping[str, xr.Dataset]) -> xr.Dataset:
-    return concatenated(readings.values(), "pool", readings, join="outer")  # relearning ends where all is recalled
+    return concatenated(readings.values(), "pool", readings)
