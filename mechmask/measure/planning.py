@@ -83,7 +83,7 @@ def power_table(
     Examples:
         >>> table = power_table({"facts": (6, 24)}, shares=(0.0,))
         >>> table[["facts", "group_erased"]].round(2).to_dict("list")
-        {'facts': [6, 24], 'group_erased': [0.7, 1.0]}
+        {'facts': [6, 24], 'group_erased': [0.31, 0.99]}
     """
     grid, expected = dict(grid or {}), expected or Expected()
     designs = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
