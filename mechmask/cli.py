@@ -175,15 +175,18 @@ def calibrate(
     judging: Annotated[
         int, typer.Option(help="Further draws that judge it and have no part in the choice.", min=1)
     ] = 4,
+    edits: Annotated[bool, typer.Option(help="Whether facts are edited too (FT-L), which takes a preset.")] = True,
 ) -> None:
     """Which statistic tells that a model knew, where the truth is known. It takes hours on two cores."""
     with _resumable(out):
         with loading():
             from mechmask.models.load import load_model
             from mechmask.study.calibration import calibrate as calibrated
+            from mechmask.study.protocols.calibrate import CalibrationConfig
 
         seeds = range(choosing + judging)
-        found = calibrated(load_model(model), out, choosing=seeds[:choosing], judging=seeds[choosing:])
+        config = CalibrationConfig() if edits else CalibrationConfig(edits=())
+        found = calibrated(load_model(model), out, choosing=seeds[:choosing], judging=seeds[choosing:], config=config)
     typer.echo(found.to_markdown())
     typer.echo(f"The page is {out / 'calibration.md'}, its tables are beside it.")
 

@@ -14,9 +14,8 @@ from mechmask.study.protocols.calibrate import POOLS, CalibrationConfig, calibra
 @pytest.fixture(scope="module")
 def config():
     taught = FinetuneConfig(steps=4, lr=1e-2, rank=4)
-    return CalibrationConfig(
-        n_contradicted=2, n_control=1, distractors=3, tell=taught, contradict=(taught,), relearn=taught, n_doses=2
-    )
+    trainings = {"tell": taught, "contradict": (taught,), "relearn": taught}
+    return CalibrationConfig(n_contradicted=2, n_control=1, distractors=3, n_doses=2, edits=(), **trainings)
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +29,7 @@ def test_every_pool_is_read_at_every_dose(drawn, config):
     assert tuple(doses.pool.values) == POOLS
     assert doses.step.values.tolist() == [0, 2, 4]
     assert doses.logprob.notnull().all() and doses.sizes["route"] == 2 + config.distractors
+    assert drawn[0].reading("results/depth").treatment.values.tolist() == ["contradicted", "left alone"]  # no editor
     relearned = drawn[0].reading("results/relearned")
     assert relearned.recalled.dims == ("pool", "step", "fact", "route")
 
