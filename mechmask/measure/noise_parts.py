@@ -76,9 +76,9 @@ def expected_of(draws: Sequence[xr.Dataset]) -> Expected | None:
             pools ``verbatim``, ``never`` and ``other_entities``.
 
     Returns:
-        The trace of what was told verbatim, before the contradiction, and its spread over the facts of all draws less
-        the noise; the parts of the noise after the last dose, their variances averaged over draws. ``None`` where the
-        mean trace is not above zero.
+        The trace of what was told verbatim, before the contradiction, and its spread over the facts of a draw, less the
+        noise (a shift that all facts of one history share is no part of either); the parts of the noise after the last
+        dose, their variances averaged over draws. ``None`` where the mean trace is not above zero.
 
     Raises:
         ReadingError: if a pool is missing, or there are too few facts, phrasings or distractors.
@@ -94,7 +94,9 @@ def expected_of(draws: Sequence[xr.Dataset]) -> Expected | None:
         before = geometric_standing(logprob.isel(step=0)).mean("phrasing")
         never = before.sel(pool=list(REFERENCES))
         traces.append((before.sel(pool=TOLD, drop=True) - never.mean("pool")).values)
-        noise.append(float(never.var("pool", ddof=1).mean()))
+        apart = never - never.mean("fact")  # what all facts of a history share does not spread them
+        n = apart.sizes["fact"]
+        noise.append(float(apart.var("pool", ddof=1).mean()) * n / (n - 1))
         parts.append(noise_parts(logprob.isel(step=-1).sel(pool=list(REFERENCES))))
     together = np.concatenate(traces)
     if together.mean() <= 0:
@@ -103,6 +105,6 @@ def expected_of(draws: Sequence[xr.Dataset]) -> Expected | None:
     variances = {name: np.mean([part[name] ** 2 for part in parts]) for name in parts[0]}
     return Expected(
         trace_before=float(together.mean()),
-        spread=float(np.sqrt(max(together.var(ddof=1) - error, 0.0))),
+        spread=float(np.sqrt(max(np.mean([of.var(ddof=1) for of in traces]) - error, 0.0))),
         **{f"noise_{name}": float(np.sqrt(variance)) for name, variance in variances.items()},
     )

@@ -12,6 +12,7 @@ import math
 import shutil
 from pathlib import Path
 
+import pandas as pd
 from timing import write
 
 import mechmask as mm
@@ -22,9 +23,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def report(found):
-    """The tables of a calibration as JSON values; of the AUROCs those over all phrasings, or on the prompt alone."""
-    tables = {"rates": found.rates.reset_index()}
-    tables |= {name: widest(getattr(found, name)) for name in ("by_fact", "by_model")}
+    """What a calibration says as JSON values, but for its AUROCs."""
     savings = {name: correlation._asdict() for name, correlation in found.savings.items()}
     return {
         "statistic": found.statistic,
@@ -36,7 +35,7 @@ def report(found):
             name: {field: None if math.isnan(value) else value for field, value in fields.items()}
             for name, fields in savings.items()
         },
-        **{name: json.loads(table.round(4).to_json(orient="records")) for name, table in tables.items()},
+        "rates": json.loads(found.rates.reset_index().round(4).to_json(orient="records")),
     }
 
 
@@ -58,6 +57,9 @@ def main():
     kind = options.device.partition(":")[0]
     write(options.out / f"ruler-{kind}.json", options.device, model, report(found))
     (options.out / f"ruler-{kind}.md").write_text(found.to_markdown().replace(FIGURE, f"ruler-{kind}.png"))
+    units = {"fact": found.by_fact, "model": found.by_model}
+    aurocs = pd.concat([widest(table).assign(unit=unit) for unit, table in units.items()])
+    aurocs.round(4).to_csv(options.out / f"ruler-{kind}.csv", index=False)
     shutil.copyfile(options.directory / FIGURE, options.out / f"ruler-{kind}.png")
 
 

@@ -292,3 +292,11 @@ def test_published_logs_tell_a_model_that_knows(shared_data):
     ]
     found = auroc(*([-loss for loss in log["avg_gt_loss"].values()] for log in logs))
     assert round(found.estimate, 3) == 0.997 and found.low > 0.95 and found.n == 600
+
+
+def test_clusters_that_agree_by_chance_say_nothing_of_the_error():
+    """Rounding leaves an error of about 1e-17 where both clusters have one AUROC: no interval of no width."""
+    scores = np.array([3.1, 0.7, 2.2, 1.3, 0.9, 0.1])
+    knows = np.array([True, True, True, False, False, False])
+    found = clustered_auroc(np.tile(scores, 2), np.tile(knows, 2), np.repeat([0, 1], 6))
+    assert 0.5 < found.estimate < 1 and (found.low, found.high) == (0.0, 1.0)

@@ -86,6 +86,15 @@ def test_what_is_expected_of_twins():
     assert found.noise(TwinDesign(phrasings=4, distractors=8)) == pytest.approx(noise, rel=0.08)
 
 
+def test_a_shift_that_all_facts_of_a_history_share_is_no_spread_and_hides_none():
+    shifted = [draw(seed) for seed in range(6)]
+    for i, doses in enumerate(shifted):
+        doses.logprob.loc[{"pool": "other_entities", "route": "old", "step": 0}] += (-12.0, 9.0)[i % 2]
+    plain = expected_of([draw(seed) for seed in range(6)])
+    assert plain and (found := expected_of(shifted))
+    assert found.spread == pytest.approx(plain.spread)
+
+
 def test_where_nothing_was_told_nothing_is_expected():
     assert expected_of([draw(seed, trace=-5.0) for seed in range(2)]) is None
 
