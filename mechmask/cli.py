@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mechmask.console import drop_output, loading, print_json, show, stop, stop_at_usage
-from mechmask.errors import MechmaskError, ReadingError, StudyError
+from mechmask.errors import ChangeError, MechmaskError, ReadingError, StudyError
 from mechmask.file_errors import file_errors
 
 if TYPE_CHECKING:
@@ -183,10 +183,15 @@ def calibrate(
             from mechmask.models.load import load_model
             from mechmask.study.calibration import calibrate as calibrated
             from mechmask.study.protocols.calibrate import CalibrationConfig
+            from mechmask.study.states import edit_settings
 
-        seeds = range(choosing + judging)
+        seeds, loaded = range(choosing + judging), load_model(model)
         config = CalibrationConfig() if edits else CalibrationConfig(edits=())
-        found = calibrated(load_model(model), out, choosing=seeds[:choosing], judging=seeds[choosing:], config=config)
+        try:
+            edit_settings(loaded, config.edits)
+        except ChangeError as error:
+            raise ChangeError(f"{str(error).split('. ')[0]}. Leave the edits out: --no-edits.") from error
+        found = calibrated(loaded, out, choosing=seeds[:choosing], judging=seeds[choosing:], config=config)
     typer.echo(found.to_markdown())
     typer.echo(f"The page is {out / 'calibration.md'}, its tables are beside it.")
 

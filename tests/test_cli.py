@@ -536,6 +536,12 @@ def test_power_prints_the_table_and_the_sentence(mechmask):
     assert "twins cannot be 1" in refused.err
 
 
+def test_a_calibration_of_a_model_without_a_preset_says_how_to_do_without_edits(mechmask, saved, tmp_path):
+    refused = mechmask("calibrate", saved, "--out", tmp_path / "runs")
+    assert (refused.code, refused.out) == (2, "") and refused.err.rstrip().endswith("--no-edits.")
+    assert refused.err.count("\n") == 1 and not (tmp_path / "runs").exists()
+
+
 def test_power_goes_by_a_calibration(mechmask, tmp_path):
     from mechmask.measure.planning import power_conclusion
     from mechmask.measure.twin_design import Expected, TwinDesign
