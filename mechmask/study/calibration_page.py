@@ -41,7 +41,7 @@ def calibration_page(found: Calibration) -> str:
             "AUROC by fact over all phrasings, mean over doses after the contradiction began, each pool that knows "
             "against all that never knew; `never` is paired with the same fact where it was not told:",
             "",
-            _by_pool(rows_with(contradicted, phrasings="all").query("dose > 0")),
+            _by_pool(_at_every_dose(contradicted)),
             "",
             "Every candidate at the last dose, those that read below the output included, over all phrasings or, of "
             "the depth scores and of savings, on the prompt:",
@@ -50,7 +50,7 @@ def calibration_page(found: Calibration) -> str:
             "",
             "By model, the mean over the facts of one model, over all phrasings:",
             "",
-            _by_pool(rows_with(found.by_model, treatment="contradicted", phrasings="all").query("dose > 0")),
+            _by_pool(_at_every_dose(rows_with(found.by_model, treatment="contradicted"))),
             "",
             f"{found.statistic}, paired, contradicted, all pools, by phrasings and dose (0 is before it):",
             "",
@@ -86,6 +86,13 @@ def _expected(found: Calibration) -> str:
         f"{e.noise_history:.1f} nats over histories, {e.noise_phrasing:.1f} a phrasing and {e.noise_distractor:.1f} a "
         "distractor."
     )
+
+
+def _at_every_dose(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows over all phrasings after the contradiction began, of candidates that were read all along."""
+    along = rows_with(rows, phrasings="all").query("dose > 0")
+    n_doses = along.groupby("statistic")["dose"].transform("nunique")
+    return along.loc[n_doses == n_doses.max()]
 
 
 def _by_pool(rows: pd.DataFrame) -> str:

@@ -66,6 +66,8 @@ def test_the_page_says_which_draws_did_what(found):
     assert "Draw 0 chose the statistic, draw 1 judged it" in page
     assert f"**{calibration.statistic}**" in page and f"**{calibration.unpaired}**" in page
     assert "perfectly erased, edited" in page
+    doses, last, *_ = page.split("Every candidate at the last dose")
+    assert "linear\\_probe" not in doses and "linear\\_probe" in last  # it is read at the last dose alone
     assert {"by_fact.csv", "by_model.csv", "rates.csv", "calibration.png"} <= {path.name for path in root.iterdir()}
     assert f"]({FIGURE})" in page and read_expected(root / EXPECTED) == calibration.expected
 
