@@ -53,8 +53,8 @@ def read_linear_probe(
         ChangeError: if a state's change was made on another model.
     """
     with active(model) as now, now.inference():
-        contests = ContestSet.of(now, facts, phrasings)
-        features = _at_values(now, contests, backend_of(backend, now), batch_size)
+        contests, watcher = ContestSet.of(now, facts, phrasings), backend_of(backend, now)
+        features = _at_values(now, contests, watcher, batch_size)
         about = np.array([fact for fact, _ in contests.places])
         values = np.array([[contests.facts[fact].values.get(name, "") for name in _names(contests)] for fact in about])
         layers = [linear_probe(layer.astype(float), about, values) for layer in features]
@@ -63,7 +63,7 @@ def read_linear_probe(
         coordinates = {**contests.coordinates, **layer_coordinates(now.n_layers)}
         coordinates.pop("phrasing", None)
         reading = xr.Dataset({"probe": (("fact", "layer"), probe)}, coordinates)
-        return reading.assign_attrs(provenance(now, model, backend=backend_of(backend, now).name))
+        return reading.assign_attrs(provenance(now, model, backend=watcher.name))
 
 
 def _at_values(

@@ -117,7 +117,9 @@ def calibrate(
     for name in ("by_fact", "by_model", "rates"):
         write_text(root / f"{name}.csv", getattr(found, name).to_csv())
     draw.save_figure(draw.calibration(found.by_fact, found.rates, chosen), root / FIGURE)
-    if found.expected is not None:
+    if found.expected is None:
+        (root / EXPECTED).unlink(missing_ok=True)  # of other draws
+    else:
         write_expected(found.expected, root / EXPECTED)
     write_text(root / "calibration.md", found.to_markdown())
     return found
