@@ -38,7 +38,7 @@ _FIGURES = {
     "surprise": _surprise,
 }
 _CORRECTION_FIGURES = {"course": draw.trace, "erase": draw.erase, "surprise": _surprise}
-_DOSE_FIGURES = {"doses": draw.dose}
+_DOSE_FIGURES = {"doses": draw.dose, "surprise": _surprise}
 _PRECISION_FIGURES = {"precision": draw.precision, "erase": draw.erase}
 
 
@@ -90,6 +90,7 @@ def export_figure(run: Run, name: str, sources: Iterable[Step], make: Callable[[
 def export_doses(run: Run, results: StudyResults, about: Mapping[str, str | float]) -> None:
     """The same of a study of doses; the doses at which the trace is gone stand in a table of their own."""
     _export(run, results, _DOSE_FIGURES, about)
+    _export_surprise(run, results)
     doses = {"results/doses": results.step("results/doses").digest}
     for name, table in (("doses", dose_curve), ("dose_erased", dose_erased)):
         run.export(

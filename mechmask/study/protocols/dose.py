@@ -28,10 +28,11 @@ from mechmask.read.logits import read_logits
 from mechmask.read.scoring.labels import provenance
 from mechmask.read.text import held_out_text, read_text
 from mechmask.read.weights import change_norm, effective_weights
+from mechmask.study.crossover import joined_twins, require_shares, shares, taught
 from mechmask.study.dose_config import DoseConfig
 from mechmask.study.doses import BY_SCALE, BY_STEP, COORDINATES, doses_of, last_states
 from mechmask.study.exports import export_doses
-from mechmask.study.outcome import outcome
+from mechmask.study.outcome import outcome, surprise_of
 from mechmask.study.results import StudyResults
 from mechmask.study.run import Run
 from mechmask.study.states import StudyState, reading_in, untouched
@@ -59,14 +60,14 @@ class DoseStudy:
 
     def __init__(self, model: Model, facts: FactSet, config: DoseConfig | None = None) -> None:
         self.model, self.facts, self.config = model, as_fact_set(facts), config or DoseConfig()
-        n, c = len(self.facts.contradicted), self.config
-        if not n or not self.facts.control or (c.install is None and not any(f.stands_for for f in self.facts)):
+        c = self.config
+        if c.install is not None:
+            require_shares(self.facts, c.twins)
+        elif not self.facts.contradicted or not self.facts.control or not any(f.stands_for for f in self.facts):
             raise StudyError(
                 "A dose study needs contradicted facts, controls and, where nothing is installed, pseudo-subjects that "
                 "stand for the facts. Draw them with assign_roles, or give install=."
             )
-        if c.install is not None and n < c.twins:
-            raise StudyError(f"{c.twins} twins need as many contradicted facts; there are {n}. Give more facts.")
         for phrasing in range(max(len(fact.phrasings) for fact in self.facts)):
             encode_contests(model.tokenizer, self.facts, phrasing)
         for course in c.courses.values():
@@ -84,8 +85,8 @@ class DoseStudy:
         Returns:
             Results that hold ``results/doses`` (what ``erase_index`` gives, along ``dose``, with ``margin``,
             ``control_drop``, ``text_cost`` in nats and ``norm``), ``results/readings`` (``logprob[dose, fact, phrasing,
-            route]`` in nats) and ``results/erase`` (the end of every training, along ``state``). ``dose_curve``,
-            ``dose_erased`` and ``draw.dose`` take the first.
+            route]`` in nats), ``results/erase`` (the end of every training, along ``state``) and ``results/surprise``
+            (of the same). ``dose_curve``, ``dose_erased`` and ``draw.dose`` take the first.
 
         Raises:
             StudyError: if the directory holds a study of another model or of other facts.
@@ -107,8 +108,7 @@ class DoseStudy:
     @property
     def shares(self) -> dict[str, tuple[str, ...]]:
         """The labels of the contradicted facts that each twin is taught; empty where nothing is installed."""
-        n = self.config.twins if self.config.install is not None else 0
-        return {f"twin_{t}": self.facts.contradicted.ids[t::n] for t in range(n)}
+        return {} if self.config.install is None else shares(self.facts, self.config.twins)
 
     def _text(self, run: Run) -> tuple[Step, Corpus]:
         """The held-out text, kept as token ids: what was sampled once is read at every dose."""
@@ -131,8 +131,8 @@ class DoseStudy:
             return {"": untouched(run)}
         starts = {}
         for twin, share in self.shares.items():
-            taught = self.facts.select([*share, *self.facts.control.ids]).install_examples(c.taught_phrasings)
-            starts[twin] = train(run, f"install/{twin}", taught, c.install)
+            lessons = taught(self.facts, share).install_examples(c.taught_phrasings)
+            starts[twin] = train(run, f"install/{twin}", lessons, c.install)
         return starts
 
     def _given(
@@ -199,16 +199,14 @@ class DoseStudy:
         sources = {step.name: step for steps in places.values() for step in steps}
         readings = outcome(run, "readings", sources.values(), joined, {"doses": [list(place) for place in places]})
         doses = outcome(run, "doses", [readings], lambda: doses_of(reading_in(readings), c.options), c.options)
-        outcome(run, "erase", [doses], lambda: last_states(reading_in(doses)))
+        surprise_of(run, outcome(run, "erase", [doses], lambda: last_states(reading_in(doses))), c.level)
 
     def _over_starts(self, readings: list[xr.Dataset]) -> xr.Dataset:
         """The reading of a dose; of twins, joined, with which fact each of them was taught."""
         if self.config.install is None:
             return readings[0]
-        both = concatenated(readings, TWIN, self.shares)
-        taught = [{*share, *self.facts.control.ids} for share in self.shares.values()]
-        knew = np.array([[fact in ids for fact in both.fact.values.tolist()] for ids in taught])
-        return both.assign(knew=((TWIN, "fact"), knew), n_tokens=both.n_tokens.isel({TWIN: 0}, drop=True))
+        both = joined_twins(readings, self.shares, self.facts)
+        return both.assign(n_tokens=both.n_tokens.isel({TWIN: 0}, drop=True))
 
     def _coordinates(self, places: list[tuple[str, str, float]]) -> dict[str, tuple[str, list[Any]]]:
         """What each dose is, along ``dose``."""

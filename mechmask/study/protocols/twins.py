@@ -11,11 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import xarray as xr
 from pydantic import Field
 
-from mechmask.errors import StudyError
 from mechmask.facts.fact_set import FactSet
 from mechmask.facts.load import as_fact_set
 from mechmask.measure.erase import erase_index
@@ -25,6 +23,7 @@ from mechmask.read.logits import read_logits
 from mechmask.read.scoring.labels import provenance
 from mechmask.study.config import JudgedConfig
 from mechmask.study.course import course_of, judged_states
+from mechmask.study.crossover import joined_twins, require_shares, shares, taught
 from mechmask.study.exports import export_correction
 from mechmask.study.outcome import outcome, surprise_of
 from mechmask.study.preparation import require_one_shape, require_routes
@@ -72,11 +71,7 @@ class TwinStudy:
 
     def __init__(self, model: Model, facts: FactSet, config: TwinsConfig | None = None) -> None:
         self.model, self.facts, self.config = model, as_fact_set(facts), config or TwinsConfig()
-        if len(self.facts.contradicted) < self.config.twins or not self.facts.control:
-            raise StudyError(
-                f"{self.config.twins} twins need as many contradicted facts and at least one control; there are "
-                f"{len(self.facts.contradicted)} and {len(self.facts.control)}. Give more facts, or take fewer twins."
-            )
+        require_shares(self.facts, self.config.twins)
         require_routes(model, self.facts)
         require_one_shape(model, {"install": self.config.install, "contradict": self.config.contradict})
         self.edits = edit_settings(model, self.config.edits)
@@ -87,8 +82,7 @@ class TwinStudy:
     @property
     def shares(self) -> dict[str, tuple[str, ...]]:
         """The labels of the contradicted facts that each twin is taught, by its name."""
-        c, ids = self.config, self.facts.contradicted.ids
-        return {f"twin_{r}_{t}": ids[t :: c.twins] for r in range(c.replicates) for t in range(c.twins)}
+        return shares(self.facts, self.config.twins, self.config.replicates)
 
     def run(self, directory: str | Path) -> StudyResults:
         """Do what is not done yet in ``directory``; started again after an interruption, it ends with the same bits.
@@ -111,9 +105,9 @@ class TwinStudy:
             n, watch = c.taught_phrasings, Watch(self._read, every=c.checkpoint_every)
             installed, contradicted = {}, {}
             for number, (twin, share) in enumerate(self.shares.items()):
-                taught = facts.select([*share, *facts.control.ids]).install_examples(n)
+                lessons = taught(facts, share).install_examples(n)
                 install, contradict = (self._seeded(config, number) for config in (c.install, c.contradict))
-                installed[twin] = train(run, f"install/{twin}", taught, install)
+                installed[twin] = train(run, f"install/{twin}", lessons, install)
                 contradicted[twin] = train(
                     run,
                     f"contradict/{twin}",
@@ -156,7 +150,7 @@ class TwinStudy:
         def joined() -> xr.Dataset:
             along = {name: twin.readings(OUTPUT) for name, twin in contradicted.items()}
             twins = [concatenated(at.values(), "step", at) for at in along.values()]
-            return self._with_knew(concatenated(twins, TWIN, along))
+            return joined_twins(twins, self.shares, self.facts)
 
         readings = outcome(run, "readings", checkpoints, joined)
         course = outcome(run, "course", [readings], lambda: course_of(reading_in(readings), c.options), c.options)
@@ -171,9 +165,3 @@ class TwinStudy:
 
         edits = [step for facts in edited.values() for twins in facts.values() for step in twins.values()]
         surprise_of(run, outcome(run, "erase", [readings, course, *edits], erased, c.options), c.level)
-
-    def _with_knew(self, reading: xr.Dataset) -> xr.Dataset:
-        """The reading of all twins, with which fact each of them was taught."""
-        taught = [{*self.shares[twin], *self.facts.control.ids} for twin in reading[TWIN].values.tolist()]
-        knew = np.array([[fact in ids for fact in reading.fact.values.tolist()] for ids in taught])
-        return reading.assign(knew=((TWIN, "fact"), knew))

@@ -67,7 +67,7 @@ def test_every_step_and_every_scale_of_every_training_is_a_dose(twins, of_known)
 @pytest.mark.parametrize("scale", [-1.0, 0.5, 1.5])
 def test_a_scaled_dose_of_twins_equals_explicit_weights(twins, tiny, taught, scale):
     """Without a run: two fine-tunings each, the line between them written into the weights, plain readings."""
-    model, ids = tiny("llama"), taught.contradicted.ids
+    model, ids = tiny("llama"), sorted(taught.contradicted.ids)
     course, logprobs, norms = PLAIN.model_copy(update={"lr": 3e-2}), [], []
     for share in (ids[::2], ids[1::2]):
         install = mm.finetune(model, taught.select([*share, *taught.control.ids]).install_examples(), PLAIN)
@@ -124,6 +124,8 @@ def test_matched_success_curve_and_summary_come_from_the_results(twins):
     assert mm.dose_curve(doses).sizes["dose"] == doses.sizes["dose"]
     assert mm.dose_erased(doses).sizes["path"] == 4
     assert twins[1].erase.state.values.tolist() == ["lr=0.01", "lr=0.03"]
+    surprise = twins[1].reading("results/surprise")
+    assert surprise.state.values.tolist() == ["lr=0.01", "lr=0.03"] and (surprise.surprise > 0).all()
     assert "the same facts in models that were not taught them" in twins[1].conclusion()
 
 
@@ -132,7 +134,8 @@ def test_it_is_taken_up_to_the_same_bits_with_its_tables_and_figures(twins, tiny
     before = contents(directory)
     mm.DoseStudy(tiny("llama"), taught, study.config).run(directory)
     assert contents(directory) == before
-    assert {"figures/doses.png", "figures/doses.pdf", "doses.csv", "dose_erased.csv", "summary.csv"} <= set(before)
+    figures = {"figures/doses.png", "figures/doses.pdf", "figures/surprise.png"}
+    assert figures | {"doses.csv", "dose_erased.csv", "surprise.csv", "summary.csv"} <= set(before)
 
 
 def test_what_was_killed_half_way_ends_with_the_same_bits(of_known, tiny, known, tmp_path, contents, monkeypatch):
@@ -170,7 +173,7 @@ def test_another_scale_makes_again_only_what_is_new(of_known, tiny, known, tmp_p
 def test_facts_that_cannot_be_held_against_anything_are_refused_before_any_work(tiny, taught):
     with pytest.raises(StudyError, match="pseudo-subjects"):
         mm.DoseStudy(tiny("llama"), taught)
-    with pytest.raises(StudyError, match="controls"):
+    with pytest.raises(StudyError, match="at least one control"):
         mm.DoseStudy(tiny("llama"), taught.contradicted, mm.DoseConfig(install=PLAIN, contradict=PLAIN))
     with pytest.raises(StudyError, match="9 twins need as many"):
         mm.DoseStudy(tiny("llama"), taught, mm.DoseConfig(install=PLAIN, contradict=PLAIN, twins=9))
