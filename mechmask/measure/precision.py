@@ -11,9 +11,10 @@ import pandas as pd
 import xarray as xr
 
 from mechmask.errors import ReadingError
+from mechmask.measure.clustered_share import share_of_facts
 from mechmask.measure.normalised import group_normalised, normalised_difference
 from mechmask.measure.reading import require, require_same
-from mechmask.measure.statistics import Interval, over_facts, proportion_interval
+from mechmask.measure.statistics import Interval, over_facts
 from mechmask.measure.summary import overview
 
 CONTROL = "float32"
@@ -66,8 +67,8 @@ def precision_overview(table: xr.Dataset) -> pd.DataFrame:
         ``n`` facts; mean ``trace_after`` in nats with its interval, EI* of the group (``normalised``, a ratio) with
         its own, and the ``verdict`` on the group, as ``overview`` has them; ``mean_trace_change`` in nats and
         ``group_change``, a difference of ratios, with intervals; ``n_changed`` and ``n_reversed``, verdicts that are
-        other than in float32, and those that are decided both times, with the exact interval of the share of changed
-        ones.
+        other than in float32, and those that are decided both times, with the interval of the share of changed ones
+        (see ``share_of_facts``).
 
     Raises:
         ReadingError: if it is no such table.
@@ -106,6 +107,6 @@ def _row(one: xr.Dataset, level: float) -> dict[str, object]:
     }
     for name in ("mean_trace_change", "group_change"):
         row |= {end: float(one[end]) for end in (name, f"{name}_low", f"{name}_high")}
-    share = proportion_interval(int(one.n_changed), one.sizes["fact"], level)
+    share = share_of_facts(one.verdict_changed, level)
     counts = {"n_changed": int(one.n_changed), "n_reversed": int(one.n_reversed)}
     return row | counts | {"changed_share_low": share.low, "changed_share_high": share.high}
