@@ -94,8 +94,8 @@ if TYPE_CHECKING:
     from mechmask.read.text import held_out_text as held_out_text
     from mechmask.read.text import read_text as read_text
     from mechmask.read.weights import weight_change as weight_change
-    from mechmask.study.calibration import Calibration as Calibration
     from mechmask.study.calibration import calibrate as calibrate
+    from mechmask.study.calibration_results import Calibration as Calibration
     from mechmask.study.config import StudyConfig as StudyConfig
     from mechmask.study.contrast_config import ContrastConfig as ContrastConfig
     from mechmask.study.dose_config import DoseConfig as DoseConfig
@@ -239,7 +239,7 @@ _HOMES = {
     "PaperStudy": "study.paper",
     "DoseStudy": "study.protocols.dose",
     "graft_curve": "study.protocols.graft_curve",
-    "Calibration": "study.calibration",
+    "Calibration": "study.calibration_results",
     "calibrate": "study.calibration",
     "CalibrationConfig": "study.protocols.calibrate",
     "ContrastConfig": "study.contrast_config",

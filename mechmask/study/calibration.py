@@ -7,7 +7,6 @@ rates and the agreement with savings are then read on draws that had no part in 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -24,50 +23,14 @@ from mechmask.measure.calibration import (
     savings_agreement,
     savings_scores,
 )
-from mechmask.measure.correlation import Correlation
 from mechmask.measure.error_rates import error_rates, verdicts_of_draw
 from mechmask.measure.noise_parts import expected_of
-from mechmask.measure.twin_design import Expected
 from mechmask.models.model import Model
-from mechmask.study.calibration_page import FIGURE, calibration_page
+from mechmask.study.calibration_results import FIGURE, Calibration
 from mechmask.study.expected import EXPECTED, write_expected
 from mechmask.study.protocols.calibrate import CalibrationConfig, calibrate_draw
 from mechmask.study.results import StudyResults
 from mechmask.study.tables import concatenated
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What the draws say.
-
-    Attributes:
-        statistic: chosen on the choosing draws, of those paired with the never-knew reference.
-        unpaired: chosen by the same rule of those without any reference.
-        choosing: seeds of the draws that chose.
-        judging: seeds of the draws that judged.
-        scores: every candidate of every fact of the judging draws, see ``pool_scores``.
-        by_fact: AUROC of every candidate by fact on the judging draws, see ``discrimination``.
-        by_model: the same by model.
-        rates: how often which verdict falls in which case on the judging draws, see ``error_rates``.
-        savings: rank correlation of candidates after the contradiction with the savings of the same fact, by name.
-        expected: what a study of twins may expect, of all draws, since nobody chose by it; ``None`` where what was told
-            does not stand above what was not.
-    """
-
-    statistic: str
-    unpaired: str
-    choosing: tuple[int, ...]
-    judging: tuple[int, ...]
-    scores: pd.DataFrame
-    by_fact: pd.DataFrame
-    by_model: pd.DataFrame
-    rates: pd.DataFrame
-    savings: dict[str, Correlation]
-    expected: Expected | None
-
-    def to_markdown(self) -> str:
-        """The page of the calibration."""
-        return calibration_page(self)
 
 
 def calibrate(

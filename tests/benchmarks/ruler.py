@@ -17,7 +17,7 @@ from timing import write
 
 import mechmask as mm
 from mechmask.measure.calibration import widest
-from mechmask.study.calibration_page import FIGURE
+from mechmask.study.calibration_results import FIGURE
 
 RESULTS = Path(__file__).parent / "results"
 

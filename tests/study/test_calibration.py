@@ -13,7 +13,7 @@ from mechmask.measure.calibration import chosen_statistic, discrimination, pool_
 from mechmask.measure.depth_score import depth_score, lens_depth_score
 from mechmask.measure.old_value import STATISTICS
 from mechmask.study.calibration import calibrate
-from mechmask.study.calibration_page import FIGURE
+from mechmask.study.calibration_results import FIGURE
 from mechmask.study.expected import EXPECTED, read_expected
 from mechmask.study.protocols.calibrate import CalibrationConfig
 from mechmask.study.results import open_study

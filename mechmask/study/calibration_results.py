@@ -1,28 +1,56 @@
-"""The page of a calibration: which draws did what, and what they say, in Markdown."""
+"""What a calibration found: its tables, and the page that says which draws did what and what they say."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import pandas as pd
 
 from mechmask.facts.pools import HARD
 from mechmask.measure.calibration import rows_with, widest
+from mechmask.measure.correlation import Correlation
 from mechmask.measure.tables import markdown_table
-
-if TYPE_CHECKING:
-    from mechmask.study.calibration import Calibration
+from mechmask.measure.twin_design import Expected
 
 FIGURE = "calibration.png"  # beside the page
 
 
-def calibration_page(found: Calibration) -> str:
-    """Everything that a calibration says, as a page of its own.
+@dataclass(frozen=True)
+class Calibration:
+    """What the draws say.
 
-    Args:
-        found: what ``calibrate`` returned.
+    Attributes:
+        statistic: chosen on the choosing draws, of those paired with the never-knew reference.
+        unpaired: chosen by the same rule of those without any reference.
+        choosing: seeds of the draws that chose.
+        judging: seeds of the draws that judged.
+        scores: every candidate of every fact of the judging draws, see ``pool_scores``.
+        by_fact: AUROC of every candidate by fact on the judging draws, see ``discrimination``.
+        by_model: the same by model.
+        rates: how often which verdict falls in which case on the judging draws, see ``error_rates``.
+        savings: rank correlation of candidates after the contradiction with the savings of the same fact, by name.
+        expected: what a study of twins may expect, of all draws, since nobody chose by it; ``None`` where what was told
+            does not stand above what was not.
     """
+
+    statistic: str
+    unpaired: str
+    choosing: tuple[int, ...]
+    judging: tuple[int, ...]
+    scores: pd.DataFrame
+    by_fact: pd.DataFrame
+    by_model: pd.DataFrame
+    rates: pd.DataFrame
+    savings: dict[str, Correlation]
+    expected: Expected | None
+
+    def to_markdown(self) -> str:
+        """The page of the calibration."""
+        return _page(self)
+
+
+def _page(found: Calibration) -> str:
     contradicted = rows_with(found.by_fact, treatment="contradicted")
     last = contradicted["dose"].max()
     widely = widest(rows_with(contradicted, dose=last))
