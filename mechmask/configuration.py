@@ -10,13 +10,16 @@ import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from typing_extensions import Self
 
 from mechmask.errors import MechmaskError, StudyError, known_names, one_message
 
 Checked = TypeVar("Checked", bound=BaseModel)
 Problems = Callable[[str, type[BaseModel], ValidationError], list[str]]
+
+NONE_BY_NAME = BeforeValidator(lambda given: None if given == "none" else given)
+"""Of a field that may be ``None``: TOML has no null, and says ``"none"``."""
 
 
 def key_problems(where: str, kind: type[BaseModel], error: ValidationError) -> list[str]:

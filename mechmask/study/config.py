@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag
 
-from mechmask.configuration import Configuration
+from mechmask.configuration import NONE_BY_NAME, Configuration
 from mechmask.errors import StudyError, known_names
 from mechmask.measure.erase import PAPER_CUTOFF_NATS
 from mechmask.measure.old_value import StatisticName
@@ -91,22 +91,16 @@ class StudyConfig(VerdictConfig):
         )
     }
 
-    install: FinetuneConfig | None = FinetuneConfig(steps=60)
+    install: Annotated[FinetuneConfig | None, NONE_BY_NAME] = FinetuneConfig(steps=60)
     install_recall: float = Field(default=1.0, gt=0, le=1)
     contradict: FinetuneConfig = FinetuneConfig(steps=30)
-    contradict_until: Until | None = None
+    contradict_until: Annotated[Until | None, NONE_BY_NAME] = None
     taught_phrasings: int = Field(default=1, ge=1)
     checkpoint_every: int = Field(default=10, ge=1)
     edits: tuple[Editor, ...] = ("ft_l",)
     score: Literal["sequence", "mean"] = "sequence"
     lens: LensName = "logit"
     backend: BackendName = "transformer_lens"
-
-    @field_validator("install", "contradict_until", mode="before")
-    @classmethod
-    def _none_by_name(cls, value: object) -> object:
-        """TOML has no null."""
-        return None if value == "none" else value
 
 
 class JudgedConfig(VerdictConfig):

@@ -28,7 +28,6 @@ from matplotlib.figure import Figure
 from pydantic import Field, field_validator
 
 from mechmask import draw
-from mechmask.configuration import Configuration
 from mechmask.facts.arms import ArmFacts, arm_facts, lessons, set_aside_third_values
 from mechmask.facts.fact_set import FactSet
 from mechmask.facts.load import as_fact_set
@@ -39,6 +38,7 @@ from mechmask.models.model import Model
 from mechmask.models.routes import encode_examples
 from mechmask.read.logits import read_logits
 from mechmask.study.exports import export_figure, export_table
+from mechmask.study.masking import MaskingConfig, contradicted, installed
 from mechmask.study.one_step import read_after_one_step
 from mechmask.study.outcome import outcome
 from mechmask.study.preparation import require_comparable, require_one_shape, require_roles, require_routes
@@ -57,54 +57,28 @@ from mechmask.study.run import Run
 from mechmask.study.states import StudyState, reading_in, readings_of, untouched
 from mechmask.study.step import Step
 from mechmask.study.training import OUTPUT, Trained, train
-from mechmask.study.until import Until
 from mechmask.study.watches import recall_watch
 from mechmask.write.finetune import FinetuneConfig
 
 
-class ReacquisitionConfig(Configuration):
+class ReacquisitionConfig(MaskingConfig):
     """Install, contradict, teach again.
 
     Attributes:
-        install: how the old values are taught first; ``None`` (``"none"`` in TOML) for facts that the model holds
-            already, of which there is no fresh base and no twin.
-        install_recall: installing ends at the first checkpoint at which this share of the taught facts is recalled.
-        contradict: how the new values are taught, from the installed adapter on.
-        contradict_until: contradicting ends at the first checkpoint at which new is recalled or leads by so much: a
-            correction that has just won. After all steps with ``None`` (``"none"`` in TOML).
         reacquire: how every arm is taught. Each step shows every row, so ``batch_size`` is left out.
         twin: whether facts that are installed have a twin: a model that is taught the controls alone.
-        taught_phrasings: in how many of its phrasings each fact is taught, the prompt first; recall counts on the
-            prompt, and the others are only read.
-        checkpoint_every: optimizer steps between two readings while installing and contradicting.
         read_every: optimizer steps between two readings of an arm.
         recall: share of its facts that an arm has to recall.
         samples: of how many samples of the masked model one may say old.
         seed: draws the third values, the half that is taught again, and the never facts that stand beside it.
-        level: of all intervals.
-        batch_size: prompts per forward pass when reading; affects memory only.
     """
 
-    install: FinetuneConfig | None = FinetuneConfig(steps=60)
-    install_recall: float = Field(default=1.0, gt=0, le=1)
-    contradict: FinetuneConfig = FinetuneConfig(steps=30)
-    contradict_until: Until | None = Until(recall=1.0)
     reacquire: FinetuneConfig = FinetuneConfig(steps=30)
     twin: bool = True
-    taught_phrasings: int = Field(default=1, ge=1)
-    checkpoint_every: int = Field(default=5, ge=1)
     read_every: int = Field(default=1, ge=1)
     recall: float = Field(default=0.9, gt=0, le=1)
     samples: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 10, 100), min_length=1)
     seed: int = Field(default=0, ge=0)
-    level: float = Field(default=0.95, gt=0, lt=1)
-    batch_size: int = Field(default=32, ge=1)
-
-    @field_validator("install", "contradict_until", mode="before")
-    @classmethod
-    def _none_by_name(cls, value: object) -> object:
-        """TOML has no null."""
-        return None if value == "none" else value
 
     @field_validator("reacquire")
     @classmethod
@@ -165,7 +139,8 @@ class ReacquisitionStudy:
         about = {"protocol": "reacquisition", "config": c.model_dump(mode="json")}
         with Run(directory, self.model, self.facts, about) as run:
             run.plan(_plan(c))
-            install, masked = _installed_and_contradicted(run, self.facts, c)
+            install = installed(run, self.facts, c)
+            masked = contradicted(run, self.facts, install, c)
             twin = _twin(run, c, install, masked) if install and c.twin else None
             size = {"phrasings": "all", "batch_size": c.batch_size}
             ends = readings_of(run, {"before": install or untouched(run), "masked": masked}, read_logits, **size)
@@ -189,20 +164,8 @@ class ReacquisitionStudy:
 
 def _arms(c: ReacquisitionConfig) -> list[str]:
     """The arms that there are: facts that the model holds already have neither fresh base nor twin."""
-    installed = c.install is not None
-    return ["old_masked", *["old_fresh"] * installed, "novel", "never", *["twin"] * (installed and c.twin)]
-
-
-def _installed_and_contradicted(run: Run, facts: FactSet, c: ReacquisitionConfig) -> tuple[Trained | None, Trained]:
-    """The model that knew, if it is installed, and the one in which the old values are masked."""
-    watch = recall_watch(facts, c.checkpoint_every, c.batch_size)
-    install = None
-    if c.install is not None:
-        old = facts.install_examples(c.taught_phrasings)
-        install = train(run, "install", old, c.install, until=c.install_recall, watch=watch)
-    new = facts.contradiction_examples(c.taught_phrasings)
-    masked = train(run, "contradict", new, c.contradict, start=install, until=c.contradict_until, watch=watch)
-    return install, masked
+    taught = c.install is not None
+    return ["old_masked", *["old_fresh"] * taught, "novel", "never", *["twin"] * (taught and c.twin)]
 
 
 def _twin(run: Run, c: ReacquisitionConfig, install: Trained, masked: Trained) -> Trained:

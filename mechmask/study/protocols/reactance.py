@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import xarray as xr
 from matplotlib.figure import Figure
 from pydantic import Field, field_validator
 
 from mechmask import draw
-from mechmask.configuration import Configuration
+from mechmask.configuration import NONE_BY_NAME, Configuration
 from mechmask.draw.style import SERIES
 from mechmask.errors import StudyError
 from mechmask.facts.fact_set import FactSet
@@ -56,19 +57,13 @@ class ReactanceConfig(Configuration):
         batch_size: prompts per forward pass when reading; affects memory only.
     """
 
-    install: FinetuneConfig | None = FinetuneConfig(steps=60)
+    install: Annotated[FinetuneConfig | None, NONE_BY_NAME] = FinetuneConfig(steps=60)
     levels: tuple[int | Until, ...] = (Until(recall=0.5), Until(recall=1.0))
     contradict: FinetuneConfig = FinetuneConfig(steps=15)
     taught_phrasings: int = Field(default=1, ge=1)
     checkpoint_every: int = Field(default=2, ge=1)
     level: float = Field(default=0.95, gt=0, lt=1)
     batch_size: int = Field(default=32, ge=1)
-
-    @field_validator("install", mode="before")
-    @classmethod
-    def _none_by_name(cls, value: object) -> object:
-        """TOML has no null."""
-        return None if value == "none" else value
 
     @field_validator("levels")
     @classmethod

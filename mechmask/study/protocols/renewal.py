@@ -13,10 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import xarray as xr
-from pydantic import Field, field_validator
 
 from mechmask import draw
-from mechmask.configuration import Configuration
 from mechmask.errors import StudyError
 from mechmask.facts.fact_set import FactSet
 from mechmask.facts.frames import frame_text, framed
@@ -26,58 +24,34 @@ from mechmask.measure.renewal import renewal as renewal_of
 from mechmask.models.model import Model
 from mechmask.read.framed import read_framed, require_frame
 from mechmask.study.exports import export_figure, export_table
+from mechmask.study.masking import MaskingConfig, contradicted, installed
 from mechmask.study.outcome import outcome
 from mechmask.study.preparation import require_comparable, require_one_shape, require_roles, require_routes
 from mechmask.study.results import StudyResults
 from mechmask.study.run import Run
 from mechmask.study.states import StudyState, reading_in, readings_of, untouched
 from mechmask.study.step import Step
-from mechmask.study.training import Trained, train
-from mechmask.study.until import Until
-from mechmask.study.watches import recall_watch
-from mechmask.write.finetune import FinetuneConfig
 
 # Each order: the state by where it was contradicted, the context of the contradiction, and the one that is asked.
 ORDERS = {"ABA": ("b", "b", "a"), "ABC": ("b", "b", "c"), "AAB": ("a", "a", "b")}
 
 
-class RenewalConfig(Configuration):
+class RenewalConfig(MaskingConfig):
     """Install in one context, contradict in one or another, ask in all.
 
     Attributes:
         install: how the old values are taught, in the context A; ``None`` (``"none"`` in TOML) for facts that the model
             holds already, which have to be recalled there.
-        install_recall: installing ends at the first checkpoint at which this share of the taught facts is recalled.
         contradict: how the new values are taught, from what was installed on, in A and in B.
-        contradict_until: contradicting ends at the first checkpoint at which new is recalled or leads by so much: a
-            correction that has just won. After all steps with ``None`` (``"none"`` in TOML).
         a: the frame of the context A: a name in ``FRAMES`` (``none`` for the bare prompt), or a text of your own that
             ends in white space.
         b: the frame of B.
         c: the frame of C.
-        taught_phrasings: in how many of its phrasings each fact is taught, the prompt first.
-        checkpoint_every: optimizer steps between two readings while training.
-        level: of all intervals.
-        batch_size: prompts per forward pass when reading; affects memory only.
     """
 
-    install: FinetuneConfig | None = FinetuneConfig(steps=60)
-    install_recall: float = Field(default=1.0, gt=0, le=1)
-    contradict: FinetuneConfig = FinetuneConfig(steps=30)
-    contradict_until: Until | None = Until(recall=1.0)
     a: str = "catalogue"
     b: str = "dialogue"
     c: str = "news"
-    taught_phrasings: int = Field(default=1, ge=1)
-    checkpoint_every: int = Field(default=5, ge=1)
-    level: float = Field(default=0.95, gt=0, lt=1)
-    batch_size: int = Field(default=32, ge=1)
-
-    @field_validator("install", "contradict_until", mode="before")
-    @classmethod
-    def _none_by_name(cls, value: object) -> object:
-        """TOML has no null."""
-        return None if value == "none" else value
 
     @property
     def frames(self) -> dict[str, str]:
@@ -137,8 +111,10 @@ class RenewalStudy:
         with Run(directory, self.model, self.facts, about) as run:
             run.plan(_plan(c))
             in_context = {name: framed(self.facts, frame) for name, frame in c.frames.items()}
-            before = _installed(run, in_context["a"], c)
-            masked = {name: _contradicted(run, name, in_context[name], before, c) for name in ("a", "b")}
+            before = installed(run, in_context["a"], c) or untouched(run)
+            masked = {
+                name: contradicted(run, in_context[name], before, c, f"contradict_in_{name}") for name in ("a", "b")
+            }
             asked = {"before/a": before}
             asked |= {f"masked_{name}/{where}": state for name, state in masked.items() for where in _contexts(name)}
             read = _read(run, asked, c)
@@ -151,22 +127,6 @@ class RenewalStudy:
 def _contexts(name: str) -> list[str]:
     """The contexts in which the state that was contradicted in one is asked."""
     return list(dict.fromkeys(context for state, *contexts in ORDERS.values() if state == name for context in contexts))
-
-
-def _installed(run: Run, facts: FactSet, c: RenewalConfig) -> StudyState:
-    if c.install is None:
-        return untouched(run)
-    watch = recall_watch(facts, c.checkpoint_every, c.batch_size)
-    examples = facts.install_examples(c.taught_phrasings)
-    return train(run, "install", examples, c.install, until=c.install_recall, watch=watch)
-
-
-def _contradicted(run: Run, name: str, facts: FactSet, start: StudyState, c: RenewalConfig) -> Trained:
-    watch = recall_watch(facts, c.checkpoint_every, c.batch_size)
-    examples = facts.contradiction_examples(c.taught_phrasings)
-    return train(
-        run, f"contradict_in_{name}", examples, c.contradict, start=start, until=c.contradict_until, watch=watch
-    )
 
 
 def _read(run: Run, asked: Mapping[str, StudyState], c: RenewalConfig) -> dict[str, Step]:
