@@ -19,7 +19,9 @@ from mechmask.draw.palette import Palette
 from mechmask.draw.style import SERIES, Look, count, paper, percent, plain, stroke
 from mechmask.errors import ReadingError
 from mechmask.measure.association import association as correlations
+from mechmask.measure.association import centred
 from mechmask.measure.reading import require
+from mechmask.measure.statistics import several_draws
 
 _WHAT = "The figure of an association"
 _ALL = "all facts"
@@ -50,7 +52,8 @@ def association(
         table: the two numbers ``[fact]``, or with one more dimension, such as ``condition`` or ``state``, in nats or
             as ``attrs["long_name"]`` of each says: ``prior`` and ``margin`` of a reactance study's
             ``results/reactance``, ``surprise`` and ``margin`` of any study's ``results/surprise``. Facts of several
-            draws (``seed[fact]``, as ``pooled_association`` gives it) are resampled by whole draws.
+            draws (``seed[fact]``, as ``pooled_association`` gives it) are correlated within draws, and whole draws
+            resampled.
         x: the name of the one.
         y: the name of the other.
         level: of the intervals of the correlations.
@@ -76,7 +79,8 @@ def association(
         page.label_x(panel, _label(table, x))
         page.label_y(panel, _label(table, y))
         page.entitle(panel, "A point for each fact")
-        lines = [f"line: least squares; r: Pearson with {percent(level)} interval; rho: Spearman"]
+        within = " within draws" if any(map(several_draws, groups.values())) else ""
+        lines = [f"line: least squares{within}; r: Pearson{within} with {percent(level)} interval; rho: Spearman"]
         lines += [f"{count(n_left_out, 'fact')} without a finite pair not drawn"] if n_left_out else []
         page.legend(entries_of([panel]), "\n".join(lines), 1)
     return page.root
@@ -103,10 +107,12 @@ def _draw(page: Page, axes: Axes, name: str, group: xr.Dataset, x: str, y: str, 
     at, up = values[:, there]
     label = f"{plain(name.replace('_', ' '))} (n = {there.sum()}): {_correlation(group, x, y, there, level)}"
     axes.plot(at, up, linestyle="", zorder=3, markeredgecolor=paper(), markeredgewidth=0.3, **_points(look))
-    fitted = at.size > 2 and np.ptp(at) > 0
+    fitted = at.size > 2 and np.ptp(centred(at, _draws_of(group)[there])) > 0
     if fitted:
         ends = np.array([at.min(), at.max()])
-        slope, start = np.polyfit(at, up, 1)
+        draws = _draws_of(group)[there]
+        slope, _ = np.polyfit(centred(at, draws), centred(up, draws), 1)
+        start = up.mean() - slope * at.mean()
         line = {
             "linestyle": look.linestyle,
             "linewidth": stroke(look.linewidth),
@@ -127,13 +133,17 @@ def _correlation(group: xr.Dataset, x: str, y: str, there: np.ndarray, level: fl
     if there.sum() < 3:
         return "too few for a correlation"
     chosen = group.isel(fact=np.flatnonzero(there))
-    drawn = chosen["seed"].values if "seed" in chosen.coords and chosen["seed"].dims == ("fact",) else np.zeros(1)
-    draws = ("fact", np.resize(drawn, there.sum()))
+    draws = ("fact", _draws_of(group)[there])
     first, second = (chosen[name].reset_coords(drop=True).assign_coords(seed=draws) for name in (x, y))
-    found = correlations(first, second, level, cluster="seed" if len(np.unique(drawn)) > 1 else None)
+    found = correlations(first, second, level, cluster="seed")
     r, rho = (found.sel(correlation=name) for name in ("pearson", "spearman"))
     ends = f"[{float(r.low):.2f}, {float(r.high):.2f}]" if np.isfinite(r.low) else "(no interval)"
     return f"r = {float(r.estimate):.2f} {ends}, rho = {float(rho.estimate):.2f}"
+
+
+def _draws_of(group: xr.Dataset) -> np.ndarray:
+    """The draw of every fact; one for all where nothing is said."""
+    return group["seed"].values.astype(str) if several_draws(group) else np.zeros(group.sizes["fact"], dtype=str)
 
 
 def _label(table: xr.Dataset, name: str) -> str:

@@ -57,7 +57,8 @@ def dose(
 
     Returns:
         The figure. A line is a path: the steps of a training (filled markers) or multiples of its change (hollow). A
-        star stands where the trace is gone for good; the legend says which dose that is, or that it is not reached.
+        star stands where the trace is gone for good; the legend says which dose that is, with its interval at the level
+        of the verdict, or that it is not reached.
 
     Raises:
         ReadingError: if ``doses`` lacks one of these, has more courses than can be told apart, or an option does not
@@ -69,7 +70,7 @@ def dose(
     courses = list(dict.fromkeys(map(str, doses.course.values)))
     if len(courses) > len(SERIES):
         raise ReadingError(f"{_WHAT} tells {len(SERIES)} courses apart, and there are {len(courses)}. Select some.")
-    curve, erased = dose_curve(doses, level), dose_erased(doses, level=level)
+    curve, erased = dose_curve(doses, level), dose_erased(doses)
     canvas = Canvas(axes, width, title, palette, font_size)
     looks = dict(zip(courses, SERIES, strict=False))
     with canvas.page(_WHAT, (4, 2), (PAGE_INCHES, 8.6), looks=looks, share=("col", "row")) as page:

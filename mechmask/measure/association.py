@@ -1,6 +1,8 @@
 """How two numbers of a fact go together: Pearson's and Spearman's correlation side by side, each with its interval.
 
-Within one draw of facts, facts are the unit; over several draws, whole draws are resampled.
+Within one draw of facts, facts are the unit. Over several draws whole draws are resampled, and what is correlated are
+differences from the mean of the fact's own draw: models that were trained apart differ in both numbers at once, and
+that is no association of facts.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ def association(x: xr.DataArray, y: xr.DataArray, level: float = 0.95, *, cluste
         x: ``[fact]``; one further dimension, such as ``state`` or ``condition``, stays.
         y: ``[fact]``, or as ``x``, aligned with it by label.
         level: of the intervals.
-        cluster: coordinate of ``fact`` that says which facts were drawn and trained together, such as ``seed``.
+        cluster: coordinate of ``fact`` that says which facts were drawn and trained together, such as ``seed``; with
+            several of them the correlations are those within clusters.
 
     Returns:
         ``estimate``, ``low``, ``high`` and ``p_value`` ``[correlation]``, ``pearson`` and ``spearman``; the counts
@@ -67,7 +70,7 @@ def pooled_association(draws: Mapping[str, xr.Dataset], x: str, y: str, level: f
         level: of the intervals.
 
     Returns:
-        ``association`` over all facts, whole draws resampled, and that of each draw: ``draw_estimate``, ``draw_low``,
+        ``association`` over all facts, within draws, and that of each draw: ``draw_estimate``, ``draw_low``,
         ``draw_high``, ``draw_p_value`` and ``draw_n``, ``[draw, correlation]``; both numbers ``[fact]``, facts named
         ``draw/fact``, with the coordinate ``seed`` that says which draw. Correlations are without unit; the pooled
         interval is NaN with fewer than four draws.
@@ -101,6 +104,17 @@ def association_overview(found: xr.Dataset, more: Sequence[str] = ()) -> pd.Data
     return found[columns].to_dataframe(dim_order=[*dims, "correlation"])[columns]
 
 
+def centred(values: np.ndarray, cluster: np.ndarray) -> np.ndarray:
+    """Each value less the mean of its cluster.
+
+    Args:
+        values: ``[observation]``, in any unit.
+        cluster: label of the cluster of each, ``[observation]``.
+    """
+    _, codes = np.unique(cluster, return_inverse=True)
+    return values - (np.bincount(codes, weights=values) / np.bincount(codes))[codes]
+
+
 def _of_draw(name: str, table: xr.Dataset, x: str, y: str) -> xr.Dataset:
     what = f"The pooled correlation ({name})"
     require(table, what, variables=(x, y), dims=("fact",))
@@ -115,7 +129,10 @@ def _of_draw(name: str, table: xr.Dataset, x: str, y: str) -> xr.Dataset:
 def _both(x: np.ndarray, y: np.ndarray, drawn: np.ndarray | None, level: float) -> xr.Dataset:
     left, right = x.astype(float), y.astype(float)
     there = np.isfinite(left) & np.isfinite(right)
-    cluster = None if drawn is None else drawn[there]
-    found = {name: of(left[there], right[there], level, cluster=cluster) for name, of in CORRELATIONS.items()}
+    left, right, cluster = left[there], right[there], None
+    if drawn is not None and len(np.unique(drawn)) > 1:
+        cluster = drawn[there]
+        left, right = (centred(values, cluster) for values in (left, right))
+    found = {name: of(left, right, level, cluster=cluster) for name, of in CORRELATIONS.items()}
     columns = {field: ("correlation", [getattr(one, field) for one in found.values()]) for field in _FIELDS}
     return xr.Dataset(columns, {"correlation": list(found)}, {"level": level})

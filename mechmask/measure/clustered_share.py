@@ -16,7 +16,7 @@ from scipy import stats
 
 from mechmask.measure.resampling import cluster_codes
 from mechmask.measure.sample import booleans, require_equal_length, require_level
-from mechmask.measure.statistics import Interval, proportion_interval
+from mechmask.measure.statistics import Interval, proportion_interval, several_draws
 
 _WHAT = "A clustered share"
 
@@ -25,7 +25,7 @@ def clustered_share(successes: ArrayLike, cluster: ArrayLike, level: float = 0.9
     """Share of successes with an interval after Korn and Graubard that also holds where few or most succeed.
 
     With one observation in each cluster it is that of Clopper and Pearson, and so is "0 of 72 probes of 6 facts", at
-    0 of 6.
+    0 of 6. It ends nowhere nearer than theirs would if all clusters agreed: one that differs makes nothing surer.
 
     Measured coverage at 95% over 2000 samples of clusters of 14 whose shares are beta-distributed: with an
     intra-cluster correlation of .3 and a share of .1 99% with 6, 8 and 24 clusters, with a share of .3 99% with 8; with
@@ -57,15 +57,16 @@ def clustered_share(successes: ArrayLike, cluster: ArrayLike, level: float = 0.9
     of, rest = share * effective, (1 - share) * effective
     low = float(stats.beta.ppf((1 - level) / 2, of, rest + 1)) if of > 0 else 0.0
     high = float(stats.beta.ppf((1 + level) / 2, of + 1, rest)) if rest > 0 else 1.0
-    return Interval(share, low, high, n)
+    all_of_clusters = ((1 - level) / 2) ** (1 / len(np.unique(codes)))
+    return Interval(share, min(low, all_of_clusters), max(high, 1 - all_of_clusters), n)
 
 
 def share_of_facts(holds: xr.DataArray, level: float = 0.95) -> Interval:
     """The share of facts of which something holds, with an exact interval.
 
     Args:
-        holds: ``[fact]``, booleans; where ``seed[fact]`` says that facts are of several draws, each draw is a cluster,
-            since its facts were trained together.
+        holds: ``[fact]``, booleans, or 0 and 1 with NaN where a fact is not asked; where ``seed[fact]`` says that facts
+            are of several draws, asked or not, each draw is a cluster, since its facts were trained together.
         level: of the interval.
 
     Returns:
@@ -80,11 +81,12 @@ def share_of_facts(holds: xr.DataArray, level: float = 0.95) -> Interval:
         >>> print(share_of_facts(none), share_of_facts(none.assign_coords(seed=("fact", [0] * 5 + [1] * 5))))
         0.00 [0.00, 0.31] (n=10) 0.00 [0.00, 0.84] (n=10)
     """
-    drawn = "seed" in holds.coords and holds["seed"].dims == ("fact",) and len(np.unique(holds["seed"].values)) > 1
-    if drawn:
-        return clustered_share(holds.values, holds["seed"].values, level)
+    asked = holds.notnull().values
+    held = holds.values[asked].astype(bool)
+    if several_draws(holds):
+        return clustered_share(held, holds["seed"].values[asked], level)
     require_level(level, _WHAT)
-    return proportion_interval(int(holds.sum()), holds.sizes["fact"], level)
+    return proportion_interval(int(held.sum()), len(held), level)
 
 
 def _effective_number(won: np.ndarray, codes: np.ndarray) -> float:

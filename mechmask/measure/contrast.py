@@ -15,7 +15,7 @@ from mechmask.errors import ReadingError
 from mechmask.measure.clustered_share import clustered_share
 from mechmask.measure.discrimination import clustered_auroc
 from mechmask.measure.sample import require_level
-from mechmask.measure.statistics import mean_interval
+from mechmask.measure.statistics import over_facts, several_draws
 
 ANY = "any"
 """All edits, or all trainings, together: on the facts that every way brought to the margin."""
@@ -36,7 +36,8 @@ def auroc_of_ways(values: xr.DataArray, edited: Sequence[str], level: float = 0.
     Returns:
         Over ``edited``, ``tuned`` (each with ``any``) and ``statistic``: ``auroc`` with ``auroc_low`` and
         ``auroc_high``, the probability that a fine-tuned fact is above an edited one, whose interval draws facts (both
-        of their values) as clusters: 0.5 says nothing, 1 that every edit left less than every training; ``difference``
+        of their values) as clusters, or whole draws where ``seed[fact]`` says that there are several: 0.5 says nothing,
+        1 that every edit left less than every training; ``difference``
         with ``difference_low`` and ``difference_high``, fine-tuned less edited of the same fact, mean over facts and
         Student's interval, in the unit of the statistic; ``n``, facts that have both.
 
@@ -71,11 +72,11 @@ def share_led_by_old(led: xr.DataArray, level: float = 0.95) -> xr.Dataset:
 
     Args:
         led: whether old leads, ``[fact, probe]``, 0 or 1; NaN where there is no such probe. A fact that was read more
-            than once is one cluster.
+            than once is one cluster; of several draws (``seed[fact]``), the draw is.
         level: of the intervals.
 
     Returns:
-        ``share`` of probes with ``share_low`` and ``share_high`` (facts are clusters) and
+        ``share`` of probes with ``share_low`` and ``share_high`` (clustered by fact or draw) and
         ``n_probes``; ``facts``, the number of facts of ``n`` on which old leads on at least one probe.
 
     Raises:
@@ -85,7 +86,8 @@ def share_led_by_old(led: xr.DataArray, level: float = 0.95) -> xr.Dataset:
     there = rows.notnull().values
     labels = np.broadcast_to(rows.fact.values[:, None], there.shape)[there]
     leads = rows.values[there].astype(bool)
-    interval = clustered_share(leads, labels, level)
+    clusters = np.broadcast_to(rows["seed"].values[:, None], there.shape)[there] if several_draws(rows) else labels
+    interval = clustered_share(leads, clusters, level)
     numbers = {"share": interval.estimate, "share_low": interval.low, "share_high": interval.high}
     counts = {"n_probes": interval.n, "facts": len(set(labels[leads])), "n": len(set(labels))}
     return xr.Dataset({**numbers, **counts})
@@ -108,12 +110,14 @@ def first_choice(score: xr.DataArray) -> xr.DataArray:
 
 def _pair(values: xr.DataArray, edits: list[str], tunings: list[str], level: float) -> list[float]:
     """One AUROC and one paired difference, on the facts that have a value under all of these ways."""
-    both = values.sel(way=[*edits, *tunings]).transpose("way", "fact").values
-    both = both[:, ~np.isnan(both).any(0)]
-    n = both.shape[1]
-    tuned, edited = both[len(edits) :], both[: len(edits)]
-    knows = np.repeat([False, True], [edited.size, tuned.size])
-    cluster = np.tile(np.arange(n), len(both))
-    auroc = clustered_auroc(both.ravel(), knows, cluster, level) if n else (np.nan,) * 3
-    difference = mean_interval(tuned.mean(0) - edited.mean(0), level) if n else (np.nan,) * 3
-    return [*auroc[:3], *difference[:3], n]
+    both = values.sel(way=[*edits, *tunings]).transpose("way", "fact")
+    both = both.where(both.notnull().all("way"))
+    there = both.notnull().all("way").values
+    n = int(there.sum())
+    if not n:
+        return [np.nan] * 6 + [0]
+    cluster = both["seed"].values[there] if several_draws(both) else np.arange(n)
+    knows = np.repeat([False, True], [len(edits) * n, len(tunings) * n])
+    auroc = clustered_auroc(both.values[:, there].ravel(), knows, np.tile(cluster, len(both)), level)
+    difference = over_facts(both.sel(way=tunings).mean("way") - both.sel(way=edits).mean("way"), level)
+    return [*auroc[:3], *(float(difference[end]) for end in ("estimate", "low", "high")), n]

@@ -11,10 +11,10 @@ import numpy as np
 import xarray as xr
 
 from mechmask.errors import ReadingError
-from mechmask.measure.normalised import group_normalised, ratio_of_means
+from mechmask.measure.normalised import group_normalised
 from mechmask.measure.reading import require
 from mechmask.measure.sample import require_level
-from mechmask.measure.statistics import over_facts
+from mechmask.measure.statistics import over_facts, several_draws
 from mechmask.measure.verdict import MARGIN_SHARE
 
 _WHAT = "A dose curve"
@@ -54,28 +54,24 @@ def dose_curve(doses: xr.Dataset, level: float = 0.95) -> xr.Dataset:
         values = doses[source] if unit == "fact" else doses[source].rename({unit: "fact"})
         mean = over_facts(values.transpose("dose", "fact"), level)
         curve = curve.assign({name: mean.estimate, f"{name}_low": mean.low, f"{name}_high": mean.high})
-    ratios = [group_normalised(doses.isel(dose=i)) for i in range(doses.sizes["dose"])]
-    left = {
-        "left": [1 - ratio.estimate for ratio in ratios],
-        "left_low": [1 - ratio.high for ratio in ratios],
-        "left_high": [1 - ratio.low for ratio in ratios],
-    }
-    return curve.assign({name: ("dose", values) for name, values in left.items()}).assign_attrs(doses.attrs)
+    left = zip(("left", "left_low", "left_high"), _left(doses, _level_of_verdict(doses)), strict=True)
+    return curve.assign({name: ("dose", values) for name, values in left}).assign_attrs(doses.attrs)
 
 
-def dose_erased(doses: xr.Dataset, *, level: float = 0.95, n_resamples: int = 1999, seed: int = 0) -> xr.Dataset:
+def dose_erased(doses: xr.Dataset, level: float | None = None) -> xr.Dataset:
     """The dose at which the trace is gone, on every path.
 
-    That is the first dose from which on the upper bound of what is left of the group's trace (Fieller's, at the level
-    of the verdict) stays within the margin. The interval is that of the percentile bootstrap over facts, or over draws
-    of facts where there are several: the dose is a step of a ladder, and no finer than that.
+    That is the first dose from which on what is left of the group's trace stays within the margin. Its interval inverts
+    those of what is left (Fieller's, see ``group_normalised``): it begins at the first dose at which that may be within
+    the margin and ends at the first from which on it surely stays so. The dose is a step of a ladder, and no finer.
+
+    Measured coverage at 90%, of the step at which a ladder of 31 crosses the margin, with a spread over facts of 2 nats
+    of 20: 95% with 5 facts, 93% with 8, 94% with 24.
 
     Args:
         doses: ``trace_before`` and ``trace_after`` ``[dose, fact]`` in nats, ``shared_error`` and ``n_never``, with the
             coordinates ``path[dose]`` and ``at[dose]``, the place along the path (steps, or the scale).
-        level: of the interval.
-        n_resamples: how often facts are drawn.
-        seed: of the draws.
+        level: of the interval; by default that of the verdict, so that it ends where the group is no longer masked.
 
     Returns:
         Over ``path``: ``dose`` in steps or as a scale, with ``low`` and ``high``, ``inf`` where it is not reached;
@@ -85,27 +81,27 @@ def dose_erased(doses: xr.Dataset, *, level: float = 0.95, n_resamples: int = 19
     Raises:
         ReadingError: if ``doses`` lacks one of these, or the level is not between 0 and 1.
     """
-    require_level(level, "A dose at which the trace is gone")
+    if level is not None:
+        require_level(level, "A dose at which the trace is gone")
     require(doses, _WHAT, variables=("trace_before", "trace_after", "shared_error", "n_never"), dims=("dose", "fact"))
-    units = _units(doses)
-    n = units.sizes["unit"]
-    drawn = np.random.default_rng(seed).integers(n, size=(n_resamples, n)) if n > 1 else np.zeros((0, n), dtype=int)
-    samples = np.concatenate([np.arange(n)[None], drawn])
+    level = _level_of_verdict(doses) if level is None else level
+    margin = float(doses.attrs.get("margin_share", MARGIN_SHARE))
+    n, unit = _units(doses)
+    estimate, low, high = _left(doses, level)
+    estimate = np.where(np.isnan(high), np.nan, estimate)  # of fewer than two facts nothing is said
     paths = list(dict.fromkeys(doses.path.values.tolist()))
     rows = []
     for path in paths:
         order = np.flatnonzero(doses.path.values == path)
         order = order[np.argsort(doses["at"].values[order], kind="stable")]
         places = np.append(doses["at"].values[order].astype(float), np.inf)
-        first = _first_within(units.isel(dose=order), samples, doses.attrs)
-        low, high = (
-            np.quantile(places[first[1:]], q, method="inverted_cdf") if n > 1 else np.nan
-            for q in ((1 - level) / 2, (1 + level) / 2)
-        )
-        rows.append((places[first[0]], low, high, np.append(order, -1)[first[0]], n))
+        gone, surely = (_stays_within(values[order], margin) for values in (estimate, high))
+        perhaps = int(np.append(low[order] <= margin, True).argmax())
+        ends = places[[perhaps, surely]] if n > 1 else (np.nan, np.nan)
+        rows.append((places[gone], *ends, np.append(order, -1)[gone], n))
     columns = dict(zip(("dose", "low", "high", "row", "n"), zip(*rows, strict=True), strict=True))
     result = xr.Dataset({name: ("path", np.asarray(values)) for name, values in columns.items()}, {"path": paths})
-    return result.assign_attrs(level=level, unit=units.attrs["unit"])
+    return result.assign_attrs(level=level, unit=unit)
 
 
 def at_margin(course: xr.Dataset, margin: float, along: str = "step") -> xr.Dataset:
@@ -147,32 +143,29 @@ def at_mean_margin(course: xr.Dataset, margin: float, along: str = "step") -> xr
     return _at_first(course, margins.mean([dim for dim in margins.dims if dim != along]) >= margin, along)
 
 
-def _units(doses: xr.Dataset) -> xr.Dataset:
-    """Traces ``[dose, unit]`` of facts, or means of draws where there are several, and the error that all share."""
-    traces = doses[["trace_before", "trace_after"]]
-    read = traces.to_array().notnull().all(["variable", "dose"])
-    traces = traces.isel(fact=np.flatnonzero(read.values))
-    shared = {
-        name: doses[name].broadcast_like(doses.trace_after).transpose("dose", "fact").mean("fact")
-        for name in ("shared_error", "n_never")
-    }
-    if "seed" in traces.coords and len(np.unique(traces["seed"].values)) > 1:
-        return traces.groupby("seed").mean().rename(seed="unit").assign(shared).assign_attrs(unit="draws")
-    return traces.rename(fact="unit").assign(shared).assign_attrs(unit="facts")
+def _left(doses: xr.Dataset, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The share of the group's trace that is left at every dose, with both ends of its interval."""
+    ratios = np.array([group_normalised(doses.isel(dose=i), level)[:3] for i in range(doses.sizes["dose"])])
+    estimate, low, high = 1 - ratios.T
+    return estimate, high, low
 
 
-def _first_within(units: xr.Dataset, samples: np.ndarray, attrs: dict) -> np.ndarray:
-    """In every sample of units, the first dose from which on the bound stays within the margin; the last plus one."""
-    before, after = (
-        units[name].transpose("dose", "unit").values[:, samples] for name in ("trace_before", "trace_after")
-    )
-    error, n_never = (units[name].values[:, None] for name in ("shared_error", "n_never"))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        level = float(attrs.get("interval_level", 0.90))
-        _, low, _ = ratio_of_means(before, after, error, np.maximum(n_never, 2), level)
-    within = 1 - low <= float(attrs.get("margin_share", MARGIN_SHARE))  # [dose, sample]; NaN and no end are not
-    stays = np.logical_and.accumulate(within[::-1])[::-1]
-    return np.where(stays.any(0), stays.argmax(0), len(stays))
+def _level_of_verdict(doses: xr.Dataset) -> float:
+    return float(doses.attrs.get("interval_level", 0.90))
+
+
+def _units(doses: xr.Dataset) -> tuple[int, str]:
+    """How many observations a group's ratio rests on, and what they are: facts, or draws where there are several."""
+    if several_draws(doses):
+        return len(np.unique(doses["seed"].values)), "draws"
+    read = doses[["trace_before", "trace_after"]].to_array().notnull().all(["variable", "dose"])
+    return int(read.sum()), "facts"
+
+
+def _stays_within(left: np.ndarray, margin: float) -> int:
+    """The first dose from which on all is within the margin; the last plus one. What is NaN or has no end is not."""
+    stays = np.logical_and.accumulate((left <= margin)[::-1])[::-1]
+    return int(stays.argmax()) if stays.any() else len(stays)
 
 
 def _with_margins(course: xr.Dataset, margin: float, along: str) -> tuple[xr.Dataset, xr.DataArray]:

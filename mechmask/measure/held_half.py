@@ -80,6 +80,8 @@ def excess(gain: xr.DataArray, references: Mapping[str, xr.DataArray], level: fl
 
 def _with_room(means: xr.Dataset, difference: xr.DataArray, level: float) -> xr.Dataset:
     """The means with intervals of shares widened where all facts agree (Clopper and Pearson 1934, for 0 of n)."""
+    if not difference.sizes["fact"]:  # none of the other half can be compared
+        return means
     alike = (difference.quantity == "recalled") & (difference.max("fact") == difference.min("fact"))
     may_differ = 1 - ((1 - level) / 2) ** (1 / means.n.where(means.n > 0))
     low, high = (means.estimate + may_differ * (end - means.estimate) for end in (-1, 1))

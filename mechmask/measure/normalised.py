@@ -14,7 +14,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from mechmask.measure.statistics import Interval
+from mechmask.measure.statistics import Interval, several_draws
 
 
 def normalised(before: xr.Dataset, after: xr.Dataset, level: float) -> xr.Dataset:
@@ -63,7 +63,7 @@ def group_normalised(result: xr.Dataset, level: float | None = None) -> Interval
         return Interval(math.nan, math.nan, math.nan, 0)
     error, n_shared = (float(of.values[there].mean()) for of in shared)
     kept = traces.isel(fact=np.flatnonzero(there))
-    if "seed" in kept.coords and len(np.unique(kept["seed"].values)) > 1:
+    if several_draws(result):
         kept, error = kept.groupby("seed").mean(), 0.0
     ratio, low, high = ratio_of_means(kept.trace_before.values, kept.trace_after.values, error, max(n_shared, 2), level)
     return Interval(float(ratio), float(low), float(high), int(there.sum()))
@@ -93,7 +93,7 @@ def normalised_difference(first: xr.Dataset, second: xr.Dataset, level: float = 
     kept, n_facts = joined.isel(fact=np.flatnonzero(there)), int(there.sum())
     if not n_facts:
         return Interval(math.nan, math.nan, math.nan, 0)
-    if "seed" in kept.coords and len(np.unique(kept["seed"].values)) > 1:
+    if several_draws(first):
         kept = kept.groupby("seed").mean()
     difference, low, high = difference_of_ratios(*(kept[part.name].values for part in parts), level=level)
     return Interval(float(difference), float(low), float(high), n_facts)

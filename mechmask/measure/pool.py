@@ -56,6 +56,19 @@ def pooled(draws: Mapping[str, xr.Dataset]) -> xr.Dataset:
     return joined.transpose(..., "fact")
 
 
+def only(result: xr.Dataset, kept: xr.DataArray) -> xr.Dataset:
+    """The numbers of some facts of a result, NaN for all others.
+
+    The facts themselves stay, so that it is known of how many draws they are (``several_draws``).
+
+    Args:
+        result: ``[..., fact]``, in any units.
+        kept: which facts, ``[fact]``, booleans.
+    """
+    numbers = {name: of for name, of in result.data_vars.items() if "fact" in of.dims and of.dtype.kind == "f"}
+    return result.assign({name: of.where(kept) for name, of in numbers.items()})
+
+
 def _of_draw(name: str, result: xr.Dataset) -> xr.Dataset:
     if "fact" not in result.dims:
         raise ReadingError(f"The result of draw {name} has no dimension fact. Give one number for each fact.")

@@ -18,6 +18,7 @@ from mechmask.measure.statistics import Interval, over_facts
 from mechmask.measure.summary import overview
 
 CONTROL = "float32"
+FINEST_FIRST = (CONTROL, "bfloat16", "int8", "nf4")
 
 _WHAT = "A comparison of precisions"
 _GROUP = ("trace_after", "normalised", "verdict")

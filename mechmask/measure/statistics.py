@@ -131,8 +131,7 @@ def over_facts(
             f"A mean over facts needs the dimension fact; this array has {', '.join(map(str, values.dims)) or 'none'}. "
             "Give it one value for each fact."
         )
-    labelled = "seed" in values.coords and values["seed"].dims == ("fact",)
-    drawn = labelled and len(np.unique(values["seed"].values)) > 1 and interval is mean_interval
+    drawn = several_draws(values) and interval is mean_interval
     unit = "seed" if drawn else "fact"
     samples = (values.groupby("seed").mean() if drawn else values).transpose(..., unit)
     shape = samples.shape[:-1]
@@ -142,6 +141,19 @@ def over_facts(
     parts = {name: labels.copy(data=intervals[..., i]) for i, name in enumerate(Interval._fields)}
     dataset = xr.Dataset(parts, attrs={"level": level, "unit": "draws" if drawn else "facts"})
     return dataset.assign(n=dataset["n"].astype(int))
+
+
+def several_draws(values: xr.DataArray | xr.Dataset) -> bool:
+    """Whether ``seed[fact]`` says that facts are of several draws, so that a draw is one observation.
+
+    Facts that are left out of what is measured count as well, so leave them in as NaN: if those of one draw alone
+    remain, their number is not that of independent observations.
+
+    Args:
+        values: ``[fact, ...]``.
+    """
+    seed = values.coords.get("seed")
+    return seed is not None and seed.dims == ("fact",) and len(np.unique(seed.values)) > 1
 
 
 def prediction_interval(values: ArrayLike, level: float = 0.95) -> Interval:

@@ -6,13 +6,12 @@ where magnitudes differ in length, as ``format`` does, readings by the score ``m
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 import xarray as xr
 
 from mechmask.measure.association import association
 from mechmask.measure.reading import require
-from mechmask.measure.statistics import over_facts
+from mechmask.measure.statistics import over_facts, several_draws
 
 MAGNITUDES = ("mild", "strong", "format")  # mildest first
 
@@ -62,8 +61,7 @@ def surprise_table(surprise: xr.DataArray, margin: xr.DataArray, level: float = 
     Raises:
         ReadingError: if the two are not of the same facts.
     """
-    several = "seed" in surprise.coords and surprise["seed"].dims == ("fact",)
-    found = association(surprise, margin, level, cluster="seed" if several else None)
+    found = association(surprise, margin, level, cluster="seed" if several_draws(surprise) else None)
     labels = {name: surprise[name] for name in ("subject", "magnitude", "seed") if name in surprise.coords}
     both = {"surprise": surprise.reset_coords(drop=True), "margin": margin.reset_coords(drop=True)}
     result = xr.Dataset(both).assign_coords(labels).assign(found.data_vars)
@@ -93,7 +91,7 @@ def _by_magnitude(surprise: xr.DataArray, level: float) -> dict[str, xr.DataArra
     if grades is None or not names:
         return {}
     values = surprise.drop_vars([name for name in surprise.coords if name not in (*surprise.dims, "seed")])
-    means = [over_facts(values.isel(fact=np.flatnonzero(grades.values == name)), level) for name in names]
+    means = [over_facts(values.where(xr.DataArray(grades.values == name, dims="fact")), level) for name in names]
     joined = xr.concat(means, xr.DataArray(names, dims="grade", name="grade"), combine_attrs="override")
     named = {"estimate": "mean_surprise", "low": "mean_surprise_low", "high": "mean_surprise_high", "n": "n_graded"}
     return {new: joined[old] for old, new in named.items()}

@@ -61,19 +61,26 @@ def statistics_of_ways(
         ``before[statistic, fact]``, the same before the change. NaN where a dose was not reached.
     """
     some = next(iter(erase.values()))
-    facts, names = some.fact.values.tolist(), [*STATISTICS, "trace", "index"]
+    facts, ways, names = some.fact.values.tolist(), some.state.values.tolist(), [*STATISTICS, "trace", "index"]
     values = [
-        np.concatenate([_statistics(doses[dose], facts), np.stack([of.trace_after, -of["index"]], 1)], 1)
+        np.concatenate(
+            [
+                _statistics([doses[dose][way] for way in ways], facts),
+                np.stack([of.trace_after.sel(state=ways, fact=facts), -of["index"].sel(state=ways, fact=facts)], 1),
+            ],
+            1,
+        )
         for dose, of in erase.items()
     ]
     held = [statistic_of_old(before.logprob, name).sel(fact=facts).values for name in STATISTICS]
-    first = [*held, some.trace_before.max("state").values, np.zeros(len(facts))]
+    traces = [of.trace_before.sel(fact=facts).max("state").values for of in erase.values()]
+    first = [*held, np.fmax.reduce(traces), np.zeros(len(facts))]
     return xr.Dataset(
         {
             "value": (("dose", "way", "statistic", "fact"), np.array(values)),
             "before": (("statistic", "fact"), np.array(first)),
         },
-        {"dose": list(erase), "way": some.state.values.tolist(), "statistic": names, "fact": facts},
+        {"dose": list(erase), "way": ways, "statistic": names, "fact": facts},
     )
 
 
@@ -138,10 +145,10 @@ def _not_reached(result: xr.Dataset) -> xr.Dataset:
     return result.assign(measured).assign(said).assign(took=result.took & False, paper_verdict=("fact", ["undecided"]))
 
 
-def _statistics(ways: Mapping[str, Under], facts: Sequence[str]) -> np.ndarray:
+def _statistics(ways: Sequence[Under], facts: Sequence[str]) -> np.ndarray:
     """``[way, statistic, fact]``; NaN where the dose was not reached."""
     values = np.full((len(ways), len(STATISTICS), len(facts)), np.nan)
-    for row, under in enumerate(ways.values()):
+    for row, under in enumerate(ways):
         for column, fact in enumerate(facts):
             if fact in under.reached:
                 logprob = under.readings[fact].logprob.sel(fact=[fact])

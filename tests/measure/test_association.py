@@ -58,12 +58,36 @@ def test_draws_are_pooled_with_the_draw_as_cluster():
     draws = {str(i): xr.Dataset({"x": X + i, "y": Y * (i + 1)}) for i in range(5)}
     found = pooled_association(draws, "x", "y")
     every = [np.concatenate([draw[name].values for draw in draws.values()]) for name in ("x", "y")]
-    np.testing.assert_allclose(found.estimate.sel(correlation="pearson"), stats.pearsonr(*every).statistic)
+    dummies = np.kron(np.eye(5), np.ones((12, 1)))  # partial correlation given the draw, by least squares
+    rest = [values - dummies @ np.linalg.lstsq(dummies, values, rcond=None)[0] for values in every]
+    np.testing.assert_allclose(found.estimate.sel(correlation="pearson"), stats.pearsonr(*rest).statistic)
+    np.testing.assert_allclose(found.estimate.sel(correlation="spearman"), stats.spearmanr(*rest).statistic, atol=0.02)
     assert found.n_clusters.values.tolist() == [5, 5] and found.n.values.tolist() == [60, 60]
     alone = association(draws["3"].x, draws["3"].y)
     for name in ("estimate", "low", "high", "p_value", "n"):
         np.testing.assert_allclose(found[f"draw_{name}"].sel(draw="3"), alone[name])
     assert len(set(found.fact.values)) == 60 and found.seed.sel(fact="3/f1") == "3"
+
+
+def test_what_draws_have_in_common_is_no_association_of_facts():
+    """Within each draw the two go against each other; draws that are higher in one are higher in both (Simpson)."""
+    rng = np.random.default_rng(3)
+    draws = {}
+    for i, shift in enumerate(rng.normal(0, 8, 12)):
+        x = rng.normal(size=8)
+        parts = {"x": ("fact", x + shift), "y": ("fact", -x + shift + 0.2 * rng.normal(size=8))}
+        draws[str(i)] = xr.Dataset(parts, {"fact": [f"f{j}" for j in range(8)]})
+    every = [np.concatenate([draw[name].values for draw in draws.values()]) for name in ("x", "y")]
+    assert stats.pearsonr(*every).statistic > 0.9
+    found = pooled_association(draws, "x", "y")
+    assert (found.high < -0.8).all() and (found.draw_estimate < -0.5).all()
+
+
+def test_facts_are_the_unit_of_a_single_draw():
+    table = xr.Dataset({"x": X, "y": Y})
+    alone, pooled = association(X, Y), pooled_association({"0": table}, "x", "y")
+    for name in ("estimate", "low", "high", "p_value", "n"):
+        np.testing.assert_allclose(pooled[name], alone[name])
 
 
 def test_what_cannot_be_pooled_is_refused():

@@ -9,8 +9,9 @@ import pytest
 import xarray as xr
 from scipy import stats
 
+from mechmask.measure.precision import CONTROL, FINEST_FIRST
 from mechmask.measure.statistics import Interval
-from mechmask.study.findings import CLAIMS, comeback, correlations, edits, masking
+from mechmask.study.findings import CLAIMS, comeback, correlations, edits, limits, masking
 from mechmask.study.findings.finding import Claim, Finding, Measured, findings_of, findings_table
 
 
@@ -31,7 +32,9 @@ NUMBER = Interval(2.0, 1.0, 3.0, 6)
         ({"above": 3}, (2, 1, 3), "disagrees"),
         ({"below": 3.5}, (2, 1, 3), "agrees"),
         ({"below": 2}, (2, 1, 3), "undecided"),
-        ({"below": 1}, (2, 1, 3), "disagrees"),
+        ({"below": 3}, (2, 1, 3), "agrees"),
+        ({"below": 1}, (2, 1, 3), "undecided"),
+        ({"below": 0.9}, (2, 1, 3), "disagrees"),
         ({"above": 0.5, "below": 2.5}, (2, 1, 3), "undecided"),
         ({"above": 0.5, "below": 4}, (2, 1, 3), "agrees"),
         ({"above": 0}, (2, math.nan, math.nan), "undecided"),
@@ -93,18 +96,22 @@ def test_none_of_many_carries_its_exact_bound_and_the_mean_index_is_over_draws()
     assert math.isnan(found.interval.low) and found.note == "new leads on 0 of 12 facts only"
 
 
-def test_a_correlation_is_over_the_facts_of_all_draws():
+def test_a_correlation_is_within_draws_over_the_facts_of_all():
+    """Draws that differ in both numbers at once, the other way round than their facts do."""
     rng = np.random.default_rng(0)
     draws = {}
     for draw in range(5):
-        surprise = rng.normal(size=6)
-        table = {"surprise": surprise, "margin": surprise + rng.normal(size=6)}
+        surprise = rng.normal(size=6) - 5 * draw
+        table = {"surprise": surprise, "margin": surprise + 20 * draw + rng.normal(size=6)}
         draws[str(draw)] = xr.Dataset(
             {name: ("fact", value) for name, value in table.items()}, {"fact": list("abcdef")}
         )
     found = correlations.correlated(Drawn(surprise=draws), "results/surprise", "surprise", "margin", lambda t: t)
-    both = [np.concatenate([one[name].values for one in draws.values()]) for name in ("surprise", "margin")]
-    assert found.interval.estimate == pytest.approx(stats.pearsonr(*both).statistic)
+    both = [
+        np.concatenate([one[name].values - one[name].values.mean() for one in draws.values()])
+        for name in ("surprise", "margin")
+    ]
+    assert found.interval.estimate == pytest.approx(stats.pearsonr(*both).statistic) and found.interval.estimate > 0.5
     assert found.interval.n == 30 and found.interval.low < found.interval.estimate < found.interval.high
 
 
@@ -119,18 +126,92 @@ def test_who_recalls_first_is_counted_by_fact_and_ties_say_nothing():
         budget,
     )
     found = comeback._earlier(Drawn(recall={"0": table, "1": table}), "novel")
-    assert ("exact Wilcoxon" in found.note and "4 earlier, 2 later, 2 tied" in found.note) or "2 earlier" in found.note
-    assert found.interval.estimate == pytest.approx(found.interval.n and found.interval.estimate)
-    assert found.of == "facts in 2 draws"
+    assert (found.interval.estimate, found.interval.n, found.of) == (pytest.approx(2 / 3), 6, "facts in 2 draws")
+    assert "4 earlier, 2 later, 2 tied" in found.note and "Wilcoxon" not in found.note
+    alone = comeback._earlier(Drawn(recall={"0": table}), "novel")
+    assert "exact Wilcoxon" in alone.note and alone.of == "facts of one draw"
 
 
-def test_probes_on_which_old_is_back_are_counted_over_all_draws():
-    margin = np.full((1, 1, 3, 4), 1.0)
-    margin[0, 0, 0, :2] = -1
-    table = xr.Dataset(
-        {"margin": (("dose", "way", "fact", "probe"), margin)},
-        {"dose": ["matched"], "way": ["ft_l"], "fact": list("abc"), "probe": list("wxyz")},
-    )
-    found = edits._rebound(Drawn(rebound={"0": table, "1": table}), "ft_l")
-    assert (found.interval.estimate, found.interval.n) == (pytest.approx(2 / 12), 24)
-    assert found.note == "old leads at least once on 2 of 6 facts"
+def test_facts_of_the_one_draw_that_is_left_are_not_independent():
+    """In four of five draws both arms are as fast: what remains is one observation, however many facts it has."""
+    fast = recall_of([1.0] * 8, [5.0] * 8)
+    tied = recall_of([3.0] * 8, [3.0] * 8)
+    found = comeback._earlier(Drawn(recall={"0": fast, **dict.fromkeys("1234", tied)}), "novel")
+    assert (found.interval.estimate, found.interval.n) == (1.0, 8)
+    assert found.interval.low == pytest.approx(0.025)
+
+
+def test_all_draws_that_agree_are_no_less_sure_than_all_but_one_fact():
+    fast = recall_of([1.0] * 8, [5.0] * 8)
+    nearly = recall_of([1.0] * 8, [5.0] * 7 + [0.0])
+    whole = comeback._earlier(Drawn(recall=dict.fromkeys("01234", fast)), "novel")
+    but_one = comeback._earlier(Drawn(recall={**dict.fromkeys("0123", fast), "4": nearly}), "novel")
+    assert but_one.interval.low <= whole.interval.low
+
+
+def recall_of(first, second):
+    steps = np.array([first, second])
+    parts = {"steps": (("arm", "fact"), steps), "reached": (("arm", "fact"), steps >= 0)}
+    labels = {"arm": ["old_masked", "novel"], "fact": [f"f{i}" for i in range(steps.shape[1])]}
+    return xr.Dataset(parts, labels, {"budget_steps": 9})
+
+
+def ways(margin, chosen="old"):
+    """A rebound table of three facts and four probes, with one margin at each of two doses."""
+    doses = {"matched": margin, "driven_on": abs(margin)}
+    values = np.array([[np.full((3, 4), m)] for m in doses.values()])
+    choice = np.array([[[[chosen if m < 0 else "new"]] * 3] for m in doses.values()])
+    parts = {"margin": (("dose", "way", "fact", "probe"), values), "choice": (("dose", "way", "fact", "form"), choice)}
+    labels = {"dose": list(doses), "way": ["ft_l"], "fact": list("abc"), "probe": list("wxyz"), "form": ["text"]}
+    return xr.Dataset(parts, labels)
+
+
+def test_probes_and_choices_are_counted_at_the_dose_that_the_claim_names_with_draws_as_clusters():
+    drawn = Drawn(rebound=dict.fromkeys("012", ways(-1.0)))
+    for measure, n in ((edits._rebound, 36), (edits._chosen, 9)):
+        matched, driven_on = (measure(drawn, dose=dose).interval for dose in ("matched", "driven_on"))
+        assert (matched.estimate, matched.n, driven_on.estimate) == (1, n, 0)
+        assert matched.low == pytest.approx(stats.beta.ppf(0.025, 3, 1)), "three draws, not nine facts"
+    assert edits._rebound(drawn, dose="matched").note == "old leads at least once on 9 of 9 facts"
+
+
+def test_the_index_of_edits_and_trainings_is_told_apart_by_draw():
+    rng = np.random.default_rng(1)
+
+    def table():
+        held = rng.normal(size=(1, 2, 1, 6)) + np.array([0.0, 4.0])[None, :, None, None]
+        labels = {"dose": ["matched"], "way": ["ft_l", "lora"], "statistic": ["index"], "fact": list("abcdef")}
+        return xr.Dataset({"value": (("dose", "way", "statistic", "fact"), held)}, labels)
+
+    tables = {str(draw): table() for draw in range(5)}
+    found = edits._told_apart(Drawn(statistics=tables))
+    both = np.concatenate([one.value.values[0, :, 0] for one in tables.values()], axis=1)
+    assert found.interval.estimate == pytest.approx(np.mean(both[1][:, None] > both[0]))
+    assert found.interval.n == 30 and found.of == "facts in 5 draws"
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_the_condition_is_chosen_by_how_firmly_values_were_held_and_not_by_its_place(order):
+    rng = np.random.default_rng(2)
+    prior, slope = np.array([[-6.0], [-1.0]]) + rng.normal(size=(2, 8)), np.array([[1.0], [-1.0]])
+    parts = {"prior": (("condition", "fact"), prior), "margin": (("condition", "fact"), slope * prior)}
+    table = xr.Dataset(parts, {"condition": ["weak", "firm"], "fact": list("abcdefgh")}).isel(condition=list(order))
+    drawn = Drawn(reactance=dict.fromkeys("01234", table))
+    least, most = (correlations._resisted(drawn, strongest=strongest) for strongest in (False, True))
+    assert least.interval.estimate > 0.99 and least.note.startswith("weak")
+    assert most.interval.estimate < -0.99 and most.note.startswith("firm")
+    one = correlations._resisted(Drawn(reactance={"0": table.sel(condition=["firm"])}), strongest=False)
+    assert one.interval.n == 0 and one.note == "one condition only"
+
+
+def test_the_strongest_training_and_the_coarsest_type_are_chosen_by_what_they_are():
+    drop = xr.DataArray([[10.0] * 3, [25.0] * 3], {"state": ["weak", "strong"], "fact": list("abc")}, ("state", "fact"))
+    controls = xr.DataArray([0.0, 20.0], dims="state")
+    assert limits._strongest(xr.Dataset({"drop": drop, "index": drop - controls})) == 1
+    assert limits._coarsest(xr.Dataset(coords={"state": ["float32", "nf4", "bfloat16"]})) == 1
+
+
+def test_the_order_of_precisions_is_that_of_their_roundings():
+    from mechmask.write.rounding import PRECISIONS
+
+    assert (CONTROL, *PRECISIONS) == FINEST_FIRST

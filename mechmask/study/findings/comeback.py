@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -11,7 +12,7 @@ import xarray as xr
 from mechmask.measure.clustered_share import share_of_facts
 from mechmask.measure.increment import increment
 from mechmask.measure.pool import pooled
-from mechmask.measure.statistics import Interval, mean_interval
+from mechmask.measure.statistics import Interval, mean_interval, over_facts
 from mechmask.study.draws import DrawnResults
 from mechmask.study.findings.correlations import correlated
 from mechmask.study.findings.finding import Claim, Measured, facts_in
@@ -21,18 +22,53 @@ _MASKED = "old_masked"
 
 def _earlier(results: DrawnResults, than: str) -> Measured:
     """Of the facts that one arm recalls before the other: the share that the masked model recalls first."""
-    tables = results.each("results/recall")
-    first, second = (
-        pooled({draw: table[["steps", "reached"]].sel(arm=arm) for draw, table in tables.items()})
-        for arm in (_MASKED, than)
+    arms = {
+        draw: [table[["steps", "reached"]].sel(arm=arm, drop=True) for arm in (_MASKED, than)]
+        for draw, table in results.each("results/recall").items()
+    }
+    by_draw = {draw: increment(*pair) for draw, pair in arms.items()}
+    difference = pooled({draw: found[["difference"]] for draw, found in by_draw.items()}).difference
+    interval = share_of_facts((difference > 0).where((difference < 0) | (difference > 0)))
+    n = {kind: sum(int(found[f"n_{kind}"]) for found in by_draw.values()) for kind in ("earlier", "later", "tied")}
+    counts = ", ".join(f"{count} {kind}" for kind, count in n.items())
+    return Measured(interval, facts_in(len(arms)), f"{counts}, {_shift(list(by_draw.values()))}")
+
+
+def _shift(found: Sequence[xr.Dataset]) -> str:
+    """By how many steps, over facts of one draw or over draws: facts that were trained together are one observation."""
+    if len(found) == 1:
+        one = found[0]
+        low, high, p = (float(one[name]) for name in ("shift_low", "shift_high", "p_value"))
+        return f"shift {float(one['shift']):+.1f} [{low:.1f}, {high:.1f}] steps, exact Wilcoxon p = {p:.2g}"
+    mean = mean_interval([float(one["shift"]) for one in found])
+    return f"shift of a draw {mean.estimate:+.1f} [{mean.low:.1f}, {mean.high:.1f}] steps"
+
+
+def _untaught(results: DrawnResults, reference: str) -> Measured:
+    """What comes back of old values that nobody taught while others were, beyond a reference; means of draws."""
+    tables = {
+        draw: table.sel(reference=reference, quantity="logprob", asked="prompt", drop=True)
+        for draw, table in results.each("results/held_half").items()
+        if reference in table.reference
+    }
+    if not tables:
+        return Measured(Interval(math.nan, math.nan, math.nan, 0), "", f"no {reference}")
+    excess = pooled({draw: table[["excess"]] for draw, table in tables.items()}).excess
+    mean = over_facts(excess)
+    return Measured(
+        Interval(float(mean.estimate), float(mean.low), float(mean.high), int(excess.notnull().sum())),
+        facts_in(len(tables)),
     )
-    found = increment(first, second)
-    counts = f"{int(found.n_earlier)} earlier, {int(found.n_later)} later, {int(found.n_tied)} tied"
-    shift = f"shift {float(found['shift']):+.1f} [{float(found.shift_low):.1f}, {float(found.shift_high):.1f}] steps"
-    told = found.difference.isel(fact=np.flatnonzero(found.difference.fillna(0).values))
-    interval = share_of_facts(told > 0)
-    note = f"{counts}, {shift}, exact Wilcoxon p = {float(found.p_value):.2g}"
-    return Measured(interval, facts_in(len(tables)), note)
+
+
+def _sampled(results: DrawnResults) -> Measured:
+    """How much more often samples of the masked model say old than they say the values of never-known facts."""
+    tables = results.each("results/samples")
+    k = max(int(n) for table in tables.values() for n in table.k.values)
+    means = {draw: table["mean"].sel(k=k) for draw, table in tables.items()}
+    more = [float(mean.sel(group="contradicted") - mean.sel(group="never")) for mean in means.values()]
+    never = np.mean([float(mean.sel(group="never")) for mean in means.values()])
+    return Measured(mean_interval(more), f"draws, {k} samples", f"never-known values in {never:.0%}")
 
 
 def _renewed(results: DrawnResults, order: str) -> Measured:
@@ -74,7 +110,21 @@ def _reacquired(part: str, facts: str, arms: Sequence[str]) -> list[Claim]:
         partial(correlated, name="results/one_step", x="index", y="recovery", one=_held_out),
         above=0,
     )
-    return [*sooner, reversal]
+    others = [
+        claim(
+            *("a value that nobody teaches comes back while others are taught", "not measured"),
+            *(f"logp(old) of the half that is only read, {beyond}", "nats", partial(_untaught, reference=reference)),
+            above=0,
+        )
+        for reference, beyond in (("never", "beyond teaching never-known facts"), ("twin", "beyond a twin"))
+        if reference in ("never", *arms)
+    ]
+    sampled = claim(
+        *("samples of the masked model say old", "not measured"),
+        *("one of k samples, beyond never-known facts", "share", _sampled),
+        above=0,
+    )
+    return [*sooner, reversal, *others, sampled]
 
 
 def _held_out(table: xr.Dataset) -> xr.Dataset:

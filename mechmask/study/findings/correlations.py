@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
+import pandas as pd
 import xarray as xr
 
 from mechmask.measure.association import pooled_association
@@ -14,7 +16,7 @@ from mechmask.study.findings.finding import Claim, Measured, facts_in
 
 
 def correlated(results: DrawnResults, name: str, x: str, y: str, one: Callable[[xr.Dataset], xr.Dataset]) -> Measured:
-    """Pearson's correlation over the facts of all draws, whole draws resampled; Spearman's is in the note.
+    """Pearson's correlation over facts within their draws, whole draws resampled; Spearman's is in the note.
 
     Args:
         results: of the part.
@@ -34,8 +36,17 @@ def correlated(results: DrawnResults, name: str, x: str, y: str, one: Callable[[
     return Measured(interval, facts_in(len(tables)), note)
 
 
-def _condition(number: int, table: xr.Dataset) -> xr.Dataset:
-    return table.isel(condition=number, drop=True)
+def _resisted(results: DrawnResults, strongest: bool) -> Measured:
+    """Of the condition in which the old values were held the least or the most firmly, on average over draws."""
+    tables = results.each("results/reactance")
+    firmness = pd.DataFrame({draw: table.prior.mean("fact").to_series() for draw, table in tables.items()}).mean(axis=1)
+    if len(firmness) < 2 and not strongest:
+        return Measured(Interval(math.nan, math.nan, math.nan, 0), facts_in(len(tables)), "one condition only")
+    condition = firmness.idxmax() if strongest else firmness.idxmin()
+    found = correlated(
+        *(results, "results/reactance", "prior", "margin"), one=lambda table: table.sel(condition=condition, drop=True)
+    )
+    return found._replace(note=f"{condition}; {found.note}")
 
 
 CLAIMS = [
@@ -58,19 +69,13 @@ CLAIMS = [
         Claim(
             *(4, part, facts, f"a stronger prior ends at a smaller margin, {strength}"),
             *(paper, "Pearson's correlation of logp(old) before and the margin", "correlation"),
-            partial(
-                correlated,
-                name="results/reactance",
-                x="prior",
-                y="margin",
-                one=partial(_condition, number),
-            ),
+            partial(_resisted, strongest=strongest),
             below=0,
         )
-        for part, facts, number, strength, paper in (
-            ("reactance", "taught", 0, "installed the least", "-.47 (n = 40)"),
-            ("reactance", "taught", -1, "installed the most", "-.37 (n = 40)"),
-            ("reactance_known", "known", -1, "as pretraining left it", "not run there"),
+        for part, facts, strongest, strength, paper in (
+            ("reactance", "taught", False, "installed the least", "-.47 (n = 40)"),
+            ("reactance", "taught", True, "installed the most", "-.37 (n = 40)"),
+            ("reactance_known", "known", True, "as pretraining left it", "not run there"),
         )
     ),
 ]

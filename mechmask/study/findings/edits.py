@@ -6,9 +6,10 @@ from functools import partial
 
 import xarray as xr
 
-from mechmask.measure.contrast import share_led_by_old
+from mechmask.measure.clustered_share import share_of_facts
+from mechmask.measure.contrast import auroc_of_ways, share_led_by_old
 from mechmask.measure.normalised import group_normalised
-from mechmask.measure.pool import pooled
+from mechmask.measure.pool import only, pooled
 from mechmask.measure.statistics import Interval, over_facts, proportion_interval
 from mechmask.measure.verdict import MARGIN_SHARE
 from mechmask.study.draws import DrawnResults
@@ -17,6 +18,10 @@ from mechmask.study.findings.masking import mean_index
 
 EDIT, TUNING = "ft_l", "lora"
 _BETWEEN_REGIMES = 3.0  # nats: the paper's fine-tuning stays below 2.7, its edits begin at 13.6
+_DOSES = (
+    ("driven_on", " with all its steps", "0 of 12 probes"),
+    ("matched", " where new leads by as much", "not measured"),
+)
 _NONE_OF_TWELVE = proportion_interval(0, 12).high
 
 
@@ -29,13 +34,14 @@ def _index(results: DrawnResults) -> Measured:
 def _at_equal_success(results: DrawnResults) -> xr.Dataset:
     """The facts that both ways brought to the margin."""
     erase = results.erase.sel(state=[EDIT, TUNING])
-    return erase.isel(fact=erase["index"].notnull().all("state").values.nonzero()[0])
+    return only(erase, erase["index"].notnull().all("state"))
 
 
 def _further(results: DrawnResults) -> Measured:
     both = _at_equal_success(results)
-    mean = over_facts(both["index"].sel(state=EDIT) - both["index"].sel(state=TUNING))
-    interval = Interval(float(mean.estimate), float(mean.low), float(mean.high), both.sizes["fact"])
+    difference = both["index"].sel(state=EDIT) - both["index"].sel(state=TUNING)
+    mean = over_facts(difference)
+    interval = Interval(float(mean.estimate), float(mean.low), float(mean.high), int(difference.notnull().sum()))
     return Measured(interval, draws_of(both), "facts that both brought to the margin")
 
 
@@ -44,12 +50,30 @@ def _left(results: DrawnResults, way: str) -> Measured:
     return Measured(group_normalised(both.sel(state=way)), draws_of(both))
 
 
-def _rebound(results: DrawnResults, way: str) -> Measured:
+def _rebound(results: DrawnResults, dose: str) -> Measured:
     parts = {draw: table[["margin"]] for draw, table in results.each("results/rebound").items()}
-    margin = pooled(parts).margin.sel(dose="matched", way=way)
+    margin = pooled(parts).margin.sel(dose=dose, way=EDIT, drop=True)
     led = share_led_by_old((margin < 0).where(margin.notnull()))
     interval = Interval(float(led.share), float(led.share_low), float(led.share_high), int(led.n_probes))
-    return Measured(interval, "probes", f"old leads at least once on {int(led.facts)} of {int(led.n)} facts")
+    note = f"old leads at least once on {int(led.facts)} of {int(led.n)} facts"
+    return Measured(interval, f"probes of {draws_of(margin)}", note)
+
+
+def _chosen(results: DrawnResults, dose: str) -> Measured:
+    """Multiple choice with the options as texts, scored each by itself."""
+    parts = {draw: table[["choice"]] for draw, table in results.each("results/rebound").items()}
+    choice = pooled(parts).choice.sel(dose=dose, way=EDIT, form="text", drop=True)
+    chosen = share_of_facts((choice == "old").where(choice != ""))
+    return Measured(chosen, draws_of(choice))
+
+
+def _told_apart(results: DrawnResults) -> Measured:
+    """By the change in logp(old), as the paper tells them, of facts that both ways brought to the margin."""
+    parts = {draw: table[["value"]] for draw, table in results.each("results/statistics").items()}
+    value = pooled(parts).value.sel(dose="matched", way=[EDIT, TUNING], statistic=["index"])
+    found = auroc_of_ways(value, [EDIT]).sel(edited=EDIT, tuned=TUNING, statistic="index")
+    interval = Interval(float(found.auroc), float(found.auroc_low), float(found.auroc_high), int(found.n))
+    return Measured(interval, draws_of(value))
 
 
 _claim = partial(Claim, 3, "contrast", "known")
@@ -76,8 +100,24 @@ CLAIMS = [
         below=1 - MARGIN_SHARE,
     ),
     _claim(
-        *("no paraphrase brings old back after FT-L", "0 of 12 probes"),
-        *("share of probes on which old leads new", "share", partial(_rebound, way=EDIT)),
-        below=_NONE_OF_TWELVE,
+        *("the index tells an edit from fine-tuning where new leads by as much", "no overlap (other models)"),
+        *("AUROC of the index, FT-L above LoRA", "share", _told_apart),
+        above=0.5,
+    ),
+    *(
+        _claim(
+            *(f"no untaught phrasing brings old back after FT-L{where}", paper),
+            *("share of probes on which old leads new", "share", partial(_rebound, dose=dose)),
+            below=_NONE_OF_TWELVE,
+        )
+        for dose, where, paper in _DOSES
+    ),
+    *(
+        _claim(
+            *(f"multiple choice does not bring old back after FT-L{where}", "not measured"),
+            *("share of facts of which old is chosen", "share", partial(_chosen, dose=dose)),
+            below=_NONE_OF_TWELVE,
+        )
+        for dose, where, _ in _DOSES
     ),
 ]

@@ -50,7 +50,7 @@ class Claim:
         unit: nats, layers, steps, share, ratio or correlation.
         measure: measures it.
         above: the number has to lie above this.
-        below: and below this.
+        below: and at most this.
     """
 
     finding: int
@@ -66,8 +66,8 @@ class Claim:
 
     @property
     def region(self) -> str:
-        """The region in words, such as "above 0"."""
-        ends = (("above", self.above), ("below", self.below))
+        """The region in words, such as "above 0 and at most 0.5"."""
+        ends = (("above", self.above), ("at most", self.below))
         return " and ".join(f"{side} {end:.2g}" for side, end in ends if math.isfinite(end))
 
 
@@ -91,9 +91,9 @@ class Finding:
         _, low, high, _ = self.measured.interval
         if math.isnan(low) or math.isnan(high):
             return UNDECIDED
-        if self.claim.above < low and high < self.claim.below:
+        if self.claim.above < low and high <= self.claim.below:
             return AGREES
-        return DISAGREES if high <= self.claim.above or low >= self.claim.below else UNDECIDED
+        return DISAGREES if high <= self.claim.above or low > self.claim.below else UNDECIDED
 
 
 def findings_of(claims: Sequence[Claim], parts: Mapping[str, DrawnResults]) -> list[Finding]:

@@ -10,11 +10,11 @@ import math
 from collections.abc import Callable
 from functools import partial
 
-import numpy as np
 import xarray as xr
 
 from mechmask.measure.clustered_share import share_of_facts
 from mechmask.measure.normalised import group_normalised
+from mechmask.measure.pool import only
 from mechmask.measure.statistics import Interval, over_facts, proportion_interval
 from mechmask.measure.verdict import MARGIN_SHARE
 from mechmask.study.draws import DrawnResults
@@ -32,7 +32,7 @@ def mean_index(one: xr.Dataset) -> Interval:
         one: one state of an erase result, ``index[fact]`` in nats.
     """
     mean = over_facts(one["index"])
-    return Interval(float(mean.estimate), float(mean.low), float(mean.high), one.sizes["fact"])
+    return Interval(float(mean.estimate), float(mean.low), float(mean.high), int(one["index"].notnull().sum()))
 
 
 def at_state(number: Callable[[xr.Dataset], Interval], state: str, results: DrawnResults) -> Measured:
@@ -53,18 +53,17 @@ def of_taken(number: Callable[[xr.Dataset], Interval], one: xr.Dataset) -> Measu
         number: what is measured.
         one: one state of an erase result, ``took[fact]``.
     """
-    taken = one.isel(fact=np.flatnonzero(one.took.values))
-    n, of = taken.sizes["fact"], one.sizes["fact"]
+    n, of = int(one.took.sum()), one.sizes["fact"]
     note = "" if n == of else f"of the facts on which new leads, {n} of {of}"
     if 2 * n < of:
         return Measured(
             Interval(math.nan, math.nan, math.nan, n), draws_of(one), f"new leads on {n} of {of} facts only"
         )
-    return Measured(number(taken), draws_of(one), note)
+    return Measured(number(only(one, one.took)), draws_of(one), note)
 
 
 def _erased(one: xr.Dataset) -> Interval:
-    return share_of_facts(one.paper_verdict == "erased")
+    return share_of_facts((one.paper_verdict == "erased").where(one["index"].notnull()))
 
 
 def _claims(part: str, facts: str, state: str) -> list[Claim]:

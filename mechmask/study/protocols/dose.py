@@ -18,6 +18,7 @@ import xarray as xr
 from mechmask.errors import StudyError
 from mechmask.facts.fact_set import FactSet
 from mechmask.facts.load import as_fact_set
+from mechmask.files import content_digest
 from mechmask.measure.reading import load_reading, save_reading
 from mechmask.measure.trace import TWIN
 from mechmask.models.corpora import Corpus
@@ -114,13 +115,16 @@ class DoseStudy:
         """The held-out text, kept as token ids: what was sampled once is read at every dose."""
         c = self.config
         settings = {"corpus": c.corpus, "n_tokens": c.text_tokens}
+        inputs = {"model": run.inputs["model"]}
+        if c.corpus is not None:
+            inputs["corpus"] = content_digest(c.corpus)
 
         def make(directory: Path) -> None:
             corpus = held_out_text(self.model, c.corpus, n_tokens=c.text_tokens)
             content = {"sequences": corpus.sequences, "n_left_out": corpus.n_left_out, "source": corpus.source}
             (directory / "corpus.json").write_text(json.dumps(content), encoding="utf-8")
 
-        step = run.step("corpus", Settings(settings, settings), {"model": run.inputs["model"]}, make)
+        step = run.step("corpus", Settings(settings, settings), inputs, make)
         content = json.loads(file_in(step, "corpus.json").read_text(encoding="utf-8"))
         return step, Corpus(tuple(map(tuple, content["sequences"])), content["n_left_out"], content["source"])
 
