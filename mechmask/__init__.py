@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from mechmask.measure.dose import dose_curve as dose_curve
     from mechmask.measure.dose import dose_erased as dose_erased
     from mechmask.measure.erase import erase_index as erase_index
+    from mechmask.measure.planning import counts_needed as counts_needed
     from mechmask.measure.planning import facts_needed as facts_needed
     from mechmask.measure.planning import power_table as power_table
     from mechmask.measure.planning import replicates_needed as replicates_needed
@@ -183,6 +184,7 @@ _HOMES = {
     "dose_erased": "measure.dose",
     "erase_index": "measure.erase",
     "pooled": "measure.pool",
+    "counts_needed": "measure.planning",
     "facts_needed": "measure.planning",
     "power_table": "measure.planning",
     "replicates_needed": "measure.planning",

@@ -315,8 +315,8 @@ def power(
     ] = None,
     json: Json = False,
 ) -> None:
-    """How often a study of twins decides what became of its facts, and what it would take."""
-    from mechmask.measure.planning import power_conclusion, power_table
+    """How often a study of twins decides what became of its facts, and how many of what it would take."""
+    from mechmask.measure.planning import MOST, counts_needed, power_conclusion, power_table
     from mechmask.measure.twin_design import Expected, TwinDesign
     from mechmask.study.expected import EXPECTED, read_expected
 
@@ -328,14 +328,18 @@ def power(
     measured = read_expected(calibration / EXPECTED).model_dump() if calibration else {}
     expected = Expected.model_validate(measured | {name: value for name, value in given.items() if value is not None})
     table = power_table({name: [n] for name, n in counts.items()}, expected, shares=(1.0, 0.5, 0.0, -0.5))
-    said = power_conclusion(design, expected)
+    said, needed = power_conclusion(design, expected), counts_needed(design, expected)
     if json:
-        print_json({"conclusion": said, "table": table.to_dict("records")})
+        print_json(
+            {"conclusion": said, "table": table.to_dict("records"), "needed": needed.reset_index().to_dict("records")}
+        )
         return
     columns = [f"{unit}_{verdict}" for unit in ("fact", "group") for verdict in ("masked", "erased", "suppressed")]
     error = f"{expected.error(design):.2f} nats"
     title = f"How often each verdict falls, by the share of the trace that is left (error of one trace: {error})"
     show(table.set_index("share").loc[:, columns], title, json)
+    shown = needed.map(lambda n: f"{n:.0f}" if n == n else f"> {MOST}")
+    show(shown, "Needed of each, all others as planned, for 95% of groups and for 80% of single facts", json)
     typer.echo(said)
 
 

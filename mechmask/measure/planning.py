@@ -9,10 +9,13 @@ from typing import Any
 import pandas as pd
 
 from mechmask.errors import ReadingError
-from mechmask.measure.power import fact_power, group_power
+from mechmask.measure.power import Decided, fact_power, group_power
 from mechmask.measure.twin_design import Expected, TwinDesign
 
-MOST = 10_000  # facts or replicates that are looked at: nobody runs more
+MOST = 10_000  # of anything that is looked at: nobody runs more
+GROUP_POWER, FACT_POWER = 0.95, 0.80  # what the rightly judged groups and single facts are to be, whole or gone
+_LEAST = {"facts": 2, "twins": 2, "replicates": 1, "phrasings": 1, "distractors": 1}
+_ENDS = (1.0, 0.0)
 
 
 def facts_needed(
@@ -55,6 +58,41 @@ def replicates_needed(
     """
     design, expected = design or TwinDesign(), expected or Expected()
     return _fewest(lambda n: fact_power(share, design.model_copy(update={"replicates": n}), expected).right, power, 1)
+
+
+def counts_needed(design: TwinDesign | None = None, expected: Expected | None = None) -> pd.DataFrame:
+    """How many of each a study needs, all others as they are, to judge rightly what is whole and what is gone.
+
+    Args:
+        design: of the study.
+        expected: of its readings.
+
+    Returns:
+        A row for each of ``facts``, ``twins``, ``replicates``, ``phrasings`` and ``distractors``: ``planned``, and how
+        many it takes for 95% of groups (``for_groups``) and for 80% of single facts (``for_facts``). NaN where 10,000
+        are not enough: no number of phrasings averages out what training histories differ by.
+
+    Examples:
+        >>> counts_needed().loc["facts"].to_dict()
+        {'planned': 12.0, 'for_groups': 18.0, 'for_facts': nan}
+    """
+    design, expected = design or TwinDesign(), expected or Expected()
+
+    def needed(field: str, power_of: Callable[..., Decided], power: float) -> int | None:
+        def both_right(n: int) -> float:
+            return min(power_of(share, design.model_copy(update={field: n}), expected).right for share in _ENDS)
+
+        return _fewest(both_right, power, _LEAST[field])
+
+    rows = {
+        field: {
+            "planned": getattr(design, field),
+            "for_groups": needed(field, group_power, GROUP_POWER),
+            "for_facts": needed(field, fact_power, FACT_POWER),
+        }
+        for field in _LEAST
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").astype(float).rename_axis("count")
 
 
 def power_table(
@@ -109,10 +147,9 @@ def power_conclusion(design: TwinDesign | None = None, expected: Expected | None
         expected: of its readings.
     """
     design, expected = design or TwinDesign(), expected or Expected()
-    ends = (1.0, 0.0)
-    facts, groups = ([of(share, design, expected).right for share in ends] for of in (fact_power, group_power))
-    replicates = _largest([replicates_needed(share, 0.80, design, expected) for share in ends])
-    n_facts = _largest([facts_needed(share, 0.95, design, expected) for share in ends])
+    facts, groups = ([of(share, design, expected).right for share in _ENDS] for of in (fact_power, group_power))
+    replicates = _largest([replicates_needed(share, FACT_POWER, design, expected) for share in _ENDS])
+    n_facts = _largest([facts_needed(share, GROUP_POWER, design, expected) for share in _ENDS])
     unknown = "" if design.freedom else ", as the noise is not known without never facts, a third twin or a replicate"
     return (
         f"With {_count(design.facts, 'fact')} in {design.twins} twins and {_count(design.replicates, 'replicate')}, a "

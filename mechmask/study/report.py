@@ -6,8 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from mechmask import draw
+from mechmask.measure.dose import dose_erased
+from mechmask.measure.pool import pooled
 from mechmask.measure.statistics import Interval
+from mechmask.measure.surprise import magnitude_overview, surprise_and_margin
 from mechmask.measure.tables import markdown_table
 from mechmask.study.draws import DrawnResults
 from mechmask.study.findings.finding import Finding, findings_table, verdict_counts
@@ -31,8 +36,30 @@ _OF_A_DRAW = {  # by protocol: as each draw has them among its own figures
     "precision": ("precision",),
     "contrast": ("contrast",),
     "reactance": ("reactance",),
-    "reacquisition": ("reacquisition",),
+    "reacquisition": ("reacquisition", "one_step"),
     "renewal": ("renewal",),
+}
+
+
+def _surprise_by_magnitude(results: DrawnResults) -> pd.DataFrame:
+    return magnitude_overview(surprise_and_margin(results.erase))
+
+
+def _doses_erased(results: DrawnResults) -> pd.DataFrame:
+    """The dose at which the trace is gone, of the facts of all draws."""
+    names = ["trace_before", "trace_after", "shared_error", "n_never"]
+    doses = pooled({draw: table[names] for draw, table in results.each("results/doses").items()})
+    return dose_erased(doses)[["dose", "low", "high", "n"]].to_dataframe()
+
+
+_TABLES = {  # by protocol: of all draws
+    "correction": {"Surprise at the onset by magnitude, in nats": _surprise_by_magnitude},
+    "twins": {"Surprise at the onset by magnitude, in nats": _surprise_by_magnitude},
+    "dose": {
+        "The dose at which the group's trace is gone, in steps or as a multiple of the change (inf: not reached)": (
+            _doses_erased
+        )
+    },
 }
 
 
@@ -59,7 +86,7 @@ def paper_report(findings: Sequence[Finding], parts: Mapping[str, DrawnResults],
         if rows:
             sections += [f"## {number}. {title}", _table(rows)]
     for name, results in parts.items():
-        sections += [f"## Part: {name}", *_said(results), *_figures(name, results, root)]
+        sections += [f"## Part: {name}", *_said(results), *_tables(name, results), *_figures(name, results, root)]
     return "\n\n".join(sections) + "\n"
 
 
@@ -88,6 +115,14 @@ def _said(results: DrawnResults) -> list[str]:
     """What became of the facts of all draws, where a part judges them."""
     judged = all((study.directory / "results/erase").is_dir() for study in results)
     return [results.conclusion()] if judged else []
+
+
+def _tables(part: str, results: DrawnResults) -> list[str]:
+    """What a protocol's draws say together, as tables under a line each."""
+    tables = {line: make(results) for line, make in _TABLES.get(PARTS[part].protocol, {}).items()}
+    return [
+        text for line, table in tables.items() if len(table) for text in (f"{line}:", markdown_table(table).rstrip())
+    ]
 
 
 def _figures(part: str, results: DrawnResults, root: Path) -> list[str]:

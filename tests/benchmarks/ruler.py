@@ -16,7 +16,6 @@ import pandas as pd
 from timing import write
 
 import mechmask as mm
-from mechmask.measure.calibration import widest
 from mechmask.study.calibration_results import FIGURE
 
 RESULTS = Path(__file__).parent / "results"
@@ -58,8 +57,8 @@ def main():
     write(options.out / f"ruler-{kind}.json", options.device, model, report(found))
     (options.out / f"ruler-{kind}.md").write_text(found.to_markdown().replace(FIGURE, f"ruler-{kind}.png"))
     units = {"fact": found.by_fact, "model": found.by_model}
-    aurocs = pd.concat([widest(table).assign(unit=unit) for unit, table in units.items()])
-    aurocs.round(4).to_csv(options.out / f"ruler-{kind}.csv", index=False)
+    aurocs = pd.concat([table.assign(unit=unit) for unit, table in units.items()])
+    aurocs.round(3).to_csv(options.out / f"ruler-{kind}.csv", index=False)
     shutil.copyfile(options.directory / FIGURE, options.out / f"ruler-{kind}.png")
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mechmask.errors import ReadingError
-from mechmask.measure.planning import facts_needed, power_conclusion, power_table, replicates_needed
+from mechmask.measure.planning import counts_needed, facts_needed, power_conclusion, power_table, replicates_needed
 from mechmask.measure.power import fact_power, group_power
 from mechmask.measure.twin_design import Expected, TwinDesign
 
@@ -49,6 +49,28 @@ def test_the_table_holds_what_the_functions_say():
         assert (row["error_nats"], row["freedom"]) == (expected.error(design), design.freedom)
         assert row["facts_needed"] == facts_needed(row["share"], 0.95, design, expected)
     assert np.isnan(power_table(shares=(0.25,)).facts_needed).all()
+
+
+@pytest.mark.parametrize("of", ["facts", "twins", "replicates", "phrasings", "distractors"])
+def test_the_fewest_of_each_are_enough_and_one_less_is_not(of):
+    """With noise that phrasings and distractors average out, so that enough of either decide."""
+    design = TwinDesign(facts=12, phrasings=1, distractors=1)
+    expected = Expected(noise_history=0.2, noise_phrasing=4.0, noise_distractor=4.0, spread=2.0)
+    needed = counts_needed(design, expected).loc[of]
+    assert needed.planned == getattr(design, of)
+    for column, power_of, power in (("for_groups", group_power, 0.95), ("for_facts", fact_power, 0.80)):
+        if np.isnan(needed[column]):
+            continue
+        n = int(needed[column])
+
+        def worst(count, power_of=power_of):
+            changed = design.model_copy(update={of: count})
+            return min(power_of(share, changed, expected).right for share in (1.0, 0.0))
+
+        assert worst(n) >= power and (n <= 2 or worst(n - 1) < power)
+    both = counts_needed(design, expected)
+    assert both.for_groups.loc["facts"] == max(facts_needed(share, 0.95, design, expected) for share in (1.0, 0.0))
+    assert both.for_facts.notna().sum() >= 2
 
 
 def test_a_grid_of_what_no_design_has_is_refused():

@@ -61,7 +61,8 @@ def test_the_report_says_every_claim_and_shows_what_was_run(done):
     assert len(table) == len(done[0].findings)
     assert set(table["verdict"][table.index < 6]) <= {"agrees", "disagrees", "undecided"}
     assert set(table["verdict"][table.index == 6]) == {"not run"}
-    for text in ("Contradiction masks", "not run", "figures/twins_course.png", "figures/mask_depth.png"):
+    figures = ("figures/twins_course.png", "figures/mask_depth.png")
+    for text in ("Contradiction masks", "not run", "dose at which the group's trace is gone", "magnitude", *figures):
         assert text in report
     links = re.findall(r"\]\((.*?)\)", report)
     assert len(links) == len(PARTS) - 4 and all((done[1] / link).is_file() for link in links)
