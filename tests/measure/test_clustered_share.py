@@ -45,17 +45,41 @@ def test_two_of_many_are_not_known_better_than_none():
 
 
 @pytest.mark.parametrize(
-    ("n", "share", "correlation", "least"), [(8, 0.3, 0.3, 0.95), (6, 0.1, 0.3, 0.95), (8, 0.5, 0.6, 0.95)]
+    ("n", "of", "share", "correlation", "least"),
+    [
+        *[(8, 14, 0.3, 0.3, 0.95), (6, 14, 0.1, 0.3, 0.95), (8, 14, 0.5, 0.6, 0.95)],
+        *[(5, 6, share, 0.3, 0.95) for share in (0.1, 0.5, 0.9, 0.98)],  # five draws of six facts
+    ],
 )
-def test_it_covers(n, share, correlation, least):
+def test_it_covers(n, of, share, correlation, least):
     rng = np.random.default_rng(0)
     a = 1 / correlation - 1
-    cluster, hits = np.repeat(np.arange(n), 14), 0
+    cluster, hits = np.repeat(np.arange(n), of), 0
     for _ in range(800):
-        won = rng.random((n, 14)) < rng.beta(a * share, a * (1 - share), n)[:, None]
+        won = rng.random((n, of)) < rng.beta(a * share, a * (1 - share), n)[:, None]
         found = clustered_share(won.ravel(), cluster)
         hits += found.low <= share <= found.high
     assert hits / 800 >= least
+
+
+@pytest.mark.parametrize("n_clusters", [3, 5, 8, 12])
+@pytest.mark.parametrize("size", [6, 8])
+def test_one_that_differs_makes_nothing_surer(n_clusters, size):
+    cluster, won = np.repeat(np.arange(n_clusters), size), np.ones(n_clusters * size, dtype=bool)
+    lows, highs = [], []
+    for i in range(4):
+        found, mirrored = clustered_share(won, cluster), clustered_share(~won, cluster)
+        lows.append(found.low)
+        highs.append(mirrored.high)
+        won[i * size % len(won)] = False
+    assert lows == sorted(lows, reverse=True) and highs == sorted(highs)
+
+
+def test_facts_that_are_not_asked_leave_their_draws_as_they_are():
+    """Of two draws one remains: its facts are one observation, not six."""
+    asked = xr.DataArray([1.0] * 6 + [np.nan] * 6, {"seed": ("fact", [0] * 6 + [1] * 6)}, dims="fact")
+    assert share_of_facts(asked)[:4] == (1.0, pytest.approx(0.025), 1.0, 6)
+    assert share_of_facts(asked.drop_vars("seed")).low == pytest.approx(0.025 ** (1 / 6))
 
 
 def test_nothing_read_is_no_share_and_other_input_is_refused():

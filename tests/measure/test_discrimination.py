@@ -200,6 +200,15 @@ def test_models_that_know_or_do_not_are_counted_by_class():
     np.testing.assert_allclose(found[:3], auroc(positive, negative)[:3], atol=0.015)
 
 
+@pytest.mark.parametrize("n_clusters", [4, 5])
+def test_coverage_of_few_clusters(n_clusters):
+    """As many as the ruler's judging draws and a paper's draws; wide, for t has three or four degrees of freedom."""
+    rng = np.random.default_rng(n_clusters)
+    samples = [_clusters(rng, n_clusters, 0.9) for _ in range(300)]
+    intervals = [clustered_auroc(*sample, n_resamples=299) for sample in samples]
+    assert np.mean([x.low <= 0.9 <= x.high for x in intervals]) >= 0.94 - 3 * np.sqrt(0.95 * 0.05 / 300)
+
+
 @pytest.mark.parametrize("n_clusters", [6, 12, 24])
 @pytest.mark.parametrize("share", [0.75, 0.9])
 def test_coverage_of_clusters(n_clusters, share):

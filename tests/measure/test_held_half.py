@@ -69,6 +69,31 @@ def test_a_share_that_changed_alike_on_all_facts_has_an_interval(said):
     assert found.estimate.sel(at) == said
 
 
+def test_coverage_where_shares_agree_by_chance():
+    """Three facts of which each is recalled with a probability, or as often without: the excess is the difference."""
+    rng = np.random.default_rng(0)
+    quantity = xr.DataArray(["logprob", "standing", "recalled"], dims="quantity", name="quantity")
+    for chance in (0.05, 0.5, 0.9):
+        hits = 0
+        for _ in range(400):
+            said = (rng.random((2, 3)) < chance).astype(float)
+            gains = [
+                xr.DataArray(
+                    np.tile(one, (3, 1, 1)), {"quantity": quantity, "fact": list("abc")}, ("quantity", "asked", "fact")
+                )
+                for one in said
+            ]
+            found = excess(gains[0], {"never": gains[1]}).sel(quantity="recalled").isel(asked=0)
+            hits += bool(found.low <= 0) and bool(found.high >= 0)
+        assert hits / 400 >= 0.94
+
+
+def test_a_half_of_which_nothing_can_be_compared_says_nothing():
+    gain = gain_of_held_half(reading([[-9, -9]]), reading([[-3, -3]])).isel(fact=[])
+    found = excess(gain, {"never": gain})
+    assert found.estimate.isnull().all() and (found.n == 0).all()
+
+
 def test_readings_of_other_values_are_refused():
     other = reading([[-4, -4]])
     other["value"][0, 0] = "3"

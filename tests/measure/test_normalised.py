@@ -7,7 +7,13 @@ import pytest
 import xarray as xr
 from scipy import optimize, stats
 
-from mechmask.measure.normalised import group_normalised, normalised, ratio_of_means
+from mechmask.measure.normalised import (
+    difference_of_ratios,
+    group_normalised,
+    normalised,
+    normalised_difference,
+    ratio_of_means,
+)
 
 
 def _random(seed, n=6, k=10, spread=3.0):
@@ -54,6 +60,35 @@ def test_coverage(n, k, after, spread):
     _, low, high = ratio_of_means(before - mean[:, None], last - mean[:, None], error, k)
     truth = 1 - after / 15
     assert np.mean((low <= truth) & (truth <= high)) == pytest.approx(0.95, abs=0.01)
+
+
+@pytest.mark.parametrize("after", [0.0, 6.0, 14.0])
+def test_coverage_of_five_draws(after):
+    """Each draw an observation with a reference of its own: 20,000 samples, standard error 0.0015."""
+    rng = np.random.default_rng(1)
+    before = 15 + rng.normal(0, 3, (20_000, 5))
+    last = after + 0.5 * (before - 15) + rng.normal(0, 2, before.shape)
+    for level in (0.90, 0.95):
+        _, low, high = ratio_of_means(before, last, 0.0, 2, level)
+        assert np.mean((low <= 1 - after / 15) & (1 - after / 15 <= high)) == pytest.approx(level, abs=0.01)
+    again = last + rng.normal(0, 1, before.shape), before + rng.normal(0, 1, before.shape)
+    difference, low, high = difference_of_ratios(before, last, again[1], again[0])
+    assert np.mean((low <= 0) & (high >= 0)) == pytest.approx(0.95, abs=0.015)
+    assert np.isfinite(difference).all()
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_one_draw_that_is_left_of_several_is_one_observation(left):
+    """What remains of five draws once the others could not be read: no interval, however many facts it has."""
+    rng = np.random.default_rng(2)
+    traces = {"trace_before": 20 + rng.normal(size=30), "trace_after": 10 + rng.normal(size=30)}
+    seed = np.repeat(np.arange(5), 6)
+    result = xr.Dataset({name: ("fact", np.where(seed == left, of, np.nan)) for name, of in traces.items()})
+    result = result.assign(shared_error=0.0, n_never=("fact", [12] * 30)).assign_coords(seed=("fact", seed))
+    found = group_normalised(result)
+    assert found.n == 6 and found.estimate == pytest.approx(0.5, abs=0.05) and np.isnan(found.low)
+    assert np.isfinite(group_normalised(result.drop_vars("seed")).low)
+    assert np.isnan(normalised_difference(result, result).low)
 
 
 def test_more_facts_do_not_shrink_what_they_share():

@@ -8,7 +8,7 @@ import xarray as xr
 from scipy import stats
 
 from mechmask.errors import ReadingError
-from mechmask.measure.renewal import renewal
+from mechmask.measure.renewal import _welch, renewal
 
 ROLES = ["contradicted"] * 5 + ["control"] * 2 + ["never"] * 4
 DIMS = ("fact", "phrasing", "route")
@@ -43,6 +43,14 @@ def test_it_is_a_difference_in_differences():
     exact = stats.binomtest(n, 5).proportion_ci(0.9, method="exact")
     assert found.n_positive.sel(at) == n and found.n.sel(at) == 5 and found.n_never.sel(at) == 4
     np.testing.assert_allclose([found.positive_low.sel(at), found.positive_high.sel(at)], exact)
+
+
+@pytest.mark.parametrize(("n", "n_never", "spread"), [(6, 4, 1.0), (6, 12, 2.0), (12, 12, 3.0)])
+def test_coverage_of_the_difference(n, n_never, spread):
+    """2000 samples, standard error 0.005; never facts that spread as much or more."""
+    rng = np.random.default_rng(n)
+    found = [_welch(rng.normal(3, 1, n), rng.normal(1, spread, n_never), 0.95) for _ in range(2000)]
+    assert np.mean([one.low <= 2 <= one.high for one in found]) == pytest.approx(0.95, abs=0.02)
 
 
 def test_a_frame_that_moves_all_facts_alike_renews_nothing():

@@ -80,6 +80,42 @@ def test_coverage_of_twins(noise_of_known):
     assert noise_of_known < 2 or np.mean(hits) < 0.9 + bound
 
 
+@pytest.mark.parametrize(("n_twins", "n_never"), [(2, 4), (2, 12), (3, 4)])
+def test_coverage_of_few_twins(n_twins, n_never):
+    rng, hits = np.random.default_rng(3), []
+    reading, knew, _ = crossover(n_twins=n_twins, noise=0.0, n_never=n_never, seed=2)
+    for _ in range(400):
+        noise = xr.DataArray(2 * rng.normal(size=knew.shape), dims=("twin", "fact"))
+        found = twin_trace(reading + noise * (reading.route == "old"), knew, level=0.9)
+        hits.append(((found.low <= 10) & (found.high >= 10)).values.mean())
+    assert np.mean(hits) == pytest.approx(0.9, abs=0.04)
+
+
+@pytest.mark.parametrize(("n", "k"), [(6, 2), (8, 2), (12, 3)])
+def test_coverage_of_pseudo_subjects(n, k):
+    """Facts as odd beside each other as their pseudo-subjects are: the interval of one fact's trace."""
+    facts = [f"f{i}" for i in range(n)] + [f"p{i}.{j}" for i in range(n) for j in range(k)]
+    owner = xr.DataArray([""] * n + [f"f{i}" for i in range(n) for _ in range(k)], {"fact": facts}, ("fact",))
+    rng, hits = np.random.default_rng(4), []
+    for _ in range(300):
+        values = np.concatenate([rng.normal(9, 2, n), rng.normal(0, 2, n * k)])
+        found = matched_trace(logprob(values, ("fact",), facts), owner, level=0.9)
+        hits.append(((found.low <= 9) & (found.high >= 9)).values.mean())
+    assert np.mean(hits) == pytest.approx(0.9, abs=0.03)
+
+
+@pytest.mark.parametrize(("n", "n_never"), [(6, 6), (8, 12)])
+def test_coverage_of_a_shared_reference(n, n_never):
+    facts = [f"f{i}" for i in range(n + n_never)]
+    never = xr.DataArray([False] * n + [True] * n_never, {"fact": facts}, ("fact",))
+    rng, hits = np.random.default_rng(5), []
+    for _ in range(400):
+        values = np.concatenate([rng.normal(9, 2, n), rng.normal(0, 2, n_never)])
+        found = shared_trace(logprob(values, ("fact",), facts), never, level=0.9)
+        hits.append(((found.low <= 9) & (found.high >= 9)).values.mean())
+    assert np.mean(hits) == pytest.approx(0.9, abs=0.04)
+
+
 def test_without_a_second_reading_of_a_never_known_fact_the_noise_is_not_known():
     reading, knew, _ = crossover(n_twins=2, n_never=0)
     found = twin_trace(reading, knew)
