@@ -84,7 +84,7 @@ def test_coverage_of_twins(noise_of_known):
 def test_coverage_of_few_twins(n_twins, n_never):
     rng, hits = np.random.default_rng(3), []
     reading, knew, _ = crossover(n_twins=n_twins, noise=0.0, n_never=n_never, seed=2)
-    for _ in range(400):
+    for _ in range(150):
         noise = xr.DataArray(2 * rng.normal(size=knew.shape), dims=("twin", "fact"))
         found = twin_trace(reading + noise * (reading.route == "old"), knew, level=0.9)
         hits.append(((found.low <= 10) & (found.high >= 10)).values.mean())
@@ -97,7 +97,7 @@ def test_coverage_of_pseudo_subjects(n, k):
     facts = [f"f{i}" for i in range(n)] + [f"p{i}.{j}" for i in range(n) for j in range(k)]
     owner = xr.DataArray([""] * n + [f"f{i}" for i in range(n) for _ in range(k)], {"fact": facts}, ("fact",))
     rng, hits = np.random.default_rng(4), []
-    for _ in range(300):
+    for _ in range(150):
         values = np.concatenate([rng.normal(9, 2, n), rng.normal(0, 2, n * k)])
         found = matched_trace(logprob(values, ("fact",), facts), owner, level=0.9)
         hits.append(((found.low <= 9) & (found.high >= 9)).values.mean())
@@ -109,7 +109,7 @@ def test_coverage_of_a_shared_reference(n, n_never):
     facts = [f"f{i}" for i in range(n + n_never)]
     never = xr.DataArray([False] * n + [True] * n_never, {"fact": facts}, ("fact",))
     rng, hits = np.random.default_rng(5), []
-    for _ in range(400):
+    for _ in range(150):
         values = np.concatenate([rng.normal(9, 2, n), rng.normal(0, 2, n_never)])
         found = shared_trace(logprob(values, ("fact",), facts), never, level=0.9)
         hits.append(((found.low <= 9) & (found.high >= 9)).values.mean())
