@@ -57,3 +57,8 @@ def test_with_fewer_distractors_there_are_fewer_options(tiny, facts):
     reading = mm.read_choice(tiny("llama"), mm.FactSet([facts["Karl Benz/born"], bare]))
     read = reading.logprob.sel(fact=bare.id).notnull()
     assert read.sum() == 2 * 2 * 2 and read.isel(rotation=slice(2)).sel(option=["old", "new"]).all()
+
+
+def test_batch_size_changes_nothing(tiny, asked):
+    one, many = (mm.read_choice(tiny("llama"), asked, batch_size=n).logprob for n in (1, 64))
+    np.testing.assert_allclose(one, many, atol=1e-4)

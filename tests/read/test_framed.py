@@ -37,3 +37,8 @@ def test_a_frame_that_ends_in_a_space_runs_into_the_prompt(tokenizer, facts):
     require_frame(tokenizer, facts[:9], "Said of it:\n")
     with pytest.raises(ReadingError, match="runs into the prompt"):
         require_frame(tokenizer, facts[:9], "Said of it: ")
+
+
+def test_batch_size_changes_nothing(tiny, facts):
+    one, many = (read_framed(tiny("llama"), facts, "news", batch_size=n).logprob for n in (1, 64))
+    np.testing.assert_allclose(one, many, atol=1e-4)

@@ -44,3 +44,8 @@ def test_where_a_fact_has_no_such_paraphrase_nothing_is_read(tiny, facts):
 def test_a_fact_that_is_none_is_refused(tiny):
     with pytest.raises(FactError, match="does not occur"):
         mm.read_probes(tiny("llama"), [{"subject": "x", "prompt": "y is", "old": "a", "new": "b"}])
+
+
+def test_batch_size_changes_nothing(tiny, facts):
+    one, many = (mm.read_probes(tiny("llama"), facts, batch_size=n) for n in (1, 64))
+    np.testing.assert_allclose(one.logprob, many.logprob, atol=1e-4)

@@ -70,3 +70,18 @@ def killed_after_every(monkeypatch, undrawn) -> Callable[[int, Any, Path], int]:
         raise AssertionError("it never ends")
 
     return run
+
+
+@pytest.fixture
+def same_results(contents) -> Callable[[Path, Path], None]:
+    """``same_results(directory, whole)``: two runs hold the same bytes, but for figures and the record of exports."""
+
+    def drawn(name: str) -> bool:
+        return name.startswith("figures/") or name == "exports.json"
+
+    def check(directory: Path, whole: Path) -> None:
+        left, right = contents(directory), contents(whole)
+        assert left.keys() == right.keys()
+        assert not [name for name in right if left[name] != right[name] and not drawn(name)]
+
+    return check

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -50,3 +52,9 @@ def test_it_is_taken_up_to_the_same_bits_and_opens_without_a_model(drawn, config
     calibrate_draw(tiny("llama"), directory, 3, config)
     assert contents(directory) == before
     assert open_study(directory).reading("results/alone").identical(results.reading("results/alone"))
+
+
+def test_killed_again_and_again_it_ends_the_same(drawn, config, tiny, killed_after_every, same_results, tmp_path):
+    study = SimpleNamespace(run=lambda directory: calibrate_draw(tiny("llama"), directory, 3, config))
+    assert killed_after_every(25, study, tmp_path / "run") >= 2
+    same_results(tmp_path / "run", drawn[1])

@@ -72,3 +72,18 @@ def test_facts_without_a_role_are_refused_before_any_work(tiny, facts):
         rest = mm.FactSet(fact for fact in facts if fact.role != role)
         with pytest.raises(StudyError, match=f"0 {role}"):
             CorrectionStudy(tiny("llama"), rest)
+
+
+def test_killed_again_and_again_it_ends_the_same(done, tiny, facts, config, killed_after_every, same_results, tmp_path):
+    assert killed_after_every(4, CorrectionStudy(tiny("llama"), facts, config), tmp_path / "run") >= 2
+    same_results(tmp_path / "run", done[1])
+
+
+def test_neither_the_order_of_facts_nor_the_batch_size_counts(done, tiny, facts, config, tmp_path, undrawn):
+    """What is left is float32, in which sums depend on their order."""
+    alone = config.model_copy(update={"batch_size": 1})
+    other = CorrectionStudy(tiny("llama"), mm.FactSet(list(facts)[::-1]), alone).run(tmp_path / "run").erase
+    whole = done[0].erase
+    for name in ("index", "trace_before", "trace_after", "logprob_new", "normalised"):
+        np.testing.assert_allclose(other[name].sel(fact=whole.fact), whole[name], atol=2e-3, rtol=2e-3, err_msg=name)
+    assert (other.verdict.sel(fact=whole.fact) == whole.verdict).all()

@@ -103,13 +103,7 @@ def test_facts_that_the_model_holds_are_one_condition(tiny, facts, undrawn, tmp_
     assert mm.ReactanceConfig.model_validate({"install": "none"}).install is None
 
 
-def drawn(name):
-    return name.startswith("figures/") or name == "exports.json"
-
-
-def test_killed_again_and_again_it_ends_the_same(resisted, tiny, facts, contents, killed_after_every, tmp_path):
+def test_killed_again_and_again_it_ends_the_same(resisted, tiny, facts, killed_after_every, same_results, tmp_path):
     study = mm.ReactanceStudy(tiny("llama"), facts, CONFIG)
     assert killed_after_every(7, study, tmp_path / "run") >= 2
-    whole, left = contents(resisted[1]), contents(tmp_path / "run")
-    assert left.keys() == whole.keys()
-    assert {name for name in whole if left[name] != whole[name]} <= {name for name in whole if drawn(name)}
+    same_results(tmp_path / "run", resisted[1])

@@ -155,3 +155,8 @@ def test_too_few_facts_are_refused_before_any_work(tiny, facts):
         TwinStudy(tiny("llama"), facts, TwinsConfig(twins=5))
     with pytest.raises(StudyError, match="at least one control"):
         TwinStudy(tiny("llama"), facts.contradicted)
+
+
+def test_killed_again_and_again_it_ends_the_same(done, tiny, facts, config, killed_after_every, same_results, tmp_path):
+    assert killed_after_every(9, TwinStudy(tiny("llama"), facts, config), tmp_path / "run") >= 2
+    same_results(tmp_path / "run", done[1])
