@@ -41,6 +41,10 @@ if TYPE_CHECKING:
     from mechmask.measure.dose import dose_curve as dose_curve
     from mechmask.measure.dose import dose_erased as dose_erased
     from mechmask.measure.erase import erase_index as erase_index
+    from mechmask.measure.multiplicity import benjamini_hochberg as benjamini_hochberg
+    from mechmask.measure.multiplicity import holm as holm
+    from mechmask.measure.multiplicity import max_t as max_t
+    from mechmask.measure.normalised import normalised_difference as normalised_difference
     from mechmask.measure.planning import counts_needed as counts_needed
     from mechmask.measure.planning import facts_needed as facts_needed
     from mechmask.measure.planning import power_table as power_table
@@ -184,6 +188,10 @@ _HOMES = {
     "dose_erased": "measure.dose",
     "erase_index": "measure.erase",
     "pooled": "measure.pool",
+    "benjamini_hochberg": "measure.multiplicity",
+    "holm": "measure.multiplicity",
+    "max_t": "measure.multiplicity",
+    "normalised_difference": "measure.normalised",
     "counts_needed": "measure.planning",
     "facts_needed": "measure.planning",
     "power_table": "measure.planning",

@@ -16,7 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from mechmask.draw.style import Look, count, percent, stroke
-from mechmask.measure.statistics import Interval, mean_interval, over_facts
+from mechmask.errors import ReadingError
+from mechmask.measure.multiplicity import max_t
+from mechmask.measure.statistics import Interval, mean_interval, over_facts, several_draws
 
 _MOST_MARKERS = 10  # along one line: enough to tell lines apart in grey print, too few to hide them
 
@@ -49,6 +51,29 @@ def band_along(
     intervals = over_facts(finite, level, interval)
     estimate, low, high, n = (intervals[name].values for name in ("estimate", "low", "high", "n"))
     return Band(values[along].values, estimate, low, high, n, int(np.isinf(table).sum()), intervals.attrs["unit"])
+
+
+def simultaneous_band(values: xr.DataArray, level: float) -> Band:
+    """The mean over facts, or over draws of facts, with one interval for the whole curve over layers (``max_t``).
+
+    Args:
+        values: ``[layer, fact]`` in any order; draws where ``fact`` has the coordinate ``seed``.
+        level: of the interval.
+
+    Raises:
+        ReadingError: if there are too few facts or draws for such an interval, at 95% fewer than six.
+    """
+    drawn = several_draws(values)
+    units = values.groupby("seed").mean().rename(seed="fact") if drawn else values.reset_coords(drop=True)
+    found = max_t(units.transpose("fact", "layer"), level)
+    if np.isinf(found.low).any():
+        raise ReadingError(
+            f"{count(int(found.n), 'draw' if drawn else 'fact')} are too few for a band at {percent(level)} over all "
+            "layers at once. Give more, or draw the band of each layer by itself."
+        )
+    n = np.full(found.sizes["layer"], int(found.n))
+    mean, low, high = (found[name].values for name in ("mean", "low", "high"))
+    return Band(values.layer.values, mean, low, high, n, 0, "draws" if drawn else "facts")
 
 
 def draw_band(axes: Axes, band: Band, look: Look, label: str, *, alpha: float = 0.18) -> Line2D:

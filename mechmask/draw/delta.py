@@ -13,13 +13,13 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mechmask.draw.band import Band, band_along, band_note, draw_band, entries_of, lines_of, n_text
+from mechmask.draw.band import Band, band_along, band_note, draw_band, entries_of, lines_of, n_text, simultaneous_band
 from mechmask.draw.canvas import AxesLike, Canvas, Page, Width
 from mechmask.draw.check import contest_along, require_level
 from mechmask.draw.layers import MARGIN_NATS, depth_axis, frame, make_room_for_rug, mark_commits, mark_median, mark_zero
 from mechmask.draw.palette import Palette
 from mechmask.draw.states import by_state
-from mechmask.draw.style import BEFORE, CHANGE, COLUMN_INCHES, MARGIN, PAGE_INCHES, count
+from mechmask.draw.style import BEFORE, CHANGE, COLUMN_INCHES, MARGIN, PAGE_INCHES, count, percent
 from mechmask.errors import ReadingError
 from mechmask.measure.commit import commit_layer
 from mechmask.measure.reading import require
@@ -48,6 +48,7 @@ def delta(
     after: xr.Dataset | None = None,
     *,
     level: float = 0.95,
+    simultaneous: bool = False,
     axes: AxesLike | None = None,
     width: Width | None = None,
     title: str | None = None,
@@ -62,6 +63,8 @@ def delta(
             compared with every other one.
         after: the same of the changed model. Facts meet by label; those in one reading only are left out and counted.
         level: of all intervals, which are over facts; over draws of facts where ``fact`` has the coordinate ``seed``.
+        simultaneous: whether the band of the difference holds for all layers at once (``max_t``, six facts or draws or
+            more), which is what "there is a difference at these layers" needs; by default for each layer by itself.
         axes: two panels for each change to draw into, the upper row first; without them a new figure is made.
         width: of a new figure: ``"single"`` or ``"double"`` column, or inches.
         title: above all panels.
@@ -74,7 +77,7 @@ def delta(
 
     Raises:
         ReadingError: if a reading lacks one of these, or the two share no fact or have other layers, or if an option
-            does not fit.
+            does not fit, such as ``simultaneous`` with fewer than six facts or draws.
     """
     require_level(level)
     changes = _changes(before, after)
@@ -85,7 +88,7 @@ def delta(
         bands: dict[str, list[Band]] = {name: [] for name in _LOOKS}
         for column, (name, change) in enumerate(changes.items()):
             upper, lower = page.grid[:, column]
-            for of, band in _draw(page, upper, lower, change, level).items():
+            for of, band in _draw(page, upper, lower, change, level, simultaneous).items():
                 bands[of].append(band)
             page.entitle(upper, name)
             page.entitle(lower, _draw_commits(page, (upper, lower), change))
@@ -100,6 +103,7 @@ def delta(
         page.label_y(page.grid[1, 0], "difference (nats)")
         n_alone = sum(change.n_alone for change in changes.values())
         notes = [band_note((band for of_name in bands.values() for band in of_name), level), *filter(None, outside)]
+        notes += [f"band of the difference: {percent(level)} for all layers at once"] if simultaneous else []
         notes += [f"{count(n_alone, 'fact')} in one reading only left out"] if n_alone else []
         _put_legend(page, bands, "\n".join(notes))
     return page.root
@@ -139,7 +143,7 @@ def _paired(before: xr.Dataset, after: xr.Dataset) -> _Change:
     return _Change(before.sel(fact=shared), after.sel(fact=shared), n_alone)
 
 
-def _draw(page: Page, upper: Axes, lower: Axes, change: _Change, level: float) -> dict[str, Band]:
+def _draw(page: Page, upper: Axes, lower: Axes, change: _Change, level: float, simultaneous: bool) -> dict[str, Band]:
     after = change.after.margin.transpose("fact", "layer")
     difference = after.copy(data=after.values - change.before.margin.transpose("fact", "layer").values)
     curves = {
@@ -149,7 +153,8 @@ def _draw(page: Page, upper: Axes, lower: Axes, change: _Change, level: float) -
     }
     bands = {}
     for name, (axes, values) in curves.items():
-        bands[name] = band_along(values, "layer", level)
+        whole = simultaneous and name == "difference"
+        bands[name] = simultaneous_band(values, level) if whole else band_along(values, "layer", level)
         draw_band(axes, bands[name], page.looks[name], _ENTRIES[name])
     mark_zero(upper)
     mark_zero(lower)

@@ -5,6 +5,7 @@ from scipy import stats
 
 from mechmask import draw
 from mechmask.errors import ReadingError
+from mechmask.measure.multiplicity import max_t
 
 LABELS = ["margin before", "margin after", "difference after \N{MINUS SIGN} before"]
 
@@ -120,3 +121,23 @@ def test_the_legend_is_clear_of_every_panel(depth_reading, two_readings, legend_
 def test_bad_input_is_refused_in_one_sentence(two_readings, spoil, said):
     with pytest.raises(ReadingError, match=said):
         draw.delta(*spoil(*two_readings))
+
+
+def test_a_simultaneous_band_is_that_of_the_largest_t(depth_reading):
+    reading = depth_reading.isel(state=[0, 1], fact=np.flatnonzero(depth_reading.role == "contradicted"))
+    d = reading.margin.isel(state=1, drop=True) - reading.margin.isel(state=0, drop=True)
+    expected = max_t(d.reset_coords(drop=True), 0.9)
+    figure = draw.delta(reading, level=0.9, simultaneous=True)
+    band = next(c for c in figure.axes[1].collections if isinstance(c, PolyCollection)).get_paths()[0].vertices
+    at = reading.layer.values
+    np.testing.assert_allclose([band[band[:, 0] == x, 1].min() for x in at], expected.low)
+    np.testing.assert_allclose([band[band[:, 0] == x, 1].max() for x in at], expected.high)
+    assert "band of the difference: 90% for all layers at once" in figure.legends[0].get_title().get_text()
+    pointwise = stats.t.interval(0.9, len(d) - 1, d.mean("fact"), stats.sem(d.transpose("fact", "layer")))
+    assert (expected.low < pointwise[0]).all()
+
+
+def test_too_few_facts_have_no_simultaneous_band(depth_reading):
+    few = depth_reading.isel(fact=np.flatnonzero(depth_reading.role == "contradicted")[:4])
+    with pytest.raises(ReadingError, match="4 facts are too few"):
+        draw.delta(few, simultaneous=True)
