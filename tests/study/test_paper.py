@@ -142,11 +142,11 @@ def test_a_ready_configuration_is_one_that_its_kind_of_model_can_run(name, famil
     study = written["study"]
     assert study.pop("protocol") == "paper" and set(PARTS) | {"draws", "known", "taught"} == set(study)
     study["known"]["min_margin"] = -1000.0
-    study["contrast"].setdefault("edits", [{"method": "ft_l", "layer": 0, "clamp": 5e-4}])
-    if study["contrast"]["edits"] == ["ft_l"]:  # by preset, which is of the real model's size
-        preset = presets("ft_l")["gpt2-xl"]
-        assert (preset.family, preset.n_layers, preset.width) == (family, 48, 1600)
-        study["contrast"]["edits"] = [{"method": "ft_l", "layer": 0, "clamp": 5e-4}]
+    editors = study["contrast"]["edits"]
+    if name == "gpt2-xl":  # by presets, which are of the real model's size
+        assert all((of := presets(editor)[name]).n_layers == 48 and of.width == 1600 for editor in editors)
+    assert [e if isinstance(e, str) else e["method"] for e in editors] == ["ft_l", "ft"]
+    study["contrast"]["edits"] = [{"method": "ft_l", "layer": 0, "clamp": 5e-4}, {"method": "ft", "layer": 0}]
     model = mm.load_model(tiny_module(family), tokenizer=request.getfixturevalue(tokens))
     paper = mm.PaperStudy(model, mm.PaperConfig.model_validate(study))
     assert paper.config.draws == 5 and list(paper.config.parts) == list(PARTS)
