@@ -9,6 +9,7 @@ import pytest
 import xarray as xr
 from scipy import stats
 
+from mechmask.measure.increment import increment
 from mechmask.measure.precision import CONTROL, FINEST_FIRST
 from mechmask.measure.statistics import Interval
 from mechmask.study.findings import CLAIMS, comeback, correlations, edits, limits, masking
@@ -125,28 +126,27 @@ def test_who_recalls_first_is_counted_by_fact_and_ties_say_nothing():
         {"arm": ["old_masked", "novel"], "fact": list("abcd")},
         budget,
     )
-    found = comeback._earlier(Drawn(recall={"0": table, "1": table}), "novel")
-    assert (found.interval.estimate, found.interval.n, found.of) == (pytest.approx(2 / 3), 6, "facts in 2 draws")
-    assert "4 earlier, 2 later, 2 tied" in found.note and "Wilcoxon" not in found.note
-    alone = comeback._earlier(Drawn(recall={"0": table}), "novel")
+    found = comeback._sooner(Drawn(recall={"0": table, "1": table}), "novel")
+    assert (found.interval.estimate, found.interval.n, found.of) == (
+        float(increment_of(table)["shift"]),
+        8,
+        "facts in 2 draws",
+    )
+    assert found.note == "4 earlier, 2 later, 2 tied"
+    alone = comeback._sooner(Drawn(recall={"0": table}), "novel")
     assert "exact Wilcoxon" in alone.note and alone.of == "facts of one draw"
+    assert alone.interval.low == float(increment_of(table).shift_low)
 
 
-def test_facts_of_the_one_draw_that_is_left_are_not_independent():
-    """In four of five draws both arms are as fast: what remains is one observation, however many facts it has."""
-    fast = recall_of([1.0] * 8, [5.0] * 8)
-    tied = recall_of([3.0] * 8, [3.0] * 8)
-    found = comeback._earlier(Drawn(recall={"0": fast, **dict.fromkeys("1234", tied)}), "novel")
-    assert (found.interval.estimate, found.interval.n) == (1.0, 8)
-    assert found.interval.low == pytest.approx(0.025)
+def increment_of(table):
+    return increment(table.sel(arm="old_masked", drop=True), table.sel(arm="novel", drop=True))
 
 
-def test_all_draws_that_agree_are_no_less_sure_than_all_but_one_fact():
-    fast = recall_of([1.0] * 8, [5.0] * 8)
-    nearly = recall_of([1.0] * 8, [5.0] * 7 + [0.0])
-    whole = comeback._earlier(Drawn(recall=dict.fromkeys("01234", fast)), "novel")
-    but_one = comeback._earlier(Drawn(recall={**dict.fromkeys("0123", fast), "4": nearly}), "novel")
-    assert but_one.interval.low <= whole.interval.low
+def test_the_shift_is_over_draws():
+    shifts = [4.0, 2.0, 3.0, 1.0, 2.5]
+    tables = {str(i): recall_of([1.0] * 8, [1.0 + shift] * 8) for i, shift in enumerate(shifts)}
+    found = comeback._sooner(Drawn(recall=tables), "novel").interval
+    assert found[:3] == pytest.approx((2.5, *stats.t.interval(0.95, 4, 2.5, stats.sem(shifts))))
 
 
 def recall_of(first, second):
@@ -159,16 +159,23 @@ def recall_of(first, second):
 def ways(margin, chosen="old"):
     """A rebound table of three facts and four probes, with one margin at each of two doses."""
     doses = {"matched": margin, "driven_on": abs(margin)}
-    values = np.array([[np.full((3, 4), m)] for m in doses.values()])
-    choice = np.array([[[[chosen if m < 0 else "new"]] * 3] for m in doses.values()])
+    values = np.array([[np.full((3, 4), -1.0), np.full((3, 4), m)] for m in doses.values()])
+    first = [["old"], ["old"], ["new"]]
+    choice = np.array([[first, [[chosen if m < 0 else "new"]] * 3] for m in doses.values()])
     parts = {"margin": (("dose", "way", "fact", "probe"), values), "choice": (("dose", "way", "fact", "form"), choice)}
-    labels = {"dose": list(doses), "way": ["ft_l"], "fact": list("abc"), "probe": list("wxyz"), "form": ["text"]}
+    labels = {
+        "dose": list(doses),
+        "way": ["before", "ft_l"],
+        "fact": list("abc"),
+        "probe": list("wxyz"),
+        "form": ["text"],
+    }
     return xr.Dataset(parts, labels)
 
 
 def test_probes_and_choices_are_counted_at_the_dose_that_the_claim_names_with_draws_as_clusters():
     drawn = Drawn(rebound=dict.fromkeys("012", ways(-1.0)))
-    for measure, n in ((edits._rebound, 36), (edits._chosen, 9)):
+    for measure, n in ((edits._rebound, 36), (edits._chosen, 6)):
         matched, driven_on = (measure(drawn, dose=dose).interval for dose in ("matched", "driven_on"))
         assert (matched.estimate, matched.n, driven_on.estimate) == (1, n, 0)
         assert matched.low == pytest.approx(stats.beta.ppf(0.025, 3, 1)), "three draws, not nine facts"
@@ -215,3 +222,13 @@ def test_the_order_of_precisions_is_that_of_their_roundings():
     from mechmask.write.rounding import PRECISIONS
 
     assert (CONTROL, *PRECISIONS) == FINEST_FIRST
+
+
+@pytest.mark.parametrize(("n_draws", "said"), [(1, ""), (5, "even none in 5 draws would reach up to 0.52"), (20, "")])
+def test_too_few_draws_to_agree_with_none_are_said_to_be(n_draws, said):
+    one = erased(["masked"] * 40, [1.0] * 40).assign_coords(
+        seed=("fact", np.resize(np.arange(n_draws), 40).astype(str))
+    )
+    drawn = Drawn(erase=one)
+    drawn.studies = dict.fromkeys(range(n_draws))
+    assert masking._share_erased("won", drawn).note == said

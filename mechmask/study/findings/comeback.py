@@ -9,7 +9,6 @@ from functools import partial
 import numpy as np
 import xarray as xr
 
-from mechmask.measure.clustered_share import share_of_facts
 from mechmask.measure.increment import increment
 from mechmask.measure.pool import pooled
 from mechmask.measure.statistics import Interval, mean_interval, over_facts
@@ -20,28 +19,24 @@ from mechmask.study.findings.finding import Claim, Measured, facts_in
 _MASKED = "old_masked"
 
 
-def _earlier(results: DrawnResults, than: str) -> Measured:
-    """Of the facts that one arm recalls before the other: the share that the masked model recalls first."""
+def _sooner(results: DrawnResults, than: str) -> Measured:
+    """By how many steps the masked model recalls a value before the other arm does, paired by fact.
+
+    Of several draws, the mean of their shifts. A share of facts that are earlier would decide nothing there: five draws
+    of which each is wholly earlier reach down to 48%.
+    """
     arms = {
         draw: [table[["steps", "reached"]].sel(arm=arm, drop=True) for arm in (_MASKED, than)]
         for draw, table in results.each("results/recall").items()
     }
-    by_draw = {draw: increment(*pair) for draw, pair in arms.items()}
-    difference = pooled({draw: found[["difference"]] for draw, found in by_draw.items()}).difference
-    interval = share_of_facts((difference > 0).where((difference < 0) | (difference > 0)))
-    n = {kind: sum(int(found[f"n_{kind}"]) for found in by_draw.values()) for kind in ("earlier", "later", "tied")}
-    counts = ", ".join(f"{count} {kind}" for kind, count in n.items())
-    return Measured(interval, facts_in(len(arms)), f"{counts}, {_shift(list(by_draw.values()))}")
-
-
-def _shift(found: Sequence[xr.Dataset]) -> str:
-    """By how many steps, over facts of one draw or over draws: facts that were trained together are one observation."""
+    found = [increment(*pair) for pair in arms.values()]
+    counts = ", ".join(f"{sum(int(one[f'n_{kind}']) for one in found)} {kind}" for kind in ("earlier", "later", "tied"))
+    n = sum(int(one.difference.notnull().sum()) for one in found)
     if len(found) == 1:
-        one = found[0]
-        low, high, p = (float(one[name]) for name in ("shift_low", "shift_high", "p_value"))
-        return f"shift {float(one['shift']):+.1f} [{low:.1f}, {high:.1f}] steps, exact Wilcoxon p = {p:.2g}"
+        estimate, low, high, p = (float(found[0][name]) for name in ("shift", "shift_low", "shift_high", "p_value"))
+        return Measured(Interval(estimate, low, high, n), facts_in(1), f"{counts}, exact Wilcoxon p = {p:.2g}")
     mean = mean_interval([float(one["shift"]) for one in found])
-    return f"shift of a draw {mean.estimate:+.1f} [{mean.low:.1f}, {mean.high:.1f}] steps"
+    return Measured(mean._replace(n=n), facts_in(len(arms)), counts)
 
 
 def _untaught(results: DrawnResults, reference: str) -> Measured:
@@ -98,8 +93,8 @@ def _reacquired(part: str, facts: str, arms: Sequence[str]) -> list[Claim]:
     sooner = [
         claim(
             *(f"a masked value is recalled again before {than}", paper),
-            *("share of facts that are earlier", "share", partial(_earlier, than=arm)),
-            above=0.5,
+            *("by how many steps (Hodges and Lehmann)", "steps", partial(_sooner, than=arm)),
+            above=0,
         )
         for arm in arms
         for than, paper in (_ARMS[arm],)

@@ -12,6 +12,7 @@ from mechmask.measure.normalised import group_normalised
 from mechmask.measure.pool import only, pooled
 from mechmask.measure.statistics import Interval, over_facts, proportion_interval
 from mechmask.measure.verdict import MARGIN_SHARE
+from mechmask.study.contrast_tables import BEFORE
 from mechmask.study.draws import DrawnResults
 from mechmask.study.findings.finding import Claim, Measured, draws_of
 from mechmask.study.findings.masking import mean_index
@@ -60,11 +61,12 @@ def _rebound(results: DrawnResults, dose: str) -> Measured:
 
 
 def _chosen(results: DrawnResults, dose: str) -> Measured:
-    """Multiple choice with the options as texts, scored each by itself."""
+    """Multiple choice with the options as texts, scored each by itself; of facts of which old was chosen before."""
     parts = {draw: table[["choice"]] for draw, table in results.each("results/rebound").items()}
-    choice = pooled(parts).choice.sel(dose=dose, way=EDIT, form="text", drop=True)
-    chosen = share_of_facts((choice == "old").where(choice != ""))
-    return Measured(chosen, draws_of(choice))
+    choice = pooled(parts).choice.sel(dose=dose, form="text", drop=True)
+    before, after = (choice.sel(way=way, drop=True) for way in (BEFORE, EDIT))
+    chosen = share_of_facts((after == "old").where((after != "") & (before == "old")))
+    return Measured(chosen, draws_of(choice), f"old was chosen before on {int((before == 'old').sum())} facts")
 
 
 def _told_apart(results: DrawnResults) -> Measured:
@@ -115,7 +117,7 @@ CLAIMS = [
     *(
         _claim(
             *(f"multiple choice does not bring old back after FT-L{where}", "not measured"),
-            *("share of facts of which old is chosen", "share", partial(_chosen, dose=dose)),
+            *("share of facts of which old is chosen still", "share", partial(_chosen, dose=dose)),
             below=_NONE_OF_TWELVE,
         )
         for dose, where, _ in _DOSES

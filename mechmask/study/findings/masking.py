@@ -66,6 +66,17 @@ def _erased(one: xr.Dataset) -> Interval:
     return share_of_facts((one.paper_verdict == "erased").where(one["index"].notnull()))
 
 
+def _share_erased(state: str, results: DrawnResults) -> Measured:
+    """The share that the paper's index calls erased, and whether so few draws could agree with "none" at all."""
+    found = at_state(_erased, state, results)
+    n_draws = len(results.studies)
+    reach = proportion_interval(0, n_draws).high
+    if n_draws == 1 or reach <= _NONE_OF_TWELVE:
+        return found
+    notes = (found.note, f"even none in {n_draws} draws would reach up to {reach:.2f}")
+    return found._replace(note=", ".join(filter(None, notes)))
+
+
 def _claims(part: str, facts: str, state: str) -> list[Claim]:
     where = _STATES[state]
     return [
@@ -76,7 +87,7 @@ def _claims(part: str, facts: str, state: str) -> list[Claim]:
         ),
         Claim(
             *(1, part, facts, "no old value is erased", "0 of 12, 0 of 12, 0 of 18, 0 of 18 (three models)"),
-            *(f"share that the index calls erased {where}", "share", partial(at_state, _erased, state)),
+            *(f"share that the index calls erased {where}", "share", partial(_share_erased, state)),
             below=_NONE_OF_TWELVE,
         ),
         Claim(
