@@ -22,7 +22,7 @@ from mechmask.errors import ChangeError
 from mechmask.facts.fact import Example, Fact
 from mechmask.facts.fact_set import FactSet
 from mechmask.facts.load import as_examples
-from mechmask.interrupts import _AtomicContext
+from mechmask.interrupts import _AtomicContext, atomic_context
 from mechmask.models.lock import exclusive
 from mechmask.models.model import Model
 from mechmask.models.routes import encode_examples
@@ -179,7 +179,7 @@ class Finetuning(_AtomicContext["Finetuning"]):
             )
 
     def _advance_once(self) -> float:
-        with torch.enable_grad():
+        with _with_gradients():
             return self._descend()
 
     def _descend(self) -> float:
@@ -207,9 +207,8 @@ class Finetuning(_AtomicContext["Finetuning"]):
         """Of every token that some examples ask for, in nats."""
         dropout = self.config.dropout > 0
         computing = computing_in(self._model, self.config.precision)
-        with torch.random.fork_rng(enabled=dropout), self._trained.computing(self._model.module), computing:
-            if dropout:
-                torch.manual_seed(_dropout_seed(self.config.seed, self.step))
+        seed = _dropout_seed(self.config.seed, self.step) if dropout else None
+        with _drawing(seed), self._trained.computing(self._model.module), computing:
             return torch.cat([target_nll(self._model, asked) for asked in self._targets(examples)])
 
     def _targets(self, examples: tuple[int, ...]) -> list[Targets]:
@@ -291,6 +290,21 @@ def _change_of(state: Variant, model: Model | Variant, config: FinetuneConfig) -
             "Pass the change itself as start=, with the model that it was made on."
         )
     return change
+
+
+@atomic_context
+def _with_gradients() -> Iterator[None]:
+    with torch.enable_grad():
+        yield
+
+
+@atomic_context
+def _drawing(seed: int | None) -> Iterator[None]:
+    """Torch draws from a seed of its own, or nothing is drawn."""
+    with torch.random.fork_rng(enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
 
 
 def _dropout_seed(seed: int, step: int) -> int:

@@ -8,16 +8,19 @@ Readings do not stand in it.
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
 from mechmask.errors import ChangeError
+from mechmask.interrupts import atomic_context
 from mechmask.models.model import Model
 from mechmask.write.finetune_config import Precision
 
 
-def computing_in(model: Model, precision: Precision) -> torch.autocast:
-    """A context for the forward pass of a step.
+def computing_in(model: Model, precision: Precision) -> AbstractContextManager[None]:
+    """A context for the forward pass of a step; of another autocast around it nothing is left in float32.
 
     Raises:
         ChangeError: if the device would only imitate bfloat16, which takes longer than float32, or the model's weights
@@ -33,7 +36,20 @@ def computing_in(model: Model, precision: Precision) -> torch.autocast:
             f"This {device} device would only imitate bfloat16, which is slower than float32. Leave precision out, or "
             "train on a processor that has it (AVX512-BF16, AMX, Arm BF16, a CUDA device from 2020 on)."
         )
-    return torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16")
+    if precision == "float32" and not torch.is_autocast_enabled(device):
+        return nullcontext()
+    return _autocast(device, enabled=precision == "bfloat16")
+
+
+@atomic_context
+def _autocast(device: str, *, enabled: bool) -> Iterator[None]:
+    """Torch's own, with interrupts waiting and nothing cached.
+
+    Left on by an interrupt it would round readings; left with a cache, a later training would compute with weights that
+    it no longer learns.
+    """
+    with torch.autocast(device, torch.bfloat16, enabled=enabled, cache_enabled=False):
+        yield
 
 
 def _multiplies_bfloat16(device: str) -> bool:

@@ -13,14 +13,17 @@ from pathlib import Path
 import pytest
 import torch
 from peft.tuners.lora import LoraModel
+from torch.amp import autocast_mode
 
 import mechmask
 from mechmask import FinetuneConfig, FTLConfig, edit, finetune, graft
+from mechmask.write import precision
 from mechmask.write.low_rank import low_rank_change
 from mechmask.write.round_trip import round_trip
 
 FAST = FinetuneConfig(steps=2, lr=1e-2, rank=2)
 DORA = FinetuneConfig(method="dora", steps=2, lr=1e-2, rank=2)
+NARROW = FinetuneConfig(method="full", steps=2, lr=1e-3, precision="bfloat16")
 FULL = FinetuneConfig(method="full", steps=2, lr=1e-3)
 EDIT = FTLConfig(layer=0, clamp=5e-2, lr=1e-2, steps=2)
 DOWN = "model.layers.0.mlp.down_proj.weight"
@@ -32,6 +35,7 @@ WATCHED = (
         for name in ("write", "interrupts.py", "models/lock.py", "models/states.py", "models/model.py")
     ),
     contextlib.__file__,
+    autocast_mode.__file__,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:The .* edit did not take")
@@ -48,8 +52,9 @@ def model(tiny):
 
 
 @pytest.fixture
-def works(model, facts) -> dict[str, Callable[[], object]]:
+def works(model, facts, monkeypatch) -> dict[str, Callable[[], object]]:
     """What may be interrupted, by name."""
+    monkeypatch.setattr(precision, "_multiplies_bfloat16", lambda device: True)
     install, second = (finetune(model, facts[i : i + 1], FAST) for i in (0, 1))
     edited = edit(model, facts[:1], config=EDIT)
     factors = low_rank_change(model, {DOWN: (torch.ones(32, 1), torch.ones(1, 64))}, "by hand", {})
@@ -75,6 +80,7 @@ def works(model, facts) -> dict[str, Callable[[], object]]:
         "finetune": lambda: finetune(model, facts[:1], FAST),
         "finetune_dora": lambda: finetune(model, facts[:1], DORA),
         "finetune_full": lambda: finetune(model, facts[:1], FULL),
+        "finetune_bfloat16": lambda: finetune(model, facts[:1], NARROW),
         "edit": lambda: edit(install.on(model), facts[:1], config=EDIT),
     }
 
@@ -116,11 +122,11 @@ def interrupts() -> Iterator[_Interrupts]:
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs timers")
 def test_hundreds_of_interrupts_at_random_moments_leave_no_trace(model, works, interrupts, traced):
-    before, wanted = traced(model.module), model.fingerprint
+    before, modes, wanted = traced(model.module), _modes(), model.fingerprint
     chance = random.Random(0)
     for name, times in {
         **dict.fromkeys(("adapter", "graft", "stacked"), 80), **dict.fromkeys(("weights", "low_rank"), 50),
-        "round_trip": 50, "finetune": 60, "finetune_dora": 30, "finetune_full": 60, "edit": 40,
+        "round_trip": 50, "finetune": 60, "finetune_dora": 30, "finetune_full": 60, "finetune_bfloat16": 30, "edit": 40,
     }.items():  # fmt: skip
         began = time.perf_counter()
         works[name]()
@@ -131,23 +137,35 @@ def test_hundreds_of_interrupts_at_random_moments_leave_no_trace(model, works, i
             interrupts.run(works[name])
             signal.setitimer(signal.ITIMER_REAL, 0)
             assert traced(model.module) == before, name
+            assert _modes() == modes, name
     assert interrupts.raised >= 300
     assert model.fingerprint == wanted
 
 
 @pytest.mark.parametrize(
     ("name", "every"),
-    [("weights", 3), ("low_rank", 7), ("adapter", 29), ("stacked", 83), ("round_trip", 83), ("finetune_full", 29)],
+    [
+        *[("weights", 3), ("low_rank", 7), ("adapter", 29), ("stacked", 83), ("round_trip", 83)],
+        *[("finetune_full", 29), ("finetune_bfloat16", 13)],
+    ],
 )
 def test_an_interrupt_at_any_line_leaves_no_trace(model, works, interrupts, traced, name, every):
     """Every so many lines that applying and undoing run through in the files that put on and take off."""
-    before = traced(model.module)
+    before, modes = traced(model.module), _modes()
     counted = _lines(works[name], lambda: None, 0)
     hit = 0
     for line in range(1, counted, every):
         hit += interrupts.run(lambda line=line: _lines(works[name], lambda: signal.raise_signal(signal.SIGINT), line))
         assert traced(model.module) == before, line
+        assert _modes() == modes, line
     assert hit > 0.9 * counted / every, "an interrupt that waits is raised all the same"
+
+
+def _modes() -> tuple[object, ...]:
+    """What torch's own contexts set for all that runs after them: left on, autocast rounds readings."""
+    torch.autocast_increment_nesting()
+    nesting = torch.autocast_decrement_nesting()
+    return nesting, torch.is_autocast_enabled("cpu"), torch.is_autocast_cache_enabled(), torch.is_grad_enabled()
 
 
 def _lines(work: Callable[[], object], at_line: Callable[[], None], number: int) -> int:

@@ -117,7 +117,7 @@ class DoseStudy:
         settings = {"corpus": c.corpus, "n_tokens": c.text_tokens}
         inputs = {"model": run.inputs["model"]}
         if c.corpus is not None:
-            inputs["corpus"] = content_digest(c.corpus)
+            inputs["corpus_file"] = content_digest(c.corpus)
 
         def make(directory: Path) -> None:
             corpus = held_out_text(self.model, c.corpus, n_tokens=c.text_tokens)
