@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
+from scipy import linalg
 
 from mechmask.errors import ReadingError
 
@@ -46,31 +47,36 @@ def linear_probe(
         raise ReadingError("A linear probe of one fact has no other to learn from. Give at least two facts.")
     there = np.asarray(~np.isnan(features).any(-1))
     said = np.arange(there.size).reshape(there.shape) if value is None else np.asarray(value)
+    shifted = _less_their_mean(features.astype(float), there)
+    rows = shifted.reshape(-1, features.shape[-1])
+    gram = (rows @ rows.T).reshape(*there.shape, *there.shape)  # of it all probes are made
     scores = np.full(len(features), np.nan)
     for held_out in np.unique(facts):
         asked = np.equal(facts, held_out)
         usable = there & ~np.isin(said, said[asked][there[asked]]) & ~asked[:, None]
         usable &= usable[:, :1] & (np.count_nonzero(usable, axis=1) > 1)[:, None]
-        learned, wanted = _centred(features, usable)
-        kernel = learned @ learned.T
-        penalty = np.trace(kernel) / max(1, len(kernel))
-        weights = np.zeros(features.shape[-1])  # of a probe that learned from no difference
-        if penalty > 0:
-            weights = learned.T @ np.linalg.solve(kernel + penalty * np.eye(len(kernel)), wanted)
-        answer = np.where(there[asked], np.nan_to_num(features[asked]) @ weights, np.nan)
+        prompt, candidate = np.nonzero(usable)
+        answer = np.zeros((np.count_nonzero(asked), there.shape[1]))  # of a probe that learned from no difference
+        if len(prompt):
+            within = np.equal.outer(prompt, prompt) / np.count_nonzero(usable, axis=1)[prompt]
+            centring = np.eye(len(prompt)) - within
+            kernel = centring @ gram[prompt, candidate][:, prompt, candidate] @ centring
+            penalty = np.trace(kernel) / len(kernel)
+            if penalty > 0:
+                wanted = centring @ (candidate == 0)
+                dual = linalg.solve(kernel + penalty * np.eye(len(kernel)), wanted, assume_a="pos")
+                answer = gram[asked][:, :, prompt, candidate] @ (centring @ dual)
+        answer = np.where(there[asked], answer, np.nan)
         n_others = np.count_nonzero(there[asked][:, 1:], axis=1)
         others = np.nansum(answer[:, 1:], axis=1) / np.where(n_others, n_others, np.nan)
         scores[asked] = answer[:, 0] - others
     return scores
 
 
-def _centred(
-    features: Float[np.ndarray, "prompt candidate width"], usable: Bool[np.ndarray, "prompt candidate"]
-) -> tuple[Float[np.ndarray, "row width"], Float[np.ndarray, " row"]]:
-    """Features and targets of the usable candidates, each less its mean over those of its prompt."""
-    prompt, candidate = np.nonzero(usable)
-    n = np.count_nonzero(usable, axis=1)[prompt]
-    rows = features[prompt, candidate]
-    sums = np.zeros((len(features), features.shape[-1]))
-    np.add.at(sums, prompt, rows)
-    return rows - sums[prompt] / n[:, None], (candidate == 0) - 1 / n
+def _less_their_mean(
+    features: Float[np.ndarray, "prompt candidate width"], there: Bool[np.ndarray, "prompt candidate"]
+) -> Float[np.ndarray, "prompt candidate width"]:
+    """Every candidate less the mean of its prompt, 0 where there is none: what all have in common tells nothing."""
+    zeroed = np.where(there[..., None], features, 0.0)
+    mean = zeroed.sum(1, keepdims=True) / np.count_nonzero(there, axis=1)[:, None, None]
+    return np.where(there[..., None], zeroed - mean, 0.0)

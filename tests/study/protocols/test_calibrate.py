@@ -56,5 +56,5 @@ def test_it_is_taken_up_to_the_same_bits_and_opens_without_a_model(drawn, config
 
 def test_killed_again_and_again_it_ends_the_same(drawn, config, tiny, killed_after_every, same_results, tmp_path):
     study = SimpleNamespace(run=lambda directory: calibrate_draw(tiny("llama"), directory, 3, config))
-    assert killed_after_every(25, study, tmp_path / "run") >= 2
+    assert killed_after_every(45, study, tmp_path / "run") >= 1
     same_results(tmp_path / "run", drawn[1])
