@@ -1,6 +1,7 @@
 """``PrecisionStudy``: the verdict on one correction again with its weights in bfloat16, int8 and NF4.
 
-Facts that a model knows are corrected once. The model before and the model after, the adapter merged into it, then have
+Facts that a model knows, or that it is taught in twins, are corrected once. The model before and the model after, the
+adapter merged into it, then have
 the linear maps of their blocks rounded to each type and back, and both are read again: what stands in bfloat16 is held
 against what stood in bfloat16. float32 is the control. Rounding is that of ``mechmask.write.rounding``; products and
 activations stay in float32.
@@ -8,13 +9,15 @@ activations stay in float32.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import xarray as xr
 from pydantic import Field, field_validator
 
+from mechmask.configuration import NONE_BY_NAME
 from mechmask.errors import StudyError
 from mechmask.facts.fact_set import FactSet
 from mechmask.facts.load import as_fact_set
@@ -24,10 +27,11 @@ from mechmask.models.model import Model
 from mechmask.read.logits import read_logits
 from mechmask.read.scoring.labels import provenance
 from mechmask.study.config import VerdictConfig
+from mechmask.study.crossover import joined_twins, require_shares, shares, taught
 from mechmask.study.exports import export_precision
 from mechmask.study.outcome import outcome
 from mechmask.study.precisions import each_precision
-from mechmask.study.preparation import require_roles, require_routes
+from mechmask.study.preparation import require_one_shape, require_roles, require_routes
 from mechmask.study.results import StudyResults
 from mechmask.study.run import Run
 from mechmask.study.states import StudyState, reading_in, readings_of, untouched
@@ -35,23 +39,28 @@ from mechmask.study.step import Step
 from mechmask.study.tables import by_state
 from mechmask.study.training import OUTPUT, Watch, train
 from mechmask.study.until import Until
-from mechmask.write.finetune import FinetuneConfig, lora_config
+from mechmask.write.finetune import FinetuneConfig
 from mechmask.write.rounding import PRECISIONS, Precision
 
 
 class PrecisionConfig(VerdictConfig):
-    """How facts from pretraining are corrected, and in which types the correction is judged again.
+    """How facts are corrected, and in which types the correction is judged again.
 
     Attributes:
+        install: how the old values are taught first, in twins; ``None`` (``"none"`` in TOML) for facts that the model
+            knows.
+        twins: how many, with ``install``; each is taught one share of the facts.
         contradict: how the new values are taught.
         contradict_until: contradicting ends at the first checkpoint at which new is recalled or leads by so much, such
             as ``{ margin = 1.0 }``; after all steps by default.
         checkpoint_every: optimizer steps between two readings, where ``contradict_until`` asks for them.
-        taught_phrasings: in how many of its phrasings each fact is contradicted, the prompt first.
+        taught_phrasings: in how many of its phrasings each fact is taught, the prompt first.
         precisions: the types beside float32: ``bfloat16``, ``int8`` (a scale for each output, as LLM.int8() holds
             weights) and ``nf4`` (blocks of 64, as QLoRA holds them).
     """
 
+    install: Annotated[FinetuneConfig | None, NONE_BY_NAME] = None
+    twins: int = Field(default=2, ge=2)
     contradict: FinetuneConfig = FinetuneConfig(lr=1e-4, steps=30)
     contradict_until: Until | None = None
     checkpoint_every: int = Field(default=5, ge=1)
@@ -67,15 +76,17 @@ class PrecisionConfig(VerdictConfig):
 
 
 class PrecisionStudy:
-    """A study of one model and of facts that it knows.
+    """A study of one model and of facts that it knows, or that are taught to twins of it.
 
     Args:
         model: the model, in float32; it is left as it was.
-        facts: contradicted facts, controls, and pseudo-subjects that stand in for contradicted facts.
+        facts: contradicted facts, controls, and pseudo-subjects that stand in for contradicted facts; of facts that are
+            installed, never facts tell the noise.
         config: what is done; ``PrecisionConfig()`` by default.
 
     Raises:
-        StudyError: if the model is not in float32, or there is no contradicted, control or never fact.
+        StudyError: if the model is not in float32, there is no contradicted, control or never fact, or there are fewer
+            contradicted facts than twins.
         RouteError: if a value cannot be told from the prompt or from its rival.
     """
 
@@ -87,8 +98,10 @@ class PrecisionStudy:
                 'with dtype="float32".'
             )
         require_roles(self.facts, "A correction", {"contradicted": 1, "control": 1, "never": 1})
+        if self.config.install is not None:
+            require_shares(self.facts, self.config.twins)
         require_routes(model, self.facts)
-        lora_config(model, self.config.contradict)
+        require_one_shape(model, {"install": self.config.install, "contradict": self.config.contradict})
 
     def __repr__(self) -> str:
         return f"PrecisionStudy({self.model.name!r}, {self.facts!r})"
@@ -111,18 +124,39 @@ class PrecisionStudy:
         """
         c, facts = self.config, self.facts
         with Run(directory, self.model, facts, {"protocol": "precision", "config": c.model_dump(mode="json")}) as run:
-            corrected = train(
-                run,
-                "contradict",
-                facts.contradiction_examples(c.taught_phrasings),
-                c.contradict,
-                until=c.contradict_until,
-                watch=Watch(self._read, every=c.checkpoint_every) if c.contradict_until else None,
-            )
-            before, after = (self._readings(run, state) for state in (untouched(run), corrected))
+            before, after = [], []
+            for twin, start in self._starts(run).items():
+                corrected = train(
+                    run,
+                    "/".join(filter(None, ("contradict", twin))),
+                    facts.contradiction_examples(c.taught_phrasings),
+                    c.contradict,
+                    start=start,
+                    until=c.contradict_until,
+                    watch=Watch(self._read, every=c.checkpoint_every) if c.contradict_until else None,
+                )
+                before.append(self._readings(run, start))
+                after.append(self._readings(run, corrected))
             self._conclude(run, before, after)
             export_precision(run, StudyResults(run.root), provenance(self.model))
         return StudyResults(directory)
+
+    @property
+    def shares(self) -> dict[str, tuple[str, ...]]:
+        """The labels of the contradicted facts that each twin is taught; empty where nothing is installed."""
+        return {} if self.config.install is None else shares(self.facts, self.config.twins)
+
+    def _starts(self, run: Run) -> dict[str, StudyState]:
+        """What the correction begins from: the model as it came, or every twin with its share installed."""
+        c = self.config
+        if c.install is None:
+            return {"": untouched(run)}
+        return {
+            twin: train(
+                run, f"install/{twin}", taught(self.facts, share).install_examples(c.taught_phrasings), c.install
+            )
+            for twin, share in self.shares.items()
+        }
 
     def _read(self, model: Model) -> Mapping[str, xr.Dataset]:
         return {OUTPUT: read_logits(model, self.facts, phrasings="all", batch_size=self.config.batch_size)}
@@ -133,15 +167,16 @@ class PrecisionStudy:
         steps = readings_of(run, states, read_logits, phrasings="all", batch_size=self.config.batch_size)
         return {states[name].method: step for name, step in steps.items()}
 
-    def _conclude(self, run: Run, before: Mapping[str, Step], after: Mapping[str, Step]) -> None:
-        """What the readings say, which needs no model."""
-        c, sources = self.config, [*before.values(), *after.values()]
+    def _conclude(self, run: Run, before: Sequence[Mapping[str, Step]], after: Sequence[Mapping[str, Step]]) -> None:
+        """What the readings of every start say, which needs no model."""
+        c, sources = self.config, [step for of in (*before, *after) for step in of.values()]
+
+        def read(starts: Sequence[Mapping[str, Step]], precision: str) -> xr.Dataset:
+            readings = [reading_in(of[precision]) for of in starts]
+            return joined_twins(readings, self.shares, self.facts) if self.shares else readings[0]
 
         def judged() -> dict[str, xr.Dataset]:
-            return {
-                name: erase_index(reading_in(step), reading_in(after[name]), **c.options)
-                for name, step in before.items()
-            }
+            return {name: erase_index(read(before, name), read(after, name), **c.options) for name in before[0]}
 
         outcome(run, "precision", sources, lambda: precision_table(judged(), c.level), c.options)
         outcome(run, "erase", sources, lambda: by_state(judged()), c.options)

@@ -62,6 +62,30 @@ def test_tables_figures_and_the_usual_face_of_a_study(done):
     assert not list((directory / "changes").glob("*/*/change/*.safetensors"))
 
 
+def test_installed_facts_are_judged_in_twins(tiny, tmp_path, undrawn):
+    """By hand: two fine-tunings each, rounded before and after, and traces subtracted fact by fact."""
+    facts = mm.synthetic_facts(5, n_contradicted=4, n_never=2, distractors=3, seed=5)
+    config = PrecisionConfig(install=TAUGHT, contradict=TAUGHT, precisions=("nf4",))
+    study = PrecisionStudy(tiny("llama"), facts, config)
+    results = study.run(tmp_path / "run")
+    model, held = tiny("llama"), []
+    for share in study.shares.values():
+        told = facts.select([*share, *facts.control.ids]).install_examples()
+        install = mm.finetune(model, told, TAUGHT)
+        change = mm.finetune(model, facts.contradiction_examples(), TAUGHT, start=install)
+        rounded = mm.round_trip(change.on(model), "nf4").on(change.on(model))
+        logprob = mm.read_logits(rounded, facts, phrasings="all").logprob
+        held.append((logprob.sel(route="old") - logprob.isel(route=slice(2, None)).mean("route")).mean("phrasing"))
+    found = results.reading("results/precision").sel(precision="nf4")
+    assert found.attrs["reference"] == "twins"
+    for knew, unknew, share in zip(held, reversed(held), study.shares.values(), strict=True):
+        for fact in share:
+            trace = float(knew.sel(fact=fact) - unknew.sel(fact=fact))
+            assert float(found.trace_after.sel(fact=fact)) == pytest.approx(trace, abs=5e-3)
+    with pytest.raises(StudyError, match="as many contradicted facts"):
+        PrecisionStudy(tiny("llama"), facts, config.model_copy(update={"twins": 5}))
+
+
 def test_it_is_taken_up_to_the_same_bits(done, tiny, facts, config, contents):
     before = contents(done[1])
     PrecisionStudy(tiny("llama"), facts, config).run(done[1])
