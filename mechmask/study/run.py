@@ -159,18 +159,22 @@ class Run:
             name: the directory, below the run's.
         """
         steps = []
-        for path in sorted((self.root / name).glob(f"*/{MANIFEST}")):
+        for path in sorted((self.root / name).glob(f"[!.]*/{MANIFEST}")):
             with suppress(StudyError):
                 steps.append(peek(path.parent))
         return steps
 
     def drop(self, name: str) -> None:
-        """Remove a step that nothing needs any more.
+        """Remove a step that nothing needs any more: all of it, or where a process ends meanwhile nothing.
 
         Args:
             name: its path below the run's directory.
         """
-        shutil.rmtree(self.root / name, ignore_errors=True)
+        place = self.root / name
+        going = place.with_name(f"{_UNFINISHED}{uuid4().hex}")
+        with suppress(OSError):
+            place.rename(going)
+            shutil.rmtree(going, ignore_errors=True)  # what an interrupt leaves of it is swept
 
     def export(self, name: str, sources: Mapping[str, str], make: Callable[[Path], object]) -> Path:
         """A file for people, such as a table or a figure: made from steps, and anew when they or the file changed.

@@ -353,3 +353,22 @@ print("without torch")
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.stdout == "without torch\n", done.stderr
+
+
+def test_a_drop_that_is_interrupted_leaves_nothing_behind(tmp_path, small_facts, monkeypatch):
+    """One file is gone and the rest is there: not as a part of the step, and not after the run is opened again."""
+
+    def half(directory, **_):
+        next(Path(directory).rglob("made.txt")).unlink()
+        raise KeyboardInterrupt
+
+    with opened(tmp_path / "run", small_facts) as run:
+        run.step("training/000001", NO_SETTINGS, {}, Maker())
+        monkeypatch.setattr("mechmask.study.run.shutil.rmtree", half)
+        with pytest.raises(KeyboardInterrupt):
+            run.drop("training/000001")
+        monkeypatch.undo()
+        assert not (tmp_path / "run/training/000001").exists() and run.steps_below("training") == []
+        run.drop("training/000001")  # and what is not there is none to drop
+    with opened(tmp_path / "run", small_facts):
+        assert [path.name for path in (tmp_path / "run/training").iterdir()] == []
