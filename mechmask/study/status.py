@@ -84,5 +84,5 @@ def _status(root: Path, name: str, n_steps: int | None) -> StepStatus:
 def _last_checkpoint(root: Path, name: str) -> int | None:
     """The last checkpoint of a training that has not ended."""
     room, _, training = name.partition("/")
-    numbers = [int(path.parent.name) for path in (root / "checkpoints" / training).glob(f"*/{MANIFEST}")]
+    numbers = [int(path.parent.name) for path in (root / "checkpoints" / training).glob(f"[!.]*/{MANIFEST}")]
     return max(numbers) if room == "changes" and numbers else None
