@@ -135,7 +135,7 @@ def plainly(result: xr.Dataset, known: str) -> str:
     rows: dict[str, dict[str, Any]] = overview(result).to_dict("index")
     parts = []
     for state, row in rows.items():
-        said = row["verdict"] if row["verdict"] != "undecided" else f"undecided: {describe(row['reason'])}"
+        said = row["verdict"] if row["verdict"] != "undecided" else f"undecided: {_plain_reason(row['reason'], result)}"
         where = _PLAIN.get(state, f"after {state_name(state)}")
         parts.append(f"{_share_left(row)} {where} ({said})")
     name, n = result.attrs.get("model", "the model").split(" + ")[0], next(iter(rows.values()))["n"]
@@ -148,6 +148,16 @@ def _share_left(row: Mapping[str, Any]) -> str:
     if math.isnan(left):
         return "an unknown share"
     return f"{left:.0%} [{low:.0%}, {high:.0%}]" if math.isfinite(low + high) else f"{left:.0%} [any share]"
+
+
+def _plain_reason(reason: str, result: xr.Dataset) -> str:
+    margin = f"{float(result.attrs.get('margin_share', MARGIN_SHARE)):.0%}"
+    plain = {
+        "across_upper_margin": f"possibly less than {margin}",
+        "across_lower_margin": "possibly pushed below never known",
+        "across_both_margins": "the interval is too wide to tell",
+    }
+    return plain.get(reason, describe(reason))
 
 
 _PLAIN = {"won": "where the new one has just won", "driven_on": "where it was driven on"}

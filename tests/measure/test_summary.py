@@ -194,6 +194,9 @@ def test_a_plain_sentence_says_what_is_left_and_where(result):
     text = plainly(unsure.assign(took=unsure.took | True), "that it knows")
     assert "[any share] " in text and "an unknown share after FT-L (undecided: not shown to be known before)" in text
     assert "nan" not in text and "inf" not in text
+    crossing = result.assign(trace_after=result.trace_before * [[0.0, 0.9, 0.1, 0.8], [0.4, -1.4, 0.2, -0.9]])
+    text = plainly(crossing.assign(took=crossing.took | True).assign_attrs(margin_share=0.25), "that it knows")
+    assert "(undecided: possibly less than 25%)" in text
 
 
 @pytest.mark.parametrize("table", [summary, overview])
