@@ -14,6 +14,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from mechmask.measure.reading import require, require_same
 from mechmask.measure.statistics import Interval, several_draws
 
 
@@ -81,8 +82,14 @@ def normalised_difference(first: xr.Dataset, second: xr.Dataset, level: float = 
     Returns:
         The difference of two ratios and its interval, with the number of facts of which all four traces were read; see
         ``difference_of_ratios``. Where facts share one reference, it is taken as it was read.
+
+    Raises:
+        ReadingError: if one lacks a trace, or the two are not of the same facts.
     """
-    names = ("trace_before", "trace_after")
+    names, what = ("trace_before", "trace_after"), "A difference of EI*"
+    for result in (first, second):
+        require(result, what, variables=names, dims=("fact",))
+    require_same({"the first": first, "the second": second}, what, dims=("fact",), attributes=("statistic", "score"))
     parts = [
         of[name].reset_coords(drop=True).rename(f"{name}_{i}") for i, of in enumerate((first, second)) for name in names
     ]

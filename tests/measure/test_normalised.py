@@ -7,6 +7,7 @@ import pytest
 import xarray as xr
 from scipy import optimize, stats
 
+from mechmask.errors import ReadingError
 from mechmask.measure.normalised import (
     difference_of_ratios,
     group_normalised,
@@ -89,6 +90,15 @@ def test_one_draw_that_is_left_of_several_is_one_observation(left):
     assert found.n == 6 and found.estimate == pytest.approx(0.5, abs=0.05) and np.isnan(found.low)
     assert np.isfinite(group_normalised(result.drop_vars("seed")).low)
     assert np.isnan(normalised_difference(result, result).low)
+
+
+def test_a_difference_of_other_facts_or_of_no_traces_is_refused():
+    traces = {name: ("fact", np.array([9.0, 8.0, 7.0])) for name in ("trace_before", "trace_after")}
+    result = xr.Dataset(traces, {"fact": list("abc")})
+    with pytest.raises(ReadingError, match="fact"):
+        normalised_difference(result, result.isel(fact=[1, 0, 2]))
+    with pytest.raises(ReadingError, match="trace_after"):
+        normalised_difference(result, result.drop_vars("trace_after"))
 
 
 def test_more_facts_do_not_shrink_what_they_share():
