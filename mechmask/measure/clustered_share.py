@@ -29,7 +29,7 @@ def clustered_share(successes: ArrayLike, cluster: ArrayLike, level: float = 0.9
 
     Measured coverage at 95% over 2000 samples of clusters of 14 whose shares are beta-distributed: with an
     intra-cluster correlation of .3 and a share of .1 99% with 6, 8 and 24 clusters, with a share of .3 99% with 8; with
-    .6 and .5 98% with 8; with .5 and .05 99% with 12; with .05 and .05 all of them with 8. The authors' own interval
+    .6 and .5 97% with 8; with .5 and .05 99% with 12; with .05 and .05 all of them with 8. The authors' own interval
     covers 90% with 6 clusters at .3 and .1, and 88% with 12 at .5 and .05.
 
     Args:

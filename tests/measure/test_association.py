@@ -8,7 +8,8 @@ import xarray as xr
 from scipy import stats
 
 from mechmask.errors import ReadingError
-from mechmask.measure.association import association, pooled_association
+from mechmask.measure.association import association, centred, pooled_association
+from mechmask.measure.correlation import pearson
 
 RNG = np.random.default_rng(0)
 FACTS = [f"f{i}" for i in range(12)]
@@ -81,6 +82,18 @@ def test_what_draws_have_in_common_is_no_association_of_facts():
     assert stats.pearsonr(*every).statistic > 0.9
     found = pooled_association(draws, "x", "y")
     assert (found.high < -0.8).all() and (found.draw_estimate < -0.5).all()
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.8])
+def test_coverage_within_draws(rho):
+    """Five draws of six facts, whose draws go the other way; 300 samples, three standard errors of 0.013."""
+    rng, seed, hits = np.random.default_rng(7), np.repeat(np.arange(5), 6), 0
+    for _ in range(300):
+        x, shift = rng.normal(size=30), rng.normal(0, 3, 5)[seed]
+        y = rho * x + np.sqrt(1 - rho**2) * rng.normal(size=30)
+        found = pearson(centred(x + shift, seed), centred(y - 2 * shift, seed), cluster=seed, n_resamples=499)
+        hits += found.low <= rho <= found.high
+    assert hits / 300 >= 0.95 - 3 * 0.0126
 
 
 def test_facts_are_the_unit_of_a_single_draw():

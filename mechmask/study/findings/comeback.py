@@ -101,7 +101,7 @@ def _reacquired(part: str, facts: str, arms: Sequence[str]) -> list[Claim]:
     ]
     reversal = claim(
         *("the more is masked, the less one step brings back (the reversal)", "+.67 (n = 18)"),
-        *("Pearson's correlation of index and recovery, held-out phrasings", "correlation"),
+        *("Pearson's correlation of index and recovery within draws, held-out phrasings", "correlation"),
         partial(correlated, name="results/one_step", x="index", y="recovery", one=_held_out),
         above=0,
     )

@@ -53,7 +53,11 @@ CLAIMS = [
     *(
         Claim(
             *(2, part, facts, "the margin that new reaches grows with the surprise"),
-            *("+.63, +.57 (n = 12 each), +.31, +.43 (not significant)", "Pearson's correlation of both", "correlation"),
+            *(
+                "+.63, +.57 (n = 12 each), +.31, +.43 (not significant)",
+                "Pearson's correlation of both within draws",
+                "correlation",
+            ),
             partial(
                 correlated,
                 name="results/surprise",
@@ -68,7 +72,7 @@ CLAIMS = [
     *(
         Claim(
             *(4, part, facts, f"a stronger prior ends at a smaller margin, {strength}"),
-            *(paper, "Pearson's correlation of logp(old) before and the margin", "correlation"),
+            *(paper, "Pearson's correlation of logp(old) before and the margin within draws", "correlation"),
             partial(_resisted, strongest=strongest),
             below=0,
         )
