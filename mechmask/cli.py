@@ -316,7 +316,7 @@ def power(
     json: Json = False,
 ) -> None:
     """How often a study of twins decides what became of its facts, and how many of what it would take."""
-    from mechmask.measure.planning import MOST, counts_needed, power_conclusion, power_table
+    from mechmask.measure.planning import counts_needed, power_conclusion, power_table
     from mechmask.measure.twin_design import Expected, TwinDesign
     from mechmask.study.expected import EXPECTED, read_expected
 
@@ -338,7 +338,7 @@ def power(
     error = f"{expected.error(design):.2f} nats"
     title = f"How often each verdict falls, by the share of the trace that is left (error of one trace: {error})"
     show(table.set_index("share").loc[:, columns], title, json)
-    shown = needed.map(lambda n: f"{n:.0f}" if n == n else f"> {MOST}")
+    shown = needed.map(lambda n: f"{n:.0f}" if n == n else "not enough")
     show(shown, "Needed of each, all others as planned, for 95% of groups and for 80% of single facts", json)
     typer.echo(said)
 

@@ -70,7 +70,8 @@ def counts_needed(design: TwinDesign | None = None, expected: Expected | None = 
     Returns:
         A row for each of ``facts``, ``twins``, ``replicates``, ``phrasings`` and ``distractors``: ``planned``, and how
         many it takes for 95% of groups (``for_groups``) and for 80% of single facts (``for_facts``). NaN where 10,000
-        are not enough: no number of phrasings averages out what training histories differ by.
+        are not enough, or as many twins as there are facts: no number of phrasings averages out what training histories
+        differ by.
 
     Examples:
         >>> counts_needed().loc["facts"].to_dict()
@@ -82,7 +83,8 @@ def counts_needed(design: TwinDesign | None = None, expected: Expected | None = 
         def both_right(n: int) -> float:
             return min(power_of(share, design.model_copy(update={field: n}), expected).right for share in _ENDS)
 
-        return _fewest(both_right, power, _LEAST[field])
+        most = design.facts if field == "twins" else MOST  # each is taught a share of its own
+        return _fewest(both_right, power, _LEAST[field], most)
 
     rows = {
         field: {
@@ -168,15 +170,15 @@ def _largest(counts: Sequence[int | None]) -> int | None:
     return max(known) if len(known) == len(counts) else None
 
 
-def _fewest(power_of: Callable[[int], float], power: float, least: int) -> int | None:
-    """The smallest number from ``least`` on with so much power, which grows with it."""
+def _fewest(power_of: Callable[[int], float], power: float, least: int, most: int = MOST) -> int | None:
+    """The smallest number from ``least`` on to ``most`` with so much power, which grows with it."""
     if not 0 < power < 1:
         raise ReadingError(f"A power of {power:g} is never reached or always. Give one between 0 and 1, such as 0.8.")
     low, high = least - 1, least
     while power_of(high) < power:
-        if high == MOST:
+        if high >= most:
             return None
-        low, high = high, min(2 * high, MOST)
+        low, high = high, min(2 * high, most)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if power_of(middle) >= power else (middle, high)

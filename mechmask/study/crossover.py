@@ -14,7 +14,10 @@ import xarray as xr
 from mechmask.errors import StudyError
 from mechmask.facts.fact_set import FactSet
 from mechmask.measure.trace import TWIN
+from mechmask.study.run import Run
 from mechmask.study.tables import concatenated
+from mechmask.study.training import Trained, train
+from mechmask.write.finetune_config import FinetuneConfig
 
 
 def require_shares(facts: FactSet, twins: int) -> None:
@@ -54,6 +57,26 @@ def taught(facts: FactSet, share: Sequence[str]) -> FactSet:
         share: labels.
     """
     return facts.select([*share, *facts.control.ids])
+
+
+def installed_twins(
+    run: Run, facts: FactSet, dealt: Mapping[str, Sequence[str]], install: FinetuneConfig | None, phrasings: int
+) -> dict[str, Trained]:
+    """Every twin with its share installed, by its name; none where nothing is installed.
+
+    Args:
+        run: which run.
+        facts: all facts.
+        dealt: the shares, by name.
+        install: how the old values are taught.
+        phrasings: in how many of its phrasings each fact is taught.
+    """
+    if install is None:
+        return {}
+    return {
+        twin: train(run, f"install/{twin}", taught(facts, share).install_examples(phrasings), install)
+        for twin, share in dealt.items()
+    }
 
 
 def joined_twins(readings: Sequence[xr.Dataset], dealt: Mapping[str, Sequence[str]], facts: FactSet) -> xr.Dataset:

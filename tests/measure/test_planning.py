@@ -74,6 +74,12 @@ def test_the_fewest_of_each_are_enough_and_one_less_is_not(of):
     assert both.for_facts.notna().loc[["replicates", of if of in ("phrasings", "distractors") else "replicates"]].all()
 
 
+def test_there_are_never_more_twins_than_facts():
+    needed = counts_needed(TwinDesign(facts=3)).loc["twins"]
+    assert needed.isna()[["for_groups", "for_facts"]].all()
+    assert counts_needed().loc["twins", "for_groups"] <= 12
+
+
 def test_a_grid_of_what_no_design_has_is_refused():
     with pytest.raises(ReadingError, match="'fact' is not known"):
         power_table({"fact": (6,)})

@@ -29,7 +29,7 @@ from mechmask.read.logits import read_logits
 from mechmask.read.scoring.labels import provenance
 from mechmask.read.text import held_out_text, read_text
 from mechmask.read.weights import change_norm, effective_weights
-from mechmask.study.crossover import joined_twins, require_shares, shares, taught
+from mechmask.study.crossover import installed_twins, joined_twins, require_shares, shares
 from mechmask.study.dose_config import DoseConfig
 from mechmask.study.doses import BY_SCALE, BY_STEP, COORDINATES, doses_of, last_states
 from mechmask.study.exports import export_doses
@@ -98,7 +98,8 @@ class DoseStudy:
         with Run(directory, self.model, self.facts, {"protocol": "dose", "config": c.model_dump(mode="json")}) as run:
             text, corpus = self._text(run)
             given: dict[tuple[str, str], dict[tuple[str, float], Step]] = {}
-            for start_name, start in self._starts(run).items():
+            starts = installed_twins(run, self.facts, self.shares, c.install, c.taught_phrasings)
+            for start_name, start in (starts or {"": untouched(run)}).items():
                 reader = _Reader(self.facts, corpus, start, c.batch_size)
                 for course, config in c.courses.items():
                     given[start_name, course] = self._given(run, text, reader, start_name, start, course, config)
@@ -127,17 +128,6 @@ class DoseStudy:
         step = run.step("corpus", Settings(settings, settings), inputs, make)
         content = json.loads(file_in(step, "corpus.json").read_text(encoding="utf-8"))
         return step, Corpus(tuple(map(tuple, content["sequences"])), content["n_left_out"], content["source"])
-
-    def _starts(self, run: Run) -> dict[str, StudyState]:
-        """What the corrections begin from: the model as it came, or every twin with its share installed."""
-        c = self.config
-        if c.install is None:
-            return {"": untouched(run)}
-        starts = {}
-        for twin, share in self.shares.items():
-            lessons = taught(self.facts, share).install_examples(c.taught_phrasings)
-            starts[twin] = train(run, f"install/{twin}", lessons, c.install)
-        return starts
 
     def _given(
         self,

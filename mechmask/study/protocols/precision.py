@@ -1,10 +1,9 @@
 """``PrecisionStudy``: the verdict on one correction again with its weights in bfloat16, int8 and NF4.
 
 Facts that a model knows, or that it is taught in twins, are corrected once. The model before and the model after, the
-adapter merged into it, then have
-the linear maps of their blocks rounded to each type and back, and both are read again: what stands in bfloat16 is held
-against what stood in bfloat16. float32 is the control. Rounding is that of ``mechmask.write.rounding``; products and
-activations stay in float32.
+adapter merged into it, then have the linear maps of their blocks rounded to each type and back, and both are read
+again: what stands in bfloat16 is held against what stood in bfloat16. float32 is the control. Rounding is that of
+``mechmask.write.rounding``; products and activations stay in float32.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Annotated
 
 import torch
 import xarray as xr
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from mechmask.configuration import NONE_BY_NAME
 from mechmask.errors import StudyError
@@ -27,7 +26,7 @@ from mechmask.models.model import Model
 from mechmask.read.logits import read_logits
 from mechmask.read.scoring.labels import provenance
 from mechmask.study.config import VerdictConfig
-from mechmask.study.crossover import joined_twins, require_shares, shares, taught
+from mechmask.study.crossover import installed_twins, joined_twins, require_shares, shares
 from mechmask.study.exports import export_precision
 from mechmask.study.outcome import outcome
 from mechmask.study.precisions import each_precision
@@ -52,7 +51,8 @@ class PrecisionConfig(VerdictConfig):
         twins: how many, with ``install``; each is taught one share of the facts.
         contradict: how the new values are taught.
         contradict_until: contradicting ends at the first checkpoint at which new is recalled or leads by so much, such
-            as ``{ margin = 1.0 }``; after all steps by default.
+            as ``{ margin = 1.0 }``; after all steps by default. Twins are corrected alike, so that it is for facts that
+            the model knows.
         checkpoint_every: optimizer steps between two readings, where ``contradict_until`` asks for them.
         taught_phrasings: in how many of its phrasings each fact is taught, the prompt first.
         precisions: the types beside float32: ``bfloat16``, ``int8`` (a scale for each output, as LLM.int8() holds
@@ -73,6 +73,15 @@ class PrecisionConfig(VerdictConfig):
         if len(set(given)) < len(given):
             raise ValueError(f"{', '.join(given)} names a precision twice. Name each once")
         return given
+
+    @model_validator(mode="after")
+    def _twins_alike(self) -> PrecisionConfig:
+        if self.install is not None and self.contradict_until is not None:
+            raise ValueError(
+                "contradict_until would end each twin at a step of its own, and what was corrected for other steps is no "
+                "reference. Leave it out, or leave install out"
+            )
+        return self
 
 
 class PrecisionStudy:
@@ -125,7 +134,8 @@ class PrecisionStudy:
         c, facts = self.config, self.facts
         with Run(directory, self.model, facts, {"protocol": "precision", "config": c.model_dump(mode="json")}) as run:
             before, after = [], []
-            for twin, start in self._starts(run).items():
+            starts = installed_twins(run, facts, self.shares, c.install, c.taught_phrasings)
+            for twin, start in (starts or {"": untouched(run)}).items():
                 corrected = train(
                     run,
                     "/".join(filter(None, ("contradict", twin))),
@@ -145,18 +155,6 @@ class PrecisionStudy:
     def shares(self) -> dict[str, tuple[str, ...]]:
         """The labels of the contradicted facts that each twin is taught; empty where nothing is installed."""
         return {} if self.config.install is None else shares(self.facts, self.config.twins)
-
-    def _starts(self, run: Run) -> dict[str, StudyState]:
-        """What the correction begins from: the model as it came, or every twin with its share installed."""
-        c = self.config
-        if c.install is None:
-            return {"": untouched(run)}
-        return {
-            twin: train(
-                run, f"install/{twin}", taught(self.facts, share).install_examples(c.taught_phrasings), c.install
-            )
-            for twin, share in self.shares.items()
-        }
 
     def _read(self, model: Model) -> Mapping[str, xr.Dataset]:
         return {OUTPUT: read_logits(model, self.facts, phrasings="all", batch_size=self.config.batch_size)}

@@ -84,6 +84,8 @@ def test_installed_facts_are_judged_in_twins(tiny, tmp_path, undrawn):
             assert float(found.trace_after.sel(fact=fact)) == pytest.approx(trace, abs=5e-3)
     with pytest.raises(StudyError, match="as many contradicted facts"):
         PrecisionStudy(tiny("llama"), facts, config.model_copy(update={"twins": 5}))
+    with pytest.raises(StudyError, match="a step of its own"):
+        PrecisionConfig(install=TAUGHT, contradict_until={"recall": 1.0})
 
 
 def test_it_is_taken_up_to_the_same_bits(done, tiny, facts, config, contents):
