@@ -78,8 +78,8 @@ class PrecisionConfig(VerdictConfig):
     def _twins_alike(self) -> PrecisionConfig:
         if self.install is not None and self.contradict_until is not None:
             raise ValueError(
-                "contradict_until would end each twin at a step of its own, and what was corrected for other steps is no "
-                "reference. Leave it out, or leave install out"
+                "contradict_until would end each twin at a step of its own, and what was corrected for other steps "
+                "is no reference. Leave it out, or leave install out"
             )
         return self
 
