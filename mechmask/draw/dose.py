@@ -120,7 +120,8 @@ def _entry(erased: xr.Dataset, path: str, first: xr.Dataset) -> str:
     """A path and the dose at which the trace is gone on it."""
     by, found = str(first.by.values), erased.sel(path=path)
     if not np.isfinite(found.dose):
-        return f"{plain(path)}: trace gone at no dose (not reached)"
+        perhaps = f", perhaps from {by} {_place(float(found.low))} on" if np.isfinite(found.low) else ""
+        return f"{plain(path)}: trace gone at no dose (not reached{perhaps})"
     low, high = (_place(float(found[end])) for end in ("low", "high"))
     return f"{plain(path)}: trace gone at {by} {_place(float(found.dose))} [{low}, {high}]"
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from mechmask import draw
+from mechmask.draw.dose import _entry
 from mechmask.errors import ReadingError
 from mechmask.measure.dose import dose_curve, dose_erased
 
@@ -64,3 +66,13 @@ def test_too_many_courses_and_other_shapes_are_refused(dose_result):
         draw.dose(dose_result.drop_vars("trace_after"))
     with pytest.raises(ReadingError, match="confidence level"):
         draw.dose(dose_result, level=2)
+
+
+def test_a_dose_that_may_have_been_reached_is_said_to_be_so():
+    """The mean is above the margin at every dose, and at the last one its interval reaches into it."""
+    found = xr.Dataset(
+        {"dose": ("path", [np.inf]), "low": ("path", [12.0]), "high": ("path", [np.inf])}, {"path": ["a"]}
+    )
+    first = xr.Dataset({"by": "step"})
+    assert _entry(found, "a", first) == "a: trace gone at no dose (not reached, perhaps from step 12 on)"
+    assert _entry(found.assign(low=("path", [np.inf])), "a", first) == "a: trace gone at no dose (not reached)"
