@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import Cache
 
+from mechmask.models.paths import Paths, paths_of
 from mechmask.models.routes import Contest
 
 # Attention over a row of so many tokens is 4% of a block's own products on SmolLM2-135M, and rows of a full budget
@@ -70,6 +71,7 @@ class Batch:
         queries: which token of which route is read at which of those nodes.
         divergence: for each contest, the node at which old and new diverge.
         past: what keeps the keys and values of the pass, where somebody goes on from it; none are kept by default.
+        paths: what each token sees, where all stand in one row and attention follows them instead of a mask.
     """
 
     input_ids: Int[Tensor, "row position"]
@@ -80,6 +82,7 @@ class Batch:
     queries: tuple[Query, ...]
     divergence: dict[int, int]
     past: Cache | None = None
+    paths: Paths | None = None
 
     def asked(self, device: torch.device) -> tuple[Int[Tensor, " query"], Int[Tensor, " query"]]:
         """Node and token of every query."""
@@ -89,6 +92,8 @@ class Batch:
     def path(self, node: int) -> Int[Tensor, " position"]:
         """The positions, in its row, of what a node sees: the prompt and the tokens of its route, itself the last."""
         row, column = self.rows[node], self.columns[node]
+        if self.paths is not None:
+            return self.paths.upto(int(column))
         if self.attention_mask is None:
             return torch.arange(int(column) + 1)
         return self.attention_mask[row, 0, column].nonzero()[:, 0]
@@ -143,6 +148,7 @@ def batches(
     batch_size: int = 32,
     pack: bool = True,
     row_tokens: int = ROW_TOKENS,
+    follows_paths: bool = False,
     threshold: int | None = None,
 ) -> Iterator[Batch]:
     """The contests in batches; those whose prompts begin alike stand together.
@@ -157,6 +163,8 @@ def batches(
         pack: whether the routes of a contest share a row; else each route has its own.
         row_tokens: contests share a row up to about so many tokens, half as many more where that saves padding; 0 gives
             each contest a row of its own.
+        follows_paths: whether all contests of a batch share one row instead, in which each token stands once, for an
+            attention that follows paths.
         threshold: the most tokens of a route, prompt included, with which a model computes as with fewer.
     """
     present = [(i, contest) for i, contest in enumerate(contests) if contest is not None]
@@ -166,8 +174,11 @@ def batches(
         alike = [(i, contest) for i, contest in present if is_long[i] is side]
         for start in range(0, len(alike), batch_size):
             batch = dict(alike[start : start + batch_size])
-            rows = _rows(batch, score, row_tokens) if pack else _rows_alone(batch, score)
-            yield _batch(batch, rows, score)
+            alone = _rows_alone(batch, score)
+            if follows_paths:
+                yield _batch(batch, [[entry for row in alone for entry in row]], score, follows_paths=True)
+            else:
+                yield _batch(batch, _rows(batch, score, row_tokens) if pack else alone, score)
 
 
 def n_read(contest: Contest, score: str) -> dict[str, int]:
@@ -235,7 +246,12 @@ def scored_tokens(contest: Contest, score: str) -> dict[str, range]:
     }
 
 
-def _batch(contests: Mapping[int, Contest], rows: Sequence[Sequence[tuple[int, str]]], score: str) -> Batch:
+def _batch(
+    contests: Mapping[int, Contest],
+    rows: Sequence[Sequence[tuple[int, str]]],
+    score: str,
+    follows_paths: bool = False,
+) -> Batch:
     trees: list[_Tree] = []
     nodes: dict[tuple[int, int], int] = {}
     queries: list[Query] = []
@@ -258,21 +274,31 @@ def _batch(contests: Mapping[int, Contest], rows: Sequence[Sequence[tuple[int, s
                     node_at = tree.grow(node_at, token)
         trees.append(tree)
     rows_of, columns = (torch.tensor(axis) for axis in zip(*nodes, strict=True))
-    return Batch(*_padded(trees), rows_of, columns, tuple(queries), divergence)
+    ids, positions = _padded(trees)
+    read = (rows_of, columns, tuple(queries), divergence)
+    if follows_paths:
+        return Batch(ids, positions, None, *read, paths=paths_of(trees[0].parents))
+    return Batch(ids, positions, _mask(trees), *read)
 
 
-def _padded(trees: list[_Tree]) -> tuple[Tensor, Tensor, Tensor | None]:
+def _padded(trees: Sequence[_Tree]) -> tuple[Int[Tensor, "row position"], Int[Tensor, "row position"]]:
     length = max(len(tree.tokens) for tree in trees)
     ids = torch.zeros(len(trees), length, dtype=torch.long)
     positions = torch.zeros_like(ids)
     for row, tree in enumerate(trees):
         ids[row, : len(tree.tokens)] = torch.tensor(tree.tokens)
         positions[row, : len(tree.tokens)] = torch.tensor(tree.positions)
+    return ids, positions
+
+
+def _mask(trees: Sequence[_Tree]) -> Bool[Tensor, "row 1 position position"] | None:
+    """Each token sees its ancestors; ``None`` where every row is a plain sequence."""
     if all(tree.parents == list(range(-1, len(tree.tokens) - 1)) for tree in trees):
-        return ids, positions, None
+        return None
+    length = max(len(tree.tokens) for tree in trees)
     mask = torch.eye(length, dtype=torch.bool).repeat(len(trees), 1, 1)
     for row, tree in enumerate(trees):
         for node, parent in enumerate(tree.parents):
             if parent >= 0:
                 mask[row, node] |= mask[row, parent]
-    return ids, positions, mask[:, None]
+    return mask[:, None]

@@ -1,14 +1,14 @@
 """The loss that writes a value: negative log-probability of its tokens after the prompt, teacher-forced.
 
 Logits are made where a token of a value is asked for and nowhere else. Examples stand in rows of their own, padded on
-the right, which a causal model cannot see; or packed, as the contests of a reading are: prompts that begin alike are
-then read once up to where they part, forward and backward.
+the right, which a causal model cannot see; or packed: each distinct beginning is then read once, forward and backward.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from mechmask.models.anatomy import Anatomy
-from mechmask.models.forward import decoded, may_pack
+from mechmask.models.forward import decoded, may_follow_paths, may_pack
 from mechmask.models.model import Model
 from mechmask.models.packing import Batch, batches
 from mechmask.models.routes import Contest, EncodedExample
@@ -57,23 +57,31 @@ class Targets:
 
 def targets(examples: Sequence[EncodedExample]) -> Targets:
     """Every value token of every example as a target, each example in a row of its own."""
-    (whole,) = _passes(examples, pack=False)
+    (whole,) = _passes(examples, _contests(examples), pack=False)
     return whole
 
 
 def packed_targets(model: Model, examples: Sequence[EncodedExample]) -> list[Targets]:
-    """The same targets in fewer tokens: examples share rows, and in a row each beginning that they have in common.
+    """The same targets in fewer tokens: each beginning that examples have in common stands once.
 
     Args:
-        model: what will read them. Where its attention takes no mask, or its window is narrower than an example, each
-            example has a row of its own.
+        model: what will read them. Where its attention cannot follow paths, examples share rows of some length under a
+            mask; where it takes no mask either, or its window is narrower than an example, each has a row of its own.
         examples: what is asked.
 
     Returns:
         One pass; two where some examples are so long that the model would read all others by other rotary frequencies
         beside them. Each names all examples and holds its own targets.
     """
-    return _passes(examples, may_pack(model, _contests(examples)), model.rope_threshold)
+    contests = _contests(examples)
+    return _passes(
+        examples,
+        contests,
+        pack=may_pack(model, contests),
+        follows_paths=may_follow_paths(model, contests),
+        threshold=model.rope_threshold,
+        row_tokens=_ROW_TOKENS,
+    )
 
 
 def target_nll(model: Model, asked: Targets) -> Float[Tensor, " target"]:
@@ -95,17 +103,9 @@ def _contests(examples: Sequence[EncodedExample]) -> list[Contest]:
     return [Contest(e.fact_id, e.prompt, {"value": e.value}, n_common=0, subject_position=None) for e in examples]
 
 
-def _passes(examples: Sequence[EncodedExample], pack: bool, threshold: int | None = None) -> list[Targets]:
+def _passes(examples: Sequence[EncodedExample], contests: Sequence[Contest], **options: Any) -> list[Targets]:
     labels = tuple(example.fact_id for example in examples)
-    made = batches(
-        _contests(examples),
-        score="sequence",
-        batch_size=len(examples),
-        pack=pack,
-        row_tokens=_ROW_TOKENS,
-        threshold=threshold,
-    )
     return [
         Targets(batch, *batch.asked(torch.device("cpu")), torch.tensor([q.contest for q in batch.queries]), labels)
-        for batch in made
+        for batch in batches(contests, score="sequence", batch_size=len(examples), **options)
     ]

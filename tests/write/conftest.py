@@ -39,6 +39,7 @@ def trace(module: nn.Module) -> dict[str, Any]:
         "grads": {name: None if p.grad is None else bits(p.grad) for name, p in module.named_parameters()},
         "places": {name: p.data_ptr() for name, p in module.named_parameters()},
         "config": module.config.to_dict(),
+        "configs": {name: id(child.config) for name, child in children.items() if hasattr(child, "config")},
     }
 
 
