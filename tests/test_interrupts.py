@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
+import mechmask
 from mechmask.interrupts import atomic_context, interrupt_waits, uninterrupted
 
 
@@ -211,3 +214,14 @@ def test_off_the_main_thread_it_is_a_plain_context():
     thread.start()
     thread.join()
     assert seen == [(True, True), False]
+
+
+def test_torchs_own_contexts_of_gradients_are_entered_in_one_place():
+    """Elsewhere Ctrl-C could leave gradients off for the rest of a session."""
+    root = Path(mechmask.__file__).parent
+    bare = [
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*.py")
+        if re.search(r"torch\.(no_grad|enable_grad|set_grad_enabled)\b", path.read_text(encoding="utf-8"))
+    ]
+    assert bare == ["models/gradients.py"]

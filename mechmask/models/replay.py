@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from mechmask.errors import ModelError
 from mechmask.interrupts import atomic_context
+from mechmask.models.gradients import without_gradients
 from mechmask.models.model import Model
 
 
@@ -36,7 +37,7 @@ class Replay:
         self._blocks = model.anatomy.blocks[first:]
         self._calls: list[tuple[tuple, dict]] = []
         self._end: Tensor | None = None
-        with self._watching(), torch.no_grad():
+        with self._watching(), without_gradients():
             model.anatomy.decoder(**{**inputs, "use_cache": False})
 
     @atomic_context

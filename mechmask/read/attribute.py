@@ -22,6 +22,7 @@ from mechmask.errors import ReadingError
 from mechmask.models.diagnosis import likely_cause
 from mechmask.models.final_norm import frozen
 from mechmask.models.forward import decoded
+from mechmask.models.gradients import with_gradients, without_gradients
 from mechmask.models.model import Model
 from mechmask.models.packing import Batch
 from mechmask.models.states import Variant, active
@@ -93,7 +94,7 @@ def _read(model: Model, contests: ContestSet, unit: Unit, backend: Backend, batc
     margins, at_output = np.full(len(contests), np.nan), np.full(len(contests), np.nan)
     masked = np.zeros(len(contests), dtype=bool)
     components: list[Component] = []
-    with model.evaluation(), torch.inference_mode(False), torch.no_grad():
+    with model.evaluation(), torch.inference_mode(False), without_gradients():
         for batch in contests.batches(model, "divergence", batch_size):
             numbers, tokens = list(batch.divergence), contests.rivals(batch)
             parts = _at_divergence(backend.parts(batch), batch)
@@ -199,7 +200,7 @@ def _pulled_back(
 
     By the layer's own gradient: whatever its orientation, and with any adapter that is on it.
     """
-    with torch.enable_grad():
+    with with_gradients():
         origin = direction.new_zeros((*direction.shape[:-1], width), requires_grad=True)
         output = layer(origin)
         (pulled,) = torch.autograd.grad(output, origin, direction)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from mechmask.errors import ChangeError
 from mechmask.interrupts import atomic_context
+from mechmask.models.gradients import without_gradients
 from mechmask.models.lock import exclusive
 from mechmask.models.model import Model, adapted_layers
 from mechmask.write.change import Change, blocks_of
@@ -162,7 +163,7 @@ def fill(factors: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> 
     if misfit is not None:
         shapes = f"{tuple(tensors[misfit].shape)} stored, {tuple(factors[misfit].shape)} here"
         raise ChangeError(f"The stored adapter does not fit: {misfit} is {shapes}. Use the same rank and model.")
-    with torch.no_grad():
+    with without_gradients():
         for name, factor in factors.items():
             factor.copy_(tensors[name])
 

@@ -23,6 +23,7 @@ from mechmask.facts.fact import Example, Fact
 from mechmask.facts.fact_set import FactSet
 from mechmask.facts.load import as_examples
 from mechmask.interrupts import _AtomicContext, atomic_context
+from mechmask.models.gradients import with_gradients, without_gradients
 from mechmask.models.lock import exclusive
 from mechmask.models.model import Model
 from mechmask.models.routes import encode_examples
@@ -179,7 +180,7 @@ class Finetuning(_AtomicContext["Finetuning"]):
             )
 
     def _advance_once(self) -> float:
-        with _with_gradients():
+        with with_gradients():
             return self._descend()
 
     def _descend(self) -> float:
@@ -222,7 +223,7 @@ class Finetuning(_AtomicContext["Finetuning"]):
     def _culprit(self, examples: tuple[int, ...]) -> str:
         """The first example whose loss is not a number: in a row of its own, for in a shared one NaN is everybody's."""
         asked = targets([self._examples[i] for i in examples])
-        with torch.no_grad():
+        with without_gradients():
             broken = ~torch.isfinite(target_nll(self._model, asked)).cpu()
         return asked.labels[int(asked.owner[broken].min())] if broken.any() else asked.labels[0]
 
@@ -290,12 +291,6 @@ def _change_of(state: Variant, model: Model | Variant, config: FinetuneConfig) -
             "Pass the change itself as start=, with the model that it was made on."
         )
     return change
-
-
-@atomic_context
-def _with_gradients() -> Iterator[None]:
-    with torch.enable_grad():
-        yield
 
 
 @atomic_context

@@ -38,7 +38,7 @@ def outcomes(model: Model, facts: Sequence[Fact]) -> list[dict[str, Any]]:
     rows = [EncodedExample(c.fact_id, c.prompt, value) for c in contests for value in c.routes.values()]
     with model.inference():
         logprobs = iter(torch.cat([_logprobs(model, rows[i : i + _ROWS]) for i in range(0, len(rows), _ROWS)]).tolist())
-    continuations = _continuations(model, contests)
+        continuations = _continuations(model, contests)
     records = []
     for contest, text in zip(contests, continuations, strict=True):
         logp = {route: next(logprobs) for route in contest.routes}

@@ -21,6 +21,7 @@ from mechmask.configuration import Configuration
 from mechmask.errors import ChangeError
 from mechmask.facts.fact import Example, Fact
 from mechmask.models.anatomy import Projection
+from mechmask.models.gradients import with_gradients
 from mechmask.models.model import Model
 from mechmask.models.replay import Replay
 from mechmask.models.routes import encode_examples
@@ -80,7 +81,7 @@ def descend(
     asked = _targets(model, facts, config)
     weights = projection_weights(projection)
     base = model.fingerprint
-    with trainable(model, weights) as before, torch.enable_grad():
+    with trainable(model, weights) as before, with_gradients():
         losses: list[float] = []
         loss_of = _loss_of(model, asked, config)
         optimizer = torch.optim.Adam(weights.values(), lr=config.lr)

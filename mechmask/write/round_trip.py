@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from mechmask.errors import ChangeError
 from mechmask.interrupts import atomic_context
+from mechmask.models.gradients import without_gradients
 from mechmask.models.model import Model, adapted_layers
 from mechmask.models.states import Variant, active
 from mechmask.write.change import Change, block_of
@@ -68,7 +69,7 @@ class RoundTrip(Change):
         before: dict[nn.Parameter, Tensor] = {}
         merged: list[BaseTunerLayer] = []
         try:
-            with torch.no_grad():
+            with without_gradients():
                 for linear in _maps(model):
                     weight, bias = _computed(linear)
                     _replace(linear.weight, _stored(linear, _round_tripped(linear, weight, self.method)), before)
@@ -81,7 +82,7 @@ class RoundTrip(Change):
         finally:
             for adapter in merged:
                 adapter._disable_adapters = False
-            with torch.no_grad():
+            with without_gradients():
                 for parameter, value in before.items():
                     parameter.copy_(value)
 
@@ -121,7 +122,7 @@ def round_trip(state: Model | Variant, precision: str) -> RoundTrip:
     require_precision(precision)
     blocks: set[int] = set()
     n_maps, moved, size = 0, 0.0, 0.0
-    with active(state) as model, torch.no_grad():
+    with active(state) as model, without_gradients():
         for linear in _maps(model):
             weight, _ = _computed(linear)
             after = _round_tripped(linear, weight, precision)

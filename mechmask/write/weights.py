@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mechmask.errors import ChangeError
 from mechmask.interrupts import atomic_context
 from mechmask.models.fingerprint import digest
+from mechmask.models.gradients import without_gradients
 from mechmask.models.lock import exclusive
 from mechmask.models.model import Model, adapted_layers
 from mechmask.write.change import Change, blocks_of, named_weights
@@ -153,7 +154,7 @@ def compact(before: Tensor, after: Tensor) -> Tensor | Entries:
 
 def set_weights(weights: Mapping[str, nn.Parameter], values: Mapping[str, Tensor | Entries]) -> None:
     """Copy values into weights, in place."""
-    with torch.no_grad():
+    with without_gradients():
         for name, value in values.items():
             if isinstance(value, Entries):
                 device = weights[name].device

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from mechmask.errors import ReadingError
 from mechmask.models.anatomy import Anatomy
+from mechmask.models.gradients import without_gradients
 
 _LOGITS = 2**26  # float32 logits held together: 256 MiB, 1365 tokens of a vocabulary of 49152
 
@@ -63,52 +64,52 @@ class Readout:
         self.cap = anatomy.softcap
         self._buffers: tuple[Tensor, Tensor] | None = None
 
-    @torch.no_grad()
     def target(self, residual: Float[Tensor, "node width"]) -> Target:
         """The output at residuals of layer L."""
-        parts = [self._target(rows) for rows in self.norm(residual).split(self._rows)]
-        whole = [part.probabilities for part in parts if part.probabilities is not None]
-        return Target(
-            torch.cat([part.unembedding for part in parts]),
-            torch.cat([part.bias for part in parts]),
-            torch.cat([part.entropy for part in parts]),
-            torch.cat(whole) if whole else None,
-        )
+        with without_gradients():
+            parts = [self._target(rows) for rows in self.norm(residual).split(self._rows)]
+            whole = [part.probabilities for part in parts if part.probabilities is not None]
+            return Target(
+                torch.cat([part.unembedding for part in parts]),
+                torch.cat([part.bias for part in parts]),
+                torch.cat([part.entropy for part in parts]),
+                torch.cat(whole) if whole else None,
+            )
 
-    @torch.no_grad()
     def kl(self, residual: Float[Tensor, "node width"], target: Target) -> Float[Tensor, " node"]:
         """KL(target || output at residuals carried to layer L), in nats."""
-        values = []
-        for start, rows in self._blocks(self.norm(residual)):
-            part = slice(start, start + len(rows))
-            logits = self._logits(rows)
-            if target.probabilities is None:
-                expected = (rows * target.unembedding[part]).sum(-1) + target.bias[part]
-            else:
-                expected = (logits * target.probabilities[part]).sum(-1)
-            top = logits.amax(-1)
-            normaliser = logits.sub_(rearrange(top, "node -> node 1")).exp_().sum(-1).log_() + top
-            values.append(normaliser - expected - target.entropy[part])
-        return torch.cat(values)
+        with without_gradients():
+            values = []
+            for start, rows in self._blocks(self.norm(residual)):
+                part = slice(start, start + len(rows))
+                logits = self._logits(rows)
+                if target.probabilities is None:
+                    expected = (rows * target.unembedding[part]).sum(-1) + target.bias[part]
+                else:
+                    expected = (logits * target.probabilities[part]).sum(-1)
+                top = logits.amax(-1)
+                normaliser = logits.sub_(rearrange(top, "node -> node 1")).exp_().sum(-1).log_() + top
+                values.append(normaliser - expected - target.entropy[part])
+            return torch.cat(values)
 
-    @torch.no_grad()
     def gradient(self, normed: Float[Tensor, "node width"], target: Target) -> Float[Tensor, "node width"]:
         """Gradient of the KL, averaged over nodes, with respect to what the unembedding reads."""
-        parts = []
-        for start, rows in self._blocks(normed.detach()):
-            part = slice(start, start + len(rows))
-            logits, q = self._logits_and_softmax(rows)
-            if self.cap is None or target.probabilities is None:
-                parts.append((q @ self.weight).sub_(target.unembedding[part]))
-            else:
-                slope = logits.div_(self.cap).square_().neg_().add_(1)
-                parts.append(q.sub_(target.probabilities[part]).mul_(slope) @ self.weight)
-        return torch.cat(parts).div_(len(normed))
+        with without_gradients():
+            parts = []
+            for start, rows in self._blocks(normed.detach()):
+                part = slice(start, start + len(rows))
+                logits, q = self._logits_and_softmax(rows)
+                if self.cap is None or target.probabilities is None:
+                    parts.append((q @ self.weight).sub_(target.unembedding[part]))
+                else:
+                    slope = logits.div_(self.cap).square_().neg_().add_(1)
+                    parts.append(q.sub_(target.probabilities[part]).mul_(slope) @ self.weight)
+            return torch.cat(parts).div_(len(normed))
 
-    @torch.no_grad()
     def logits(self, normed: Float[Tensor, "node width"]) -> Float[Tensor, "node vocabulary"]:
         """Logits of what has passed the final norm, the softcap applied."""
-        return self._logits(normed).clone()
+        with without_gradients():
+            return self._logits(normed).clone()
 
     @property
     def _rows(self) -> int:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from mechmask.errors import ReadingError
 from mechmask.measure.statistics import Interval
 from mechmask.models.corpora import Corpus, n_sample_batches, sampled_corpus, text_corpus
+from mechmask.models.gradients import without_gradients
 from mechmask.models.model import Model
 from mechmask.models.states import Variant, active
 from mechmask.progress import Tick, progress_bar
@@ -130,7 +131,7 @@ class Fit:
         """The corrections in closed form, layers 0..L-1."""
         moments = Moments()
         n_ticks = self.train.n_batches + self.model.n_layers
-        with self.model.evaluation(), torch.no_grad(), self._bar("ridge lens", n_ticks) as tick:
+        with self.model.evaluation(), without_gradients(), self._bar("ridge lens", n_ticks) as tick:
             for residuals in self.train.once():
                 moments.add(residuals)
                 tick(f"{moments.n} tokens")
@@ -162,7 +163,7 @@ class Fit:
     def held_out(self, corpus: Corpus) -> HeldOut:
         """Residuals and target of a text that lenses are judged by."""
         stream = Stream(self._backend, corpus)
-        with self.model.evaluation(), torch.no_grad(), self._bar("held out", stream.n_batches) as tick:
+        with self.model.evaluation(), without_gradients(), self._bar("held out", stream.n_batches) as tick:
             return HeldOut.of(stream, corpus.lengths, self.readout, tick)
 
     def kl(self, translators: nn.ModuleList | None, held_out: HeldOut, tick: Tick | None = None) -> list[Interval]:
@@ -219,7 +220,7 @@ class Fit:
         return train, self.corpus.part(held_out[:n_stop]), self.corpus.part(held_out[n_stop:])
 
     def _step(self, running: list[Tuning], stream: Iterator[Tensor]) -> None:
-        with torch.no_grad():
+        with without_gradients():
             residuals = next(stream)
         target = self.readout.target(residuals[-1])
         for tuning in running:
@@ -227,7 +228,7 @@ class Fit:
 
     def _check(self, running: list[Tuning], step: int) -> None:
         for tuning in running:
-            with torch.no_grad():
+            with without_gradients():
                 residual = self.stop.residuals[tuning.layer]
                 carried = residual + tuning.linear(residual)
             kl = self.readout.kl(carried, self.stop.target).double().mean().item()

@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from mechmask.measure.reading import SCHEMA_VERSION
 from mechmask.measure.statistics import Interval, mean_interval
 from mechmask.models.corpora import Corpus
+from mechmask.models.gradients import without_gradients
 from mechmask.models.packing import Batch
 from mechmask.progress import Tick
 from mechmask.read.backends import Backend
@@ -93,7 +94,7 @@ class HeldOut:
     def kl(self, readout: Readout, translators: nn.ModuleList | None, layer: int) -> Interval:
         """KL from the model's output at a layer in nats: mean over sequences; ``None`` is the logit lens."""
         residual = self.residuals[layer]
-        with torch.no_grad():
+        with without_gradients():
             carried = residual if translators is None else residual + linear_of(translators, layer)(residual)
         each = readout.kl(carried, self.target).double()
         return mean_interval([rows.mean().item() for rows in each.split(self.lengths)], _LEVEL)

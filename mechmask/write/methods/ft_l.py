@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mechmask.facts.fact import Fact
+from mechmask.models.gradients import without_gradients
 from mechmask.models.model import Model
 from mechmask.progress import Tick
 from mechmask.write.presets import preset
@@ -59,7 +60,7 @@ def ft_l(model: Model, facts: Sequence[Fact], config: FTLConfig, tick: Tick | No
     """
 
     def clamp(weights: Weights, before: Mapping[str, Tensor]) -> None:
-        with torch.no_grad():
+        with without_gradients():
             for name, weight in weights.items():
                 weight.clamp_(before[name] - config.clamp, before[name] + config.clamp)
 
