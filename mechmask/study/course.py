@@ -15,20 +15,26 @@ from mechmask.measure.erase import erase_index
 from mechmask.study.tables import by_state, concatenated
 
 
-def course_of(readings: xr.Dataset, options: Mapping[str, Any]) -> xr.Dataset:
+def course_of(readings: xr.Dataset, options: Mapping[str, Any], reference: xr.Dataset | None = None) -> xr.Dataset:
     """What became of every fact at every checkpoint, held against the first.
 
     Args:
         readings: ``logprob[step, fact, phrasing, route]`` and so on in nats, with ``twin`` in front where there are
             twins; the first step is before the correction.
         options: of ``erase_index``.
+        reference: the same of a model that never held the contradicted facts, at the same steps of the same correction.
 
     Returns:
         What ``erase_index`` gives, along ``step``; ``won_step[fact]`` is the first checkpoint of the correction at
         which it took on a fact, NaN where it never did.
     """
     before = readings.isel(step=0, drop=True)
-    along = [erase_index(before, readings.sel(step=step), **options) for step in readings.step.values]
+
+    def judged(step: Any) -> xr.Dataset:
+        beside = None if reference is None else (reference.isel(step=0, drop=True), reference.sel(step=step))
+        return erase_index(before, readings.sel(step=step), reference=beside, **options)
+
+    along = [judged(step) for step in readings.step.values]
     joined = concatenated(along, "step", readings.step.values.tolist())
     corrected = joined.step > joined.step[0]  # that new leads before it is no win of the correction
     return joined.assign(won_step=joined.step.where(joined.took & corrected).min("step"))

@@ -13,6 +13,7 @@ No torch here: the model of a run is only handed on.
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -90,6 +91,17 @@ class Run:
 
     def __exit__(self, *_: object) -> None:
         self._release()
+
+    def beside(self, model: Model) -> Run:
+        """The same run, with another model for the steps that are made through it.
+
+        Args:
+            model: such as one that never held the facts; what is made with it names it among its inputs.
+        """
+        other = copy.copy(self)
+        other.model = model
+        other.inputs = {**self.inputs, "model": model.fingerprint}
+        return other
 
     def plan(self, steps: Mapping[str, int | None]) -> None:
         """Say in the run's card which steps are to come, and of which training how many optimizer steps at most.

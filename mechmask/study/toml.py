@@ -86,9 +86,11 @@ def study_from_file(path: Path) -> Study:
         StudyError: listing every field that is not usable, or if the protocol is not known.
     """
     content = read_toml(path)
-    _beside(path, content.get("facts"), "world")
-    _beside(path, content.get("study"), "known")
     table = content.get("study")
+    _beside(path, _in(content.get("facts"), "world"), "path")
+    _beside(path, _in(table, "known"), "path")
+    _beside(path, content.get("model"), "source", may_be_elsewhere=True)
+    _beside(path, table, "reference", may_be_elsewhere=True)
     name = table.pop("protocol", MASK) if isinstance(table, dict) else MASK
     if name not in PROTOCOLS:
         raise StudyError(f"{path.name}: no protocol is called {name!r}. {known_names(str(name), PROTOCOLS)}")
@@ -97,9 +99,7 @@ def study_from_file(path: Path) -> Study:
     described = validated(file, content, path.name)
     _require_sources(described.facts, path, 0 if protocol.draws_facts else 1)
     _require_drawn(described, protocol.draws_facts, path)
-    beside = path.parent / described.model.source
-    source = str(beside) if beside.exists() else described.model.source
-    model = load_model(**{**described.model.model_dump(), "source": source})
+    model = load_model(**described.model.model_dump())
     if protocol.draws_facts:
         return protocol.study(model, described.study)
 
@@ -110,11 +110,23 @@ def study_from_file(path: Path) -> Study:
     return study_of(0, 0) if draws is None else Draws(study_of, range(draws.n), range(draws.seeds))
 
 
-def _beside(path: Path, table: object, name: str) -> None:
-    """The path of a data set, as it is from where the command runs."""
-    held = table.get(name) if isinstance(table, dict) else None
-    if isinstance(held, dict) and isinstance(held.get("path"), str):
-        held["path"] = str(path.parent / held["path"])
+def _in(table: object, name: str) -> object:
+    return table.get(name) if isinstance(table, dict) else None
+
+
+def _beside(path: Path, table: object, name: str, may_be_elsewhere: bool = False) -> None:
+    """A path in a table of the file, as it is from where the command runs.
+
+    Args:
+        path: the file.
+        table: a table of it, where it has one of that name.
+        name: which holds the path.
+        may_be_elsewhere: whether it may be no path, but a Hub id or the embedded model.
+    """
+    if isinstance(table, dict) and isinstance(table.get(name), str):
+        place = path.parent / table[name]
+        if place.exists() or not may_be_elsewhere:
+            table[name] = str(place)
 
 
 def _require_sources(table: _FactsTable, path: Path, n: int) -> None:

@@ -1,20 +1,24 @@
 """``CorrectionStudy``: facts that a model knows from pretraining, corrected step by step and edited one at a time.
 
-Nothing is installed, so the reference is pseudo-subjects in the same prompts (``assign_roles``). The correction is
-judged where it has just won, which is the paper's regime, and where it was driven on.
+Nothing is installed, so the reference is pseudo-subjects in the same prompts (``assign_roles``), or where there is a
+model that never held the facts, such as TOFU's retain model beside its full one, that model, corrected and edited
+alike. The correction is judged where it has just won, which is the paper's regime, and where it was driven on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import xarray as xr
 from pydantic import Field
 
+from mechmask.errors import StudyError
 from mechmask.facts.fact_set import FactSet
 from mechmask.facts.load import as_fact_set
 from mechmask.measure.erase import erase_index
+from mechmask.models.load import load_model
 from mechmask.models.model import Model
 from mechmask.read.logits import read_logits
 from mechmask.read.scoring.labels import provenance
@@ -38,10 +42,13 @@ class CorrectionConfig(JudgedConfig):
     Attributes:
         contradict: how the new values are taught, driven to the last step.
         taught_phrasings: in how many of its phrasings each fact is contradicted, the prompt first.
+        reference: a model that never held the contradicted facts, named as under ``[model]``; pseudo-subjects by
+            default.
     """
 
     contradict: FinetuneConfig = FinetuneConfig(lr=1e-4, steps=30)
     taught_phrasings: int = Field(default=1, ge=1)
+    reference: str | None = None
 
 
 class CorrectionStudy:
@@ -49,21 +56,31 @@ class CorrectionStudy:
 
     Args:
         model: the model; it is left as it was.
-        facts: contradicted facts, controls, and pseudo-subjects that stand in for contradicted facts.
+        facts: contradicted facts, controls, and never facts: pseudo-subjects that stand in for contradicted facts, or
+            beside a reference model whatever neither of the two holds.
         config: what is done; ``CorrectionConfig()`` by default.
+        reference: a model that never held the contradicted facts; that of ``config`` is loaded by default.
 
     Raises:
-        StudyError: if there is no contradicted, control or never fact.
+        StudyError: if there is no contradicted, control or never fact, or the reference is the model itself.
         ChangeError: if an editor has no setting for this model.
         RouteError: if a value cannot be told from the prompt or from its rival.
+        ModelError: if the reference cannot be loaded.
     """
 
-    def __init__(self, model: Model, facts: FactSet, config: CorrectionConfig | None = None) -> None:
+    def __init__(
+        self, model: Model, facts: FactSet, config: CorrectionConfig | None = None, reference: Model | None = None
+    ) -> None:
         self.model, self.facts, self.config = model, as_fact_set(facts), config or CorrectionConfig()
         require_roles(self.facts, "A correction", {"contradicted": 1, "control": 1, "never": 1})
         require_routes(model, self.facts)
         require_one_shape(model, {"contradict": self.config.contradict})
         self.edits = edit_settings(model, self.config.edits)
+        self.reference = self._reference() if reference is None else reference
+        if self.reference is not None and self.reference.fingerprint == model.fingerprint:
+            raise StudyError(
+                f"The reference has the very weights of {model.name}, which holds the facts. Give one that never did."
+            )
 
     def __repr__(self) -> str:
         return f"CorrectionStudy({self.model.name!r}, {self.facts!r})"
@@ -82,41 +99,81 @@ class CorrectionStudy:
         Raises:
             StudyError: if the directory holds a study of another model or of other facts.
             ChangeError: if a loss is not a number.
-            ReadingError: if a reading disagrees with the model's own output.
+            ReadingError: if a reading disagrees with the model's own output, or the reference does not read the facts
+                as the model does.
         """
         c, facts = self.config, self.facts
-        with Run(directory, self.model, facts, {"protocol": "correction", "config": c.model_dump(mode="json")}) as run:
-            watch = Watch(self._read, every=c.checkpoint_every)
-            corrected = train(
-                run, "contradict", facts.contradiction_examples(c.taught_phrasings), c.contradict, watch=watch
-            )
-            states = each_edit(run, untouched(run), facts.contradicted.ids, self.edits)
-            edits = readings_of(run, states, read_logits, phrasings="all", batch_size=c.batch_size)
-            methods = {name: state.method for name, state in states.items()}
-            self._conclude(run, corrected, edits, methods)
+        about = {"protocol": "correction", "config": c.model_dump(mode="json")}
+        with Run(directory, self.model, facts, about) as run:
+            corrected = self._corrected(run)
+            reference = self._corrected(run.beside(self.reference), "reference/") if self.reference else None
+            self._conclude(run, corrected, reference)
             export_correction(run, StudyResults(run.root), provenance(self.model))
         return StudyResults(directory)
+
+    def _reference(self) -> Model | None:
+        """As the configuration names it, loaded as the model is."""
+        if self.config.reference is None:
+            return None
+        return load_model(self.config.reference, dtype=self.model.dtype, device=str(self.model.device))
+
+    def _corrected(self, run: Run, below: str = "") -> _Corrected:
+        """The correction, step by step, and every edit, in the model of a run.
+
+        Args:
+            run: whose model it is.
+            below: what stands before the names of its states.
+        """
+        c, facts = self.config, self.facts
+        examples = facts.contradiction_examples(c.taught_phrasings)
+        watch = Watch(self._read, every=c.checkpoint_every)
+        corrected = train(run, f"{below}contradict", examples, c.contradict, watch=watch)
+        states = each_edit(run, untouched(run), facts.contradicted.ids, self.edits, below=below.rstrip("/"))
+        steps = readings_of(run, states, read_logits, phrasings="all", batch_size=c.batch_size)
+        methods = {name: state.method for name, state in states.items()}
+        return _Corrected(corrected, {name.removeprefix(below): step for name, step in steps.items()}, methods)
 
     def _read(self, model: Model) -> Mapping[str, xr.Dataset]:
         return {OUTPUT: read_logits(model, self.facts, phrasings="all", batch_size=self.config.batch_size)}
 
-    def _conclude(self, run: Run, corrected: Trained, edits: Mapping[str, Step], methods: Mapping[str, str]) -> None:
+    def _conclude(self, run: Run, corrected: _Corrected, reference: _Corrected | None) -> None:
         """What the readings say, which needs no model."""
-        c = self.config
+        options = self.config.options
+        readings = outcome(run, "readings", corrected.checkpoints, corrected.course)
+        both = [readings, *(reference.checkpoints if reference else ())]
 
-        def joined() -> xr.Dataset:
-            along = corrected.readings(OUTPUT)
-            return concatenated(along.values(), "step", along)
+        def course() -> xr.Dataset:
+            return course_of(reading_in(readings), options, reference.course() if reference else None)
 
-        readings = outcome(run, "readings", corrected.checkpoints.values(), joined)
-        course = outcome(run, "course", [readings], lambda: course_of(reading_in(readings), c.options), c.options)
+        along = outcome(run, "course", both, course, options)
 
         def erased() -> xr.Dataset:
-            before = reading_in(readings).isel(step=0, drop=True)
-            rows = {}
-            for name, step in edits.items():
-                after = reading_in(step)
-                rows[name] = erase_index(before.sel(fact=after.fact), after, **c.options)
-            return judged_states(reading_in(course), by_method(rows, methods))
+            before, rows = reading_in(readings).isel(step=0, drop=True), {}
+            for name, step in corrected.edits.items():
+                after, beside = reading_in(step), None
+                if reference:
+                    held = reference.course().isel(step=0, drop=True)
+                    beside = (held.sel(fact=after.fact), reading_in(reference.edits[name]))
+                rows[name] = erase_index(before.sel(fact=after.fact), after, reference=beside, **options)
+            return judged_states(reading_in(along), by_method(rows, corrected.methods))
 
-        surprise_of(run, outcome(run, "erase", [readings, course, *edits.values()], erased, c.options), c.level)
+        edits = [*corrected.edits.values(), *(reference.edits.values() if reference else ())]
+        surprise_of(run, outcome(run, "erase", [along, *both, *edits], erased, options), self.config.level)
+
+
+@dataclass(frozen=True)
+class _Corrected:
+    """What a model went through: the correction; its reading after every edit, and the method of each, by name."""
+
+    trained: Trained
+    edits: Mapping[str, Step]
+    methods: Mapping[str, str]
+
+    @property
+    def checkpoints(self) -> list[Step]:
+        return list(self.trained.checkpoints.values())
+
+    def course(self) -> xr.Dataset:
+        """The readings along ``step``."""
+        along = self.trained.readings(OUTPUT)
+        return concatenated(along.values(), "step", along)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
+
 import numpy as np
 import pytest
 
 import mechmask as mm
-from mechmask.errors import StudyError
+from mechmask.errors import ModelError, StudyError
 from mechmask.study.protocols.correction import CorrectionConfig, CorrectionStudy
+from mechmask.study.toml import study_from_file
 
 TAUGHT = mm.FinetuneConfig(steps=4, lr=1e-2, rank=4)
 
@@ -87,3 +91,100 @@ def test_neither_the_order_of_facts_nor_the_batch_size_counts(done, tiny, facts,
     for name in ("index", "trace_before", "trace_after", "logprob_new", "normalised"):
         np.testing.assert_allclose(other[name].sel(fact=whole.fact), whole[name], atol=2e-3, rtol=2e-3, err_msg=name)
     assert (other.verdict.sel(fact=whole.fact) == whole.verdict).all()
+
+
+@pytest.fixture(scope="module")
+def full(tiny, facts, tmp_path_factory):
+    """A directory with the weights of a model that was taught what ``tiny("llama")`` never was."""
+    model = tiny("llama", seed=0)
+    told = mm.FactSet(fact for fact in facts if fact.role != "never").install_examples()
+    taught = mm.finetune(model, told, mm.FinetuneConfig(method="full", steps=30, lr=3e-3))
+    directory = tmp_path_factory.mktemp("full") / "model"
+    with taught.applied(model) as changed:
+        changed.module.save_pretrained(directory)
+        changed.tokenizer.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def pair(full, tiny, facts, config, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("pair") / "run"
+    return CorrectionStudy(mm.load_model(full), facts, config, tiny("llama")).run(directory), directory
+
+
+def test_beside_a_model_that_never_held_the_facts_it_equals_the_same_by_hand(pair, full, tiny, facts, config):
+    """Of the correction and of every edit, in both models."""
+    erase, models = pair[0].erase, [mm.load_model(full), tiny("llama")]
+    assert erase.attrs["reference"] == "reference model"
+
+    def trace_of(ids, *changes):
+        states = [change.on(model) for change, model in zip(changes, models, strict=True)] if changes else models
+        held_in = [held(state, facts).sel(fact=ids) for state in states]
+        return held_in[0] - held_in[1]
+
+    ids = list(facts.contradicted.ids)
+    changes = [mm.finetune(model, facts.contradiction_examples(), TAUGHT) for model in models]
+    driven_on = erase.sel(state="driven_on")
+    np.testing.assert_allclose(driven_on.trace_before, trace_of(ids), atol=1e-3)
+    np.testing.assert_allclose(driven_on.trace_after, trace_of(ids, *changes), atol=1e-3)
+    assert (driven_on.trace_before > 0).all(), "one was taught them and the other was not"
+    for fact in ids:
+        edits = [mm.edit(model, facts.select([fact]), config=config.edits[0]) for model in models]
+        found = float(erase.trace_after.sel(state="ft_l", fact=fact))
+        assert found == pytest.approx(float(trace_of([fact], *edits)[0]), abs=1e-3)
+
+
+def test_with_a_reference_it_is_taken_up_and_says_what_it_is_held_against(pair, full, tiny, facts, config, contents):
+    before = contents(pair[1])
+    CorrectionStudy(mm.load_model(full), facts, config, tiny("llama")).run(pair[1])
+    assert contents(pair[1]) == before
+    assert "a model that never held them" in mm.open_study(pair[1]).conclusion()
+
+
+def test_killed_with_a_reference_it_ends_the_same(
+    pair, full, tiny, facts, config, killed_after_every, same_results, tmp_path
+):
+    study = CorrectionStudy(mm.load_model(full), facts, config, tiny("llama"))
+    assert killed_after_every(6, study, tmp_path / "run") >= 2
+    same_results(tmp_path / "run", pair[1])
+
+
+def test_a_reference_that_is_the_model_itself_or_reads_otherwise_is_refused(tiny, facts, config, full, tmp_path):
+    with pytest.raises(StudyError, match="very weights"):
+        CorrectionStudy(tiny("llama"), facts, config, tiny("llama"))
+    with pytest.raises(StudyError, match="very weights"):
+        CorrectionStudy(mm.load_model(full), facts, config.model_copy(update={"reference": str(full)}))
+    with pytest.raises(ModelError, match="nowhere"):
+        CorrectionStudy(tiny("llama"), facts, config.model_copy(update={"reference": str(tmp_path / "nowhere")}))
+
+
+def test_another_reference_is_another_study_in_the_same_directory(pair, full, tiny, facts, config, tmp_path, undrawn):
+    """What the model itself went through is not done again."""
+    directory = tmp_path / "run"
+    shutil.copytree(pair[1], directory)
+    trained = (directory / "changes/contradict/step.json").stat().st_mtime_ns
+    other = CorrectionStudy(mm.load_model(full), facts, config, tiny("llama", seed=5)).run(directory).erase
+    assert (directory / "changes/contradict/step.json").stat().st_mtime_ns == trained
+    assert not np.allclose(other.trace_before, pair[0].erase.trace_before, atol=1e-2)
+    again = CorrectionStudy(mm.load_model(full), facts, config, tiny("llama")).run(directory).erase
+    np.testing.assert_array_equal(again.trace_after, pair[0].erase.trace_after)
+
+
+def test_a_file_names_the_reference_beside_it(full, facts, tmp_path, pair):
+    """Under ``[study]``; both models are found from where the file is."""
+    retain = tmp_path / "retain"
+    shutil.copytree(full, retain)
+    facts.to_jsonl(tmp_path / "facts.jsonl")
+    text = """
+        [model]
+        source = "full"
+        [facts]
+        path = "facts.jsonl"
+        [study]
+        protocol = "correction"
+        reference = "retain"
+    """
+    (tmp_path / "study.toml").write_text(textwrap.dedent(text))
+    (tmp_path / "full").symlink_to(full)
+    with pytest.raises(StudyError, match="very weights"):  # it found both: they are copies
+        study_from_file(tmp_path / "study.toml")
