@@ -59,3 +59,9 @@ def contents():
     return lambda root: {
         str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file() and p.name != ".lock"
     }
+
+
+@pytest.fixture
+def undrawn(monkeypatch) -> None:
+    """Figures are empty files: what is drawn is another test's question."""
+    monkeypatch.setattr("mechmask.draw.save_figure", lambda _, path: Path(path).touch())

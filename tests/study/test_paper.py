@@ -126,18 +126,29 @@ def test_a_directory_without_a_finished_part_is_refused(tmp_path):
         mm.PaperResults(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("name", "family", "tokens"),
-    [
-        ("smollm2-135m", "llama", "tokenizer"),
-        ("qwen2.5-1.5b", "qwen2", "tokenizer"),
-        ("qwen2.5-3b", "qwen2", "tokenizer"),
-        ("llama-3.2-3b", "llama", "bos_tokenizer"),
-        ("gpt2-xl", "gpt2", "tokenizer"),
-    ],
-)
-def test_a_ready_configuration_is_one_that_its_kind_of_model_can_run(name, family, tokens, tiny_module, request):
-    """What every protocol refuses before work starts it refuses here: of the architecture and the kind of tokenizer."""
+READY = {
+    "smollm2-135m": ("llama", "tokenizer"),
+    "qwen2.5-1.5b": ("qwen2", "tokenizer"),
+    "qwen2.5-3b": ("qwen2", "tokenizer"),
+    "llama-3.2-3b": ("llama", "bos_tokenizer"),
+    "gpt2-xl": ("gpt2", "tokenizer"),
+}
+
+
+@pytest.fixture
+def kind(tiny_module, request):
+    """``kind(name)``: a tiny random model of the architecture and the kind of tokenizer of a ready configuration."""
+
+    def make(name):
+        family, tokens = READY[name]
+        return mm.load_model(tiny_module(family), tokenizer=request.getfixturevalue(tokens))
+
+    return make
+
+
+@pytest.mark.parametrize("name", READY)
+def test_a_ready_configuration_is_one_that_its_kind_of_model_can_run(name, kind):
+    """What every protocol refuses before work starts it refuses here."""
     written = read_toml(ready_papers()[name])
     study = written["study"]
     assert study.pop("protocol") == "paper" and set(PARTS) | {"draws", "known", "taught"} == set(study)
@@ -146,10 +157,46 @@ def test_a_ready_configuration_is_one_that_its_kind_of_model_can_run(name, famil
     if name == "gpt2-xl":  # by presets, which are of the real model's size
         assert all((of := presets(editor)[name]).n_layers == 48 and of.width == 1600 for editor in editors)
     assert [e if isinstance(e, str) else e["method"] for e in editors] == ["ft_l", "ft"]
-    study["contrast"]["edits"] = [{"method": "ft_l", "layer": 0, "clamp": 5e-4}, {"method": "ft", "layer": 0}]
-    model = mm.load_model(tiny_module(family), tokenizer=request.getfixturevalue(tokens))
-    paper = mm.PaperStudy(model, mm.PaperConfig.model_validate(study))
+    study["contrast"]["edits"] = EDITORS
+    paper = mm.PaperStudy(kind(name), mm.PaperConfig.model_validate(study))
     assert paper.config.draws == 5 and list(paper.config.parts) == list(PARTS)
+
+
+EDITORS = [{"method": "ft_l", "layer": 0, "clamp": 0.05, "steps": 3}, {"method": "ft", "layer": 0, "steps": 3}]
+RUN = {
+    "llama-3.2-3b": ("twins", "renewal"),
+    "qwen2.5-1.5b": ("correction", "dose"),
+    "qwen2.5-3b": ("mask_known", "precision", "reactance"),
+    "gpt2-xl": ("contrast", "reacquisition"),
+}
+
+
+def shortened(table):
+    """A table of a ready configuration with few steps that go far: what fits a tiny random model."""
+    short = {key: shortened(value) if isinstance(value, dict) else value for key, value in table.items()}
+    if "steps" in short:
+        short |= {"steps": 14 if short["steps"] >= 36 else 9, "lr": 2e-3 if short.get("method") == "full" else 1e-2}
+    return short | {key: 3 for key in ("checkpoint_every", "read_every") if key in short}
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_a_ready_configuration_runs_on_its_kind_of_model_when_shortened(name, kind, tmp_path, undrawn):
+    """Each part on one architecture at least, and none that only its draw, its counts and its steps make run."""
+    study = shortened(read_toml(ready_papers()[name])["study"])
+    study |= {part: None for part in PARTS if part not in RUN[name]}
+    study |= {"draws": 1, "known": KNOWN, "taught": TAUGHT}
+    if study["contrast"]:
+        study["contrast"] |= {"edits": EDITORS, "matched_margin": 0.01}
+    if study["dose"]:
+        study["dose"]["text_tokens"] = 64
+    del study["protocol"]
+    done = mm.PaperStudy(kind(name), mm.PaperConfig.model_validate(study)).run(tmp_path / "run")
+    assert set(done.parts) == set(RUN[name])
+    assert (done.summary()["verdict"] != "not run").sum() > 3
+
+
+def test_every_part_of_taught_facts_is_run_on_some_architecture():
+    assert {part for parts in RUN.values() for part in parts} | {"mask"} >= {p for p in PARTS if "known" not in p}
 
 
 def test_all_models_of_the_paper_have_a_ready_configuration():

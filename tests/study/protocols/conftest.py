@@ -35,12 +35,6 @@ class Killed(BaseException):
 
 
 @pytest.fixture
-def undrawn(monkeypatch) -> None:
-    """Figures are empty files: what is drawn is another test's question."""
-    monkeypatch.setattr("mechmask.draw.save_figure", lambda _, path: Path(path).touch())
-
-
-@pytest.fixture
 def killed_after_every(monkeypatch, undrawn) -> Callable[[int, Any, Path], int]:
     """``killed_after_every(n, study, directory)``: started again and again, killed where it would make its n-th step.
 
