@@ -37,7 +37,8 @@ def renewal(reference: xr.Dataset, test: xr.Dataset, taught_phrasings: int = 1, 
         ``regained[fact]`` of contradicted and never facts, ``excess[fact]``, that of a contradicted fact less the mean
         of never facts; ``mean``, ``never`` and ``difference``, the two means and the one less the other (Welch 1947),
         with their intervals; the counts ``n``, ``n_never`` and ``n_positive``, contradicted facts with an excess above
-        zero, and ``positive``, their share with its exact interval. Intervals are ``_low`` and ``_high``.
+        zero, and ``positive``, their share with its exact interval, which takes the mean of the never facts as given;
+        ``difference`` has the error of both. Intervals are ``_low`` and ``_high``.
 
     Raises:
         ReadingError: if the readings are not of the same facts, values and phrasings by the same score and model, or

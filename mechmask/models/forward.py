@@ -16,8 +16,7 @@ from mechmask.models.routes import Contest
 
 def decoded(model: Model, batch: Batch) -> Float[Tensor, "node width"]:
     """What the unembedding reads at the nodes of a batch."""
-    following = nullcontext() if batch.paths is None else along(model.module, batch.paths.to(model.device))
-    with following:
+    with nullcontext() if batch.paths is None else along(model.module, batch.paths):
         hidden = model.anatomy.decoder(**batch.inputs(model.device, model.dtype)).last_hidden_state
     return hidden[batch.rows.to(hidden.device), batch.columns.to(hidden.device)]
 

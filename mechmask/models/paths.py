@@ -99,7 +99,7 @@ def along(module: PreTrainedModel, paths: Paths) -> Iterator[None]:
 
     Args:
         module: the model, which reads nothing but one row of the forest's tokens.
-        paths: of that row, on the module's device.
+        paths: of that row.
     """
     parts = [part for part in module.modules() if isinstance(getattr(part, "config", None), PreTrainedConfig)]
     configs: list[Any] = [part.config for part in parts]
@@ -131,7 +131,7 @@ def _attention(
     followed = _followed.get()
     if followed is None:
         raise ModelError("Another thread is training this model. Wait for it, or load the model again.")
-    paths, underlying = followed
+    paths, underlying = followed[0].to(query.device), followed[1]  # a model may stand on several
     attend = ALL_ATTENTION_FUNCTIONS.get_interface(underlying, getattr(_home(module), _EAGER))
     results = []
     for tokens in paths.tokens:
