@@ -77,7 +77,8 @@ def erase_index(
 
         Over nothing: ``noise``, the standard deviation of one never-known reading after the change, with ``freedom``
         and ``shared_error``; ``n_control``. Attributes name the ``statistic``, the ``reference`` (``twins``,
-        ``reference model``, ``pseudo-subjects`` or ``never facts``), ``margin_share``, ``alpha`` and
+        ``reference model``, with its name as ``reference_model``, ``pseudo-subjects`` or ``never
+        facts``), ``margin_share``, ``alpha`` and
         ``interval_level``.
 
     Raises:
@@ -85,8 +86,9 @@ def erase_index(
             with the same model, twins do not say or not agree what they were taught, there is no contradicted or no
             control fact, or the margin or the rate makes no verdict.
     """
+    other_model = None
     if reference is not None:
-        before, after = _beside_reference(before, after, reference)
+        before, after, other_model = _with_reference(before, after, reference)
     before, after = _comparable(before, after)
     facts, controls = _role(before, "contradicted"), _role(before, "control")
     _require_judgeable(facts, controls, margin_share, alpha)
@@ -99,11 +101,12 @@ def erase_index(
     taken = _took(after).sel(fact=contradicted)
     ratio = normalised(first, last, interval_level)
     result = result.assign(ratio).assign(took=taken).assign(judge(first, ratio, taken, margin_share))
+    held = {"reference": held_against} if other_model is None else {"reference": "reference model", **other_model}
     scalars = {"noise": last.noise, "freedom": last.freedom, "shared_error": last.shared_error}
     return result.assign({**scalars, "n_never": last.n_never}).assign_attrs(
         _origin(before, after),
+        **held,
         statistic=statistic,
-        reference=held_against if reference is None else "reference model",
         margin_share=margin_share,
         alpha=alpha,
         interval_level=interval_level,
@@ -112,10 +115,10 @@ def erase_index(
     )
 
 
-def _beside_reference(
+def _with_reference(
     before: xr.Dataset, after: xr.Dataset, reference: xr.Dataset | tuple[xr.Dataset, xr.Dataset]
-) -> tuple[xr.Dataset, xr.Dataset]:
-    """The readings as those of two twins, of which the second knows the controls alone."""
+) -> tuple[xr.Dataset, xr.Dataset, dict[str, str]]:
+    """The readings as those of two twins, of which the second knows the controls alone, and which model that is."""
     others = (reference, reference) if isinstance(reference, xr.Dataset) else reference
     if not (isinstance(others, tuple) and len(others) == 2 and all(isinstance(one, xr.Dataset) for one in others)):
         raise ReadingError(f"{_WHAT}: the reference is one reading, or a pair of them: before and after the change.")
@@ -128,7 +131,8 @@ def _beside_reference(
     require_same(named, _WHAT, dims=dims, attributes=("score",), coordinates=held)
     pair = {name: reading for name, reading in named.items() if name.startswith("reference")}
     require_same(pair, _WHAT, same_model=True)
-    return _as_twins(before, others[0], "before"), _as_twins(after, others[1], "after")
+    which = {"reference_model": str(others[0].attrs.get("model", "")).split(" + ")[0]}
+    return _as_twins(before, others[0], "before"), _as_twins(after, others[1], "after"), which
 
 
 def _as_twins(reading: xr.Dataset, other: xr.Dataset, when: str) -> xr.Dataset:

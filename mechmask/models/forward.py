@@ -10,13 +10,13 @@ from torch import Tensor
 
 from mechmask.models.model import Model
 from mechmask.models.packing import Batch
-from mechmask.models.paths import along, can_follow_paths
+from mechmask.models.paths import attention_along, can_attend_along_paths
 from mechmask.models.routes import Contest
 
 
 def decoded(model: Model, batch: Batch) -> Float[Tensor, "node width"]:
     """What the unembedding reads at the nodes of a batch."""
-    with nullcontext() if batch.paths is None else along(model.module, batch.paths):
+    with nullcontext() if batch.paths is None else attention_along(model.module, batch.paths):
         hidden = model.anatomy.decoder(**batch.inputs(model.device, model.dtype)).last_hidden_state
     return hidden[batch.rows.to(hidden.device), batch.columns.to(hidden.device)]
 
@@ -27,9 +27,10 @@ def may_pack(model: Model, contests: Iterable[Contest | None]) -> bool:
     return takes_masks and _in_window(model, contests)
 
 
-def may_follow_paths(model: Model, contests: Iterable[Contest | None]) -> bool:
+def may_go_along_paths(model: Model, contests: Iterable[Contest | None]) -> bool:
     """Whether all routes can share one row, each token once, with attention along their paths."""
-    return can_follow_paths(model.module, model.anatomy.attention(0)) and _in_window(model, contests)
+    attentions = map(model.anatomy.attention, range(model.n_layers))
+    return all(can_attend_along_paths(model.module, each) for each in attentions) and _in_window(model, contests)
 
 
 def _in_window(model: Model, contests: Iterable[Contest | None]) -> bool:

@@ -1,7 +1,7 @@
-"""Whether torch notes what gradients need, for a while.
+"""Autograd recording switched on or off around a block, whatever happens inside.
 
-Torch's own contexts can be cut by Ctrl-C between what they set and what puts it back: gradients would then stay off for
-all that the session does afterwards. Around a block these also mend what was left inside it.
+Ctrl-C can cut torch's own contexts between what they set and what puts it back: recording would then stay off for all
+that the session does afterwards. These restore the mode on leaving, also where a context of torch inside was cut.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from mechmask.interrupts import atomic_context
 
 @atomic_context
 def without_gradients() -> Iterator[None]:
-    """Inside, nothing is noted; what is computed may take part in gradients later."""
+    """Inside, nothing is recorded."""
     with torch.no_grad():
         yield
 
 
 @atomic_context
 def with_gradients() -> Iterator[None]:
-    """Inside, what is computed from parameters that ask for gradients can be differentiated."""
+    """Inside, what is computed from parameters that ask for gradients is recorded."""
     with torch.enable_grad():
         yield

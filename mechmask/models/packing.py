@@ -2,9 +2,10 @@
 
 A contest becomes a tree of tokens: the prompt is its trunk, the values branch off where they differ, and a route's last
 token is left out because nothing is read after it. Contests that stand in one row are one forest, and those whose
-prompts begin alike share that beginning. A token attends to its ancestors only (a four-dimensional attention mask) and
-takes the position that it has on its own route, so the logits are those of each route read alone. With eight
-distractors that is about a third of the tokens, and memory depends on the batch, not on the number of facts.
+prompts begin alike share that beginning. A token attends to its ancestors only (by a four-dimensional attention mask,
+or by attention along paths where a whole batch is one row) and takes the position that it has on its own route, so the
+logits are those of each route read alone. With eight distractors that is about a third of the tokens, and memory
+depends on the batch, not on the number of facts.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import Cache
 
-from mechmask.models.paths import Paths, paths_of
+from mechmask.models.paths import Paths, paths_of, require_followed
 from mechmask.models.routes import Contest
 
 # Attention over a row of so many tokens is 4% of a block's own products on SmolLM2-135M, and rows of a full budget
@@ -65,13 +66,13 @@ class Batch:
         input_ids: token ids ``[row, position]``, padded on the right.
         position_ids: each token's position on its own route ``[row, position]``.
         attention_mask: ``True`` where a token may look ``[row, 1, position, position]``; ``None`` where every row is a
-            plain sequence, for which the causal mask suffices.
+            plain sequence, for which the causal mask suffices, and where attention follows ``paths`` instead.
         rows: row of each node that is read ``[node]``.
         columns: position of each node that is read ``[node]``.
         queries: which token of which route is read at which of those nodes.
         divergence: for each contest, the node at which old and new diverge.
         past: what keeps the keys and values of the pass, where somebody goes on from it; none are kept by default.
-        paths: what each token sees, where all stand in one row and attention follows them instead of a mask.
+        paths: what each token sees, where all stand in one row that is read inside ``attention_along``.
     """
 
     input_ids: Int[Tensor, "row position"]
@@ -99,7 +100,13 @@ class Batch:
         return self.attention_mask[row, 0, column].nonzero()[:, 0]
 
     def inputs(self, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-        """Keyword arguments of a transformers decoder."""
+        """Keyword arguments of a transformers decoder.
+
+        Raises:
+            ModelError: if the batch stands along paths that this thread's attention does not follow.
+        """
+        if self.paths is not None:
+            require_followed(self.paths)
         inputs = {"input_ids": self.input_ids.to(device), "position_ids": self.position_ids.to(device)}
         inputs |= {"use_cache": self.past is not None, "past_key_values": self.past}
         if self.attention_mask is not None:
@@ -148,7 +155,7 @@ def batches(
     batch_size: int = 32,
     pack: bool = True,
     row_tokens: int = ROW_TOKENS,
-    follows_paths: bool = False,
+    along_paths: bool = False,
     threshold: int | None = None,
 ) -> Iterator[Batch]:
     """The contests in batches; those whose prompts begin alike stand together.
@@ -163,7 +170,7 @@ def batches(
         pack: whether the routes of a contest share a row; else each route has its own.
         row_tokens: contests share a row up to about so many tokens, half as many more where that saves padding; 0 gives
             each contest a row of its own.
-        follows_paths: whether all contests of a batch share one row instead, in which each token stands once, for an
+        along_paths: whether all contests of a batch share one row instead, in which each token stands once, for an
             attention that follows paths.
         threshold: the most tokens of a route, prompt included, with which a model computes as with fewer.
     """
@@ -175,8 +182,8 @@ def batches(
         for start in range(0, len(alike), batch_size):
             batch = dict(alike[start : start + batch_size])
             alone = _rows_alone(batch, score)
-            if follows_paths:
-                yield _batch(batch, [[entry for row in alone for entry in row]], score, follows_paths=True)
+            if along_paths:
+                yield _batch(batch, [[entry for row in alone for entry in row]], score, along_paths=True)
             else:
                 yield _batch(batch, _rows(batch, score, row_tokens) if pack else alone, score)
 
@@ -250,7 +257,7 @@ def _batch(
     contests: Mapping[int, Contest],
     rows: Sequence[Sequence[tuple[int, str]]],
     score: str,
-    follows_paths: bool = False,
+    along_paths: bool = False,
 ) -> Batch:
     trees: list[_Tree] = []
     nodes: dict[tuple[int, int], int] = {}
@@ -276,7 +283,7 @@ def _batch(
     rows_of, columns = (torch.tensor(axis) for axis in zip(*nodes, strict=True))
     ids, positions = _padded(trees)
     read = (rows_of, columns, tuple(queries), divergence)
-    if follows_paths:
+    if along_paths:
         return Batch(ids, positions, None, *read, paths=paths_of(trees[0].parents))
     return Batch(ids, positions, _mask(trees), *read)
 

@@ -35,17 +35,17 @@ class Paths:
     """The paths from root to leaf of a forest whose tokens stand side by side in one row.
 
     Attributes:
-        tokens: the tokens of each path in order ``[path, position]``, paths of about one length together; a shorter
-            path repeats its last token, which none before it sees.
-        places: where each token stands along all paths, one after the other ``[token]``.
+        tokens: indices of the tokens along each path ``[path, position]``, in groups of paths of about one length. A
+            shorter path is padded with its own last token, which causal attention hides from every real one.
+        slots: index of each token in all groups, flattened and concatenated ``[token]``.
     """
 
     tokens: tuple[Tensor, ...]
-    places: Int[Tensor, " token"]
+    slots: Int[Tensor, " token"]
 
     def to(self, device: torch.device) -> Paths:
         """The same on another device."""
-        return Paths(tuple(tokens.to(device) for tokens in self.tokens), self.places.to(device))
+        return Paths(tuple(tokens.to(device) for tokens in self.tokens), self.slots.to(device))
 
     def upto(self, token: int) -> Int[Tensor, " position"]:
         """The tokens from the root to one of them, itself the last."""
@@ -60,38 +60,42 @@ def paths_of(parents: Sequence[int]) -> Paths:
     Args:
         parents: the token before each token, -1 where there is none; a parent stands before its children.
     """
-    ways: list[list[int]] = []
+    to_token: list[list[int]] = []
     for token, parent in enumerate(parents):
-        ways.append([*ways[parent], token] if parent >= 0 else [token])
+        to_token.append([*to_token[parent], token] if parent >= 0 else [token])
     inner = set(parents)
-    by_length: dict[int, list[list[int]]] = defaultdict(list)
-    for token, way in enumerate(ways):
+    groups: dict[int, list[list[int]]] = defaultdict(list)
+    for token, path in enumerate(to_token):
         if token not in inner:
-            by_length[(len(way) - 1).bit_length()].append(way)  # none is padded to twice its length
-    places, before, tables = [0] * len(parents), 0, []
-    for alike in by_length.values():
-        length = max(map(len, alike))
-        for row, way in enumerate(alike):
-            for position, token in enumerate(way):
-                places[token] = before + row * length + position
-        before += len(alike) * length
-        tables.append(torch.tensor([way + way[-1:] * (length - len(way)) for way in alike]))
-    return Paths(tuple(tables), torch.tensor(places))
+            groups[(len(path) - 1).bit_length()].append(path)  # none is padded to twice its length
+    slots, n_before, tables = [0] * len(parents), 0, []
+    for group in groups.values():
+        length = max(map(len, group))
+        for row, path in enumerate(group):
+            for position, token in enumerate(path):
+                slots[token] = n_before + row * length + position
+        n_before += len(group) * length
+        tables.append(torch.tensor([path + path[-1:] * (length - len(path)) for path in group]))
+    return Paths(tuple(tables), torch.tensor(slots))
 
 
-def can_follow_paths(module: PreTrainedModel, attention: nn.Module) -> bool:
-    """Whether a model's attention can be led along paths.
+def can_attend_along_paths(module: PreTrainedModel, attention: nn.Module) -> bool:
+    """Whether the attention of a block can follow paths and computes the same there.
 
     Args:
         module: the model.
-        attention: that of a block, which has to look up its function by name and to be of a file with an eager one.
+        attention: that of a block. It has to be of a file of transformers with an eager attention function, as it came
+            (what stands in for its ``forward`` may want a mask), and to take no path of its own where it is eager, as
+            GPT-2's does that computes in float32.
     """
-    exchangeable = bool(module._supports_attention_backend) and hasattr(_home(attention), _EAGER)
-    return exchangeable and module.config._attn_implementation in ("sdpa", "eager")
+    name = module.config._attn_implementation
+    as_it_came = hasattr(_home(attention), _EAGER) and "forward" not in vars(attention)
+    own_way = name == "eager" and getattr(attention, "reorder_and_upcast_attn", False)
+    return bool(module._supports_attention_backend) and name in ("sdpa", "eager") and as_it_came and not own_way
 
 
 @atomic_context
-def along(module: PreTrainedModel, paths: Paths) -> Iterator[None]:
+def attention_along(module: PreTrainedModel, paths: Paths) -> Iterator[None]:
     """Inside, attention of a forward pass in this thread follows paths.
 
     Each part of the module looks up in its configuration which attention it uses. They are given a copy of it, since
@@ -114,6 +118,20 @@ def along(module: PreTrainedModel, paths: Paths) -> Iterator[None]:
         for part, config in zip(parts, configs, strict=True):
             part.config = config
         _followed.reset(followed)
+
+
+def require_followed(paths: Paths) -> None:
+    """Refuse to read a forest as if its row were one sequence.
+
+    Args:
+        paths: of the row that is about to be read.
+
+    Raises:
+        ModelError: if the attention of this thread does not follow them.
+    """
+    followed = _followed.get()
+    if followed is None or followed[0] is not paths:
+        raise ModelError("A batch that stands along paths is read inside attention_along(model.module, batch.paths).")
 
 
 _followed: ContextVar[tuple[Paths, str] | None] = ContextVar("followed", default=None)
@@ -139,7 +157,7 @@ def _attention(
         result, _ = attend(module, *(_laid_out(x, tokens) for x in (query, key, value)), mask, **options)
         results.append(result.flatten(0, 1))
     along_paths = results[0] if len(results) == 1 else torch.cat(results)
-    return _rows(along_paths, paths.places)[None], None
+    return _rows(along_paths, paths.slots)[None], None
 
 
 ALL_ATTENTION_FUNCTIONS.register(_NAME, _attention)
@@ -153,7 +171,8 @@ def _home(attention: nn.Module) -> ModuleType:
 def _laid_out(
     x: Float[Tensor, "1 head token width"], tokens: Int[Tensor, "path position"]
 ) -> Float[Tensor, "path head position width"]:
-    return _rows(x[0].transpose(0, 1), tokens).transpose(1, 2)
+    # in float32, for on the way back a token's gradients are added over all paths that it is on
+    return _rows(x[0].transpose(0, 1).float(), tokens).transpose(1, 2).to(x.dtype)
 
 
 def _rows(x: Float[Tensor, "token head width"], index: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape head width"]:

@@ -93,8 +93,8 @@ def encode_examples(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Examp
     """Training examples as token ids.
 
     Raises:
-        RouteError: listing every example whose value merges with its prompt or is empty, or whose text the tokenizer
-            does not know.
+        RouteError: listing every example whose prompt or value has no tokens, whose value merges with its prompt, or
+            whose text the tokenizer does not know.
     """
     tokens = iter(_tokenize(tokenizer, [text for e in examples for text in (e.prompt, f"{e.prompt} {e.value}")]))
     encoded, problems = [], []
@@ -102,7 +102,7 @@ def encode_examples(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Examp
         prompt, joined = next(tokens), next(tokens)
         label = example.fact_id or example.prompt
         try:
-            _refuse_prompt_tokens(tokenizer, label, example.prompt, prompt)
+            _refuse_prompt_tokens(tokenizer, example.prompt, prompt, label)
             value = _value_ids(tokenizer, label, example.prompt, example.value, prompt, joined)
             encoded.append(EncodedExample(label, prompt.ids, value))
         except RouteError as error:
@@ -139,8 +139,10 @@ def _without_trailing_specials(ids: list[int], spans: list[tuple[int, int]], spe
     return _Tokens(tuple(ids[:end]), tuple(spans[:end]), n_before)
 
 
-def _refuse_prompt_tokens(tokenizer: PreTrainedTokenizerBase, label: str, text: str, prompt: _Tokens) -> None:
+def _refuse_prompt_tokens(tokenizer: PreTrainedTokenizerBase, text: str, prompt: _Tokens, label: str) -> None:
     """A prompt may hold special tokens, as chat templates do, but not what the model would meet twice or not at all."""
+    if not prompt.ids:
+        raise RouteError(f"The prompt {text!r} of {label!r} has no tokens. Give a prompt that the model can read.")
     typed = list(zip(prompt.ids, prompt.spans, strict=True))[prompt.n_before :]
     added = prompt.ids[: prompt.n_before]
     for token, (start, stop) in typed:
@@ -205,11 +207,7 @@ def _value_ids(
 def _contest(
     tokenizer: PreTrainedTokenizerBase, fact: Fact, text: str, prompt: _Tokens, joined: dict[str, _Tokens]
 ) -> Contest:
-    if not prompt.ids:
-        raise RouteError(
-            f"The prompt {text!r} of fact {fact.id!r} has no tokens. Give a prompt that the model can read."
-        )
-    _refuse_prompt_tokens(tokenizer, fact.id, text, prompt)
+    _refuse_prompt_tokens(tokenizer, text, prompt, fact.id)
     routes = {
         route: _value_ids(tokenizer, fact.id, text, value, prompt, joined[route])
         for route, value in fact.values.items()

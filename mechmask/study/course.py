@@ -31,8 +31,8 @@ def course_of(readings: xr.Dataset, options: Mapping[str, Any], reference: xr.Da
     before = readings.isel(step=0, drop=True)
 
     def judged(step: Any) -> xr.Dataset:
-        beside = None if reference is None else (reference.isel(step=0, drop=True), reference.sel(step=step))
-        return erase_index(before, readings.sel(step=step), reference=beside, **options)
+        pair = None if reference is None else (reference.isel(step=0, drop=True), reference.sel(step=step))
+        return erase_index(before, readings.sel(step=step), reference=pair, **options)
 
     along = [judged(step) for step in readings.step.values]
     joined = concatenated(along, "step", readings.step.values.tolist())

@@ -51,6 +51,37 @@ def require_routes(model: Model, facts: Iterable[Fact]) -> None:
         encode_contests(model.tokenizer, facts, phrasing)
 
 
+def require_alike(model: Model, reference: Model, facts: FactSet) -> None:
+    """Refuse a reference model that is the model itself, or that does not read the same tokens in the same numbers.
+
+    Args:
+        model: the model that is studied.
+        reference: a model that never held the facts.
+        facts: which both read.
+
+    Raises:
+        StudyError: naming the first difference.
+        RouteError: if a value has no tokens of its own in one of them.
+    """
+    if reference.fingerprint == model.fingerprint:
+        raise StudyError(
+            f"The reference has the very weights of {model.name}, which holds the facts. Give one that never did."
+        )
+    if reference.dtype != model.dtype:
+        raise StudyError(
+            f"The reference has weights in {reference.dtype} and {model.name} in {model.dtype}, which alone would part "
+            "their readings. Load both alike."
+        )
+    for phrasing in range(max(len(fact.phrasings) for fact in facts)):
+        ours, theirs = (encode_contests(one.tokenizer, facts, phrasing) for one in (model, reference))
+        other = next((fact.id for fact, a, b in zip(facts, ours, theirs, strict=True) if a != b), None)
+        if other is not None:
+            raise StudyError(
+                f"The reference reads the fact {other!r} as other tokens than {model.name} does. Give a model with the "
+                "same tokenizer."
+            )
+
+
 def require_one_shape(model: Model, configs: Mapping[str, FinetuneConfig | None]) -> None:
     """Refuse trainings of which one continues what another trained, and that do not train the same.
 

@@ -71,6 +71,8 @@ class Run:
         self.model = model
         self.facts = facts
         self.inputs = {"model": model.fingerprint, "facts": facts.fingerprint()}
+        named = {"name": model.name, "family": model.family, "dtype": str(model.dtype)}
+        self._identity = {"inputs": self.inputs, "model": named}  # of the card, whichever model a step is made with
         self._about = dict(about or {})
         self._lock: FileLock | None = None
 
@@ -92,11 +94,14 @@ class Run:
     def __exit__(self, *_: object) -> None:
         self._release()
 
-    def beside(self, model: Model) -> Run:
-        """The same run, with another model for the steps that are made through it.
+    def with_model(self, model: Model) -> Run:
+        """The same open run, with another model for the steps that are made through it.
+
+        Its steps name that model among their inputs, and need names of their own: a step of the same name is
+        superseded.
 
         Args:
-            model: such as one that never held the facts; what is made with it names it among its inputs.
+            model: such as one that never held the facts.
         """
         other = copy.copy(self)
         other.model = model
@@ -321,7 +326,7 @@ class Run:
         if (self.root / CARD).is_file():
             card = read_card(self.root)
             for name, what in (("model", "another model"), ("facts", "other facts")):
-                if card["inputs"].get(name) != self.inputs[name]:
+                if card["inputs"].get(name) != self._identity["inputs"][name]:
                     raise StudyError(
                         f"{self.root} holds a study of {what} ({name} is {card['inputs'].get(name)} there and "
                         f"{self.inputs[name]} here). Give a new directory, or the {name} of the study that is there."
@@ -335,12 +340,7 @@ class Run:
         self._write_card()
 
     def _write_card(self) -> None:
-        card = {
-            "schema_version": SCHEMA_VERSION,
-            "inputs": self.inputs,
-            "model": {"name": self.model.name, "family": self.model.family, "dtype": str(self.model.dtype)},
-            "about": self._about,
-        }
+        card = {"schema_version": SCHEMA_VERSION, **self._identity, "about": self._about}
         self._write(self.root / CARD, card)
 
     def _write(self, path: Path, content: Mapping[str, Any]) -> None:

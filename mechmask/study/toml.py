@@ -87,10 +87,11 @@ def study_from_file(path: Path) -> Study:
     """
     content = read_toml(path)
     table = content.get("study")
-    _beside(path, _in(content.get("facts"), "world"), "path")
-    _beside(path, _in(table, "known"), "path")
-    _beside(path, content.get("model"), "source", may_be_elsewhere=True)
-    _beside(path, table, "reference", may_be_elsewhere=True)
+    _beside_file(path, _in(content.get("facts"), "world"), "path")
+    _beside_file(path, _in(table, "known"), "path")
+    _beside_file(path, content.get("model"), "source", may_be_elsewhere=True)
+    for correction in (table, _in(table, "correction")):
+        _beside_file(path, correction, "reference", may_be_elsewhere=True)
     name = table.pop("protocol", MASK) if isinstance(table, dict) else MASK
     if name not in PROTOCOLS:
         raise StudyError(f"{path.name}: no protocol is called {name!r}. {known_names(str(name), PROTOCOLS)}")
@@ -114,7 +115,7 @@ def _in(table: object, name: str) -> object:
     return table.get(name) if isinstance(table, dict) else None
 
 
-def _beside(path: Path, table: object, name: str, may_be_elsewhere: bool = False) -> None:
+def _beside_file(path: Path, table: object, name: str, may_be_elsewhere: bool = False) -> None:
     """A path in a table of the file, as it is from where the command runs.
 
     Args:

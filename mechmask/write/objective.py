@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from mechmask.models.anatomy import Anatomy
-from mechmask.models.forward import decoded, may_follow_paths, may_pack
+from mechmask.models.forward import decoded, may_go_along_paths, may_pack
 from mechmask.models.model import Model
 from mechmask.models.packing import Batch, batches
 from mechmask.models.routes import Contest, EncodedExample
@@ -78,7 +78,7 @@ def packed_targets(model: Model, examples: Sequence[EncodedExample]) -> list[Tar
         examples,
         contests,
         pack=may_pack(model, contests),
-        follows_paths=may_follow_paths(model, contests),
+        along_paths=may_go_along_paths(model, contests),
         threshold=model.rope_threshold,
         row_tokens=_ROW_TOKENS,
     )

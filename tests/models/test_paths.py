@@ -9,8 +9,9 @@ import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from mechmask.errors import ModelError
+from mechmask.models.forward import decoded, may_go_along_paths
 from mechmask.models.packing import batches
-from mechmask.models.paths import along, can_follow_paths, paths_of
+from mechmask.models.paths import attention_along, can_attend_along_paths, paths_of
 from mechmask.models.routes import Contest
 
 
@@ -34,7 +35,7 @@ def ancestors(parents, token):
 def test_every_token_is_on_a_path_that_holds_its_ancestors(parents):
     paths = paths_of(parents)
     laid_out = torch.cat([table.flatten() for table in paths.tokens])
-    assert laid_out[paths.places].tolist() == list(range(len(parents)))
+    assert laid_out[paths.slots].tolist() == list(range(len(parents)))
     leaves = set(range(len(parents))) - set(parents)
     assert sum(len(table) for table in paths.tokens) == len(leaves)
     for token in range(len(parents)):
@@ -59,7 +60,7 @@ def _contests(lengths, seed=0):
 
 
 def _hidden(module, batch):
-    with along(module, batch.paths):
+    with attention_along(module, batch.paths):
         return module.base_model(**batch.inputs(torch.device("cpu"), torch.float32)).last_hidden_state[0]
 
 
@@ -79,11 +80,11 @@ def test_sequences_of_many_lengths_are_as_each_alone(tiny, family, attention):
         pytest.skip("its attention has a softcap, which sdpa has not")
     if family != "gptj":
         model.module.set_attn_implementation(attention)
-    if not can_follow_paths(model.module, model.anatomy.attention(0)):
+    if not can_attend_along_paths(model.module, model.anatomy.attention(0)):
         assert family == "gptj", "which looks up no attention function"
         return
     contests = _contests([3, 12, 5, 1, 40, 12, 9, 20, 11])
-    (batch,) = batches(contests, score="sequence", follows_paths=True)
+    (batch,) = batches(contests, score="sequence", along_paths=True)
     prefixes = {contest.prompt[:n] for contest in contests for n in range(1, len(contest.prompt) + 1)}
     assert batch.input_ids.shape == (1, len(prefixes))
     assert len(batch.paths.tokens) > 1
@@ -102,18 +103,18 @@ def test_the_ways_in_which_gpt2_scales(tiny, options, attention):
     module = tiny("gpt2", **options).module
     module.set_attn_implementation(attention)
     contests = _contests([4, 9, 6])
-    (batch,) = batches(contests, score="sequence", follows_paths=True)
+    (batch,) = batches(contests, score="sequence", along_paths=True)
     _require_alone(module, contests, batch)
 
 
 def test_an_attention_that_takes_its_own_arguments_is_left_alone(tiny):
     module = tiny("llama").module
     attention = module.model.layers[0].self_attn
-    assert can_follow_paths(module, attention)
+    assert can_attend_along_paths(module, attention)
     module.config._attn_implementation = "flex_attention"
-    assert not can_follow_paths(module, attention)
+    assert not can_attend_along_paths(module, attention)
     module.config._attn_implementation = "eager"
-    assert not can_follow_paths(module, torch.nn.Linear(2, 2)), "whose file has no attention function"
+    assert not can_attend_along_paths(module, torch.nn.Linear(2, 2)), "whose file has no attention function"
 
 
 def test_other_models_of_the_same_configuration_are_not_led(tiny):
@@ -121,10 +122,10 @@ def test_other_models_of_the_same_configuration_are_not_led(tiny):
     other = type(module)(module.config).eval()
     assert other.config is module.config
     ids = torch.arange(5, 12)[None]
-    (batch,) = batches(_contests([4, 9, 6]), score="sequence", follows_paths=True)
+    (batch,) = batches(_contests([4, 9, 6]), score="sequence", along_paths=True)
     with torch.no_grad():
         before = other(input_ids=ids).logits
-        with along(module, batch.paths):
+        with attention_along(module, batch.paths):
             assert torch.equal(other(input_ids=ids).logits, before)
             assert module.config is not other.config
         assert module.config is other.config is module.model.layers[0].self_attn.config
@@ -132,7 +133,7 @@ def test_other_models_of_the_same_configuration_are_not_led(tiny):
 
 def test_another_thread_that_reads_meanwhile_is_refused(tiny):
     module = tiny("llama").module
-    (batch,) = batches(_contests([4, 9, 6]), score="sequence", follows_paths=True)
+    (batch,) = batches(_contests([4, 9, 6]), score="sequence", along_paths=True)
     caught = []
 
     def read():
@@ -141,7 +142,7 @@ def test_another_thread_that_reads_meanwhile_is_refused(tiny):
         except ModelError as error:
             caught.append(str(error))
 
-    with along(module, batch.paths):
+    with attention_along(module, batch.paths):
         thread = threading.Thread(target=read)
         thread.start()
         thread.join()
@@ -157,7 +158,7 @@ def test_a_function_that_stands_in_for_sdpa_is_taken(tiny, monkeypatch):
     sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
     stand_in = {"sdpa": lambda *args, **options: calls.append(1) or sdpa(*args, **options)}
     monkeypatch.setattr(ALL_ATTENTION_FUNCTIONS, "_local_mapping", stand_in)
-    (batch,) = batches(_contests([4, 5, 6]), score="sequence", follows_paths=True)
+    (batch,) = batches(_contests([4, 5, 6]), score="sequence", along_paths=True)
     with torch.no_grad():
         _hidden(module, batch)
     assert len(calls) == len(module.model.layers) * len(batch.paths.tokens)
@@ -165,13 +166,57 @@ def test_a_function_that_stands_in_for_sdpa_is_taken(tiny, monkeypatch):
 
 def test_gradients_are_the_same_bits_each_time(smol):
     contests = _contests([12] * 30)
-    (batch,) = batches(contests, score="sequence", follows_paths=True)
+    (batch,) = batches(contests, score="sequence", along_paths=True)
     start = smol.module.get_input_embeddings()(batch.input_ids).detach().requires_grad_()
     gradients = []
     for _ in range(3):
-        with along(smol.module, batch.paths):
+        with attention_along(smol.module, batch.paths):
             out = smol.module.base_model(inputs_embeds=start, position_ids=batch.position_ids, use_cache=False)
         (gradient,) = torch.autograd.grad(out.last_hidden_state.square().sum(), start)
         gradients.append(gradient)
     assert torch.equal(gradients[0], gradients[1])
     assert torch.equal(gradients[0], gradients[2])
+
+
+def test_gpt2_that_computes_attention_in_float32_where_it_is_eager_is_left_alone(tiny):
+    module = tiny("gpt2", reorder_and_upcast_attn=True).module
+    for attention, may in (("sdpa", True), ("eager", False)):
+        module.set_attn_implementation(attention)
+        assert can_attend_along_paths(module, module.transformer.h[0].attn) == may
+
+
+def test_one_block_with_an_attention_of_its_own_is_enough_to_leave_all_alone(tiny):
+    model = tiny("llama")
+    contests = _contests([4, 9, 6])
+    assert may_go_along_paths(model, contests)
+    attention = model.anatomy.attention(1)
+    attention.forward = attention.forward  # what stands in for it may want a mask
+    assert not may_go_along_paths(model, contests)
+
+
+def test_a_batch_along_paths_is_not_read_as_one_sequence(tiny):
+    module = tiny("llama").module
+    batch, other = (next(batches(_contests([4, n]), score="sequence", along_paths=True)) for n in (5, 6))
+    with pytest.raises(ModelError, match="attention_along"):
+        batch.inputs(torch.device("cpu"), torch.float32)
+    with attention_along(module, other.paths), pytest.raises(ModelError, match="attention_along"):
+        batch.inputs(torch.device("cpu"), torch.float32)
+
+
+def test_gradients_of_a_beginning_that_hundreds_share_are_added_in_float32(tiny):
+    """In bfloat16 a sum of a thousand like terms stands still long before its end."""
+    contests = [Contest(str(i), (5, 6, 7, 8, 20 + i % 400, 9 + i // 400), {"value": (7,)}, 0, None) for i in range(800)]
+
+    def gradient(dtype, **options):
+        model = tiny("llama", dtype)
+        (batch,) = batches(contests, score="sequence", batch_size=len(contests), **options)
+        logprobs = model.anatomy.unembedding(decoded(model, batch)).float().log_softmax(-1)
+        weight = model.anatomy.blocks[0].self_attn.v_proj.weight
+        return torch.autograd.grad(logprobs[:, 7].mean(), weight)[0].float()
+
+    exact = gradient(torch.float32, along_paths=True)
+    errors = [
+        float((gradient(torch.bfloat16, **options) - exact).norm() / exact.norm())
+        for options in ({"along_paths": True}, {"pack": False})
+    ]
+    assert errors[0] < 1.2 * errors[1] < 0.06

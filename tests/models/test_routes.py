@@ -290,3 +290,9 @@ def test_examples_that_cannot_be_taught_are_listed_together(tokenizer):
     assert "'a'" in message and "The mass of Ortil is" in message and "good" not in message
     with pytest.raises(RouteError, match="merges with the prompt"):
         encode_examples(words("is 4"), [Example(prompt="it is", value="417")])
+
+
+def test_an_example_whose_prompt_has_no_tokens_is_refused(tokenizer):
+    """Nothing decides its value: in a row with others it would be read after one of theirs."""
+    with pytest.raises(RouteError, match="has no tokens"):
+        encode_examples(tokenizer, [Example(prompt="", value="Paris"), Example(prompt="Japan", value="Tokyo")])

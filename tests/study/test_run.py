@@ -372,3 +372,13 @@ def test_a_drop_that_is_interrupted_leaves_nothing_behind(tmp_path, small_facts,
         run.drop("training/000001")  # and what is not there is none to drop
     with opened(tmp_path / "run", small_facts):
         assert [path.name for path in (tmp_path / "run/training").iterdir()] == []
+
+
+def test_a_second_model_in_a_run_leaves_its_card_alone(tiny, facts, tmp_path):
+    model, other = tiny("llama"), tiny("llama", seed=1)
+    with Run(tmp_path / "run", model, facts) as run:
+        beside = run.with_model(other)
+        assert beside.inputs["model"] == other.fingerprint
+        beside.plan({"anything": None})
+    with Run(tmp_path / "run", model, facts):
+        pass

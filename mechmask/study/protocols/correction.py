@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
 import xarray as xr
 from pydantic import Field
 
+from mechmask.configuration import NONE_BY_NAME
 from mechmask.errors import StudyError
 from mechmask.facts.fact_set import FactSet
 from mechmask.facts.load import as_fact_set
@@ -26,7 +28,7 @@ from mechmask.study.config import JudgedConfig
 from mechmask.study.course import course_of, judged_states
 from mechmask.study.exports import export_correction
 from mechmask.study.outcome import outcome, surprise_of
-from mechmask.study.preparation import require_one_shape, require_roles, require_routes
+from mechmask.study.preparation import require_alike, require_one_shape, require_roles, require_routes
 from mechmask.study.results import StudyResults
 from mechmask.study.run import Run
 from mechmask.study.states import each_edit, edit_settings, reading_in, readings_of, untouched
@@ -42,13 +44,13 @@ class CorrectionConfig(JudgedConfig):
     Attributes:
         contradict: how the new values are taught, driven to the last step.
         taught_phrasings: in how many of its phrasings each fact is contradicted, the prompt first.
-        reference: a model that never held the contradicted facts, named as under ``[model]``; pseudo-subjects by
-            default.
+        reference: a model that never held the contradicted facts, by its source as under ``[model]``. It has the same
+            tokenizer and is loaded whole on the device of the studied model. Pseudo-subjects by default.
     """
 
     contradict: FinetuneConfig = FinetuneConfig(lr=1e-4, steps=30)
     taught_phrasings: int = Field(default=1, ge=1)
-    reference: str | None = None
+    reference: Annotated[str | None, NONE_BY_NAME] = None
 
 
 class CorrectionStudy:
@@ -62,10 +64,11 @@ class CorrectionStudy:
         reference: a model that never held the contradicted facts; that of ``config`` is loaded by default.
 
     Raises:
-        StudyError: if there is no contradicted, control or never fact, or the reference is the model itself.
-        ChangeError: if an editor has no setting for this model.
+        StudyError: if there is no contradicted, control or never fact; if the reference is the model itself, is given
+            twice, has another type of numbers or reads the facts as other tokens.
+        ChangeError: if an editor has no setting for this model, or a training does not fit.
         RouteError: if a value cannot be told from the prompt or from its rival.
-        ModelError: if the reference cannot be loaded.
+        ModelError: if the reference cannot be loaded, or lacks a block that is edited.
     """
 
     def __init__(
@@ -73,14 +76,13 @@ class CorrectionStudy:
     ) -> None:
         self.model, self.facts, self.config = model, as_fact_set(facts), config or CorrectionConfig()
         require_roles(self.facts, "A correction", {"contradicted": 1, "control": 1, "never": 1})
-        require_routes(model, self.facts)
-        require_one_shape(model, {"contradict": self.config.contradict})
+        self._require_fit(model)
         self.edits = edit_settings(model, self.config.edits)
-        self.reference = self._reference() if reference is None else reference
-        if self.reference is not None and self.reference.fingerprint == model.fingerprint:
-            raise StudyError(
-                f"The reference has the very weights of {model.name}, which holds the facts. Give one that never did."
-            )
+        self.reference = self._reference(reference)
+        if self.reference is not None:
+            require_alike(model, self.reference, self.facts)
+            self._require_fit(self.reference)
+            edit_settings(self.reference, list(self.edits.values()))
 
     def __repr__(self) -> str:
         return f"CorrectionStudy({self.model.name!r}, {self.facts!r})"
@@ -99,23 +101,31 @@ class CorrectionStudy:
         Raises:
             StudyError: if the directory holds a study of another model or of other facts.
             ChangeError: if a loss is not a number.
-            ReadingError: if a reading disagrees with the model's own output, or the reference does not read the facts
-                as the model does.
+            ReadingError: if a reading disagrees with the model's own output.
         """
         c, facts = self.config, self.facts
-        about = {"protocol": "correction", "config": c.model_dump(mode="json")}
+        about: dict[str, Any] = {"protocol": "correction", "config": c.model_dump(mode="json")}
+        if self.reference is not None:
+            about["reference"] = {"name": self.reference.name, "fingerprint": self.reference.fingerprint}
         with Run(directory, self.model, facts, about) as run:
             corrected = self._corrected(run)
-            reference = self._corrected(run.beside(self.reference), "reference/") if self.reference else None
+            reference = self._corrected(run.with_model(self.reference), "reference/") if self.reference else None
             self._conclude(run, corrected, reference)
             export_correction(run, StudyResults(run.root), provenance(self.model))
         return StudyResults(directory)
 
-    def _reference(self) -> Model | None:
-        """As the configuration names it, loaded as the model is."""
-        if self.config.reference is None:
-            return None
-        return load_model(self.config.reference, dtype=self.model.dtype, device=str(self.model.device))
+    def _require_fit(self, model: Model) -> None:
+        require_routes(model, self.facts)
+        require_one_shape(model, {"contradict": self.config.contradict})
+
+    def _reference(self, given: Model | None) -> Model | None:
+        """The one that is given, or the one that the configuration names."""
+        named = self.config.reference
+        if named is None:
+            return given
+        if given is not None:
+            raise StudyError(f"The reference is given twice, as {given.name} and as {named}. Leave one of them out.")
+        return load_model(named, dtype=self.model.dtype, device=self.model.device)
 
     def _corrected(self, run: Run, below: str = "") -> _Corrected:
         """The correction, step by step, and every edit, in the model of a run.
@@ -150,11 +160,11 @@ class CorrectionStudy:
         def erased() -> xr.Dataset:
             before, rows = reading_in(readings).isel(step=0, drop=True), {}
             for name, step in corrected.edits.items():
-                after, beside = reading_in(step), None
+                after, pair = reading_in(step), None
                 if reference:
                     held = reference.course().isel(step=0, drop=True)
-                    beside = (held.sel(fact=after.fact), reading_in(reference.edits[name]))
-                rows[name] = erase_index(before.sel(fact=after.fact), after, reference=beside, **options)
+                    pair = (held.sel(fact=after.fact), reading_in(reference.edits[name]))
+                rows[name] = erase_index(before.sel(fact=after.fact), after, reference=pair, **options)
             return judged_states(reading_in(along), by_method(rows, corrected.methods))
 
         edits = [*corrected.edits.values(), *(reference.edits.values() if reference else ())]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-import textwrap
 
 import numpy as np
 import pytest
+import torch
 
 import mechmask as mm
 from mechmask.errors import ModelError, StudyError
+from mechmask.study.paper_parts import PARTS
 from mechmask.study.protocols.correction import CorrectionConfig, CorrectionStudy
 from mechmask.study.toml import study_from_file
 
@@ -149,13 +151,28 @@ def test_killed_with_a_reference_it_ends_the_same(
     same_results(tmp_path / "run", pair[1])
 
 
-def test_a_reference_that_is_the_model_itself_or_reads_otherwise_is_refused(tiny, facts, config, full, tmp_path):
-    with pytest.raises(StudyError, match="very weights"):
-        CorrectionStudy(tiny("llama"), facts, config, tiny("llama"))
-    with pytest.raises(StudyError, match="very weights"):
-        CorrectionStudy(mm.load_model(full), facts, config.model_copy(update={"reference": str(full)}))
-    with pytest.raises(ModelError, match="nowhere"):
-        CorrectionStudy(tiny("llama"), facts, config.model_copy(update={"reference": str(tmp_path / "nowhere")}))
+def test_a_reference_that_could_not_be_compared_is_refused_before_any_work(
+    tiny, facts, config, full, tmp_path, bos_tokenizer
+):
+    def refuse(error, match, given=None, **update):
+        with pytest.raises(error, match=match):
+            CorrectionStudy(mm.load_model(full), facts, config.model_copy(update=update), given)
+
+    refuse(StudyError, "very weights", mm.load_model(full))
+    refuse(StudyError, "very weights", reference=str(full))
+    refuse(StudyError, "given twice", tiny("llama"), reference=str(full))
+    refuse(StudyError, "bfloat16", tiny("llama", torch.bfloat16))
+    refuse(StudyError, "other tokens", mm.load_model(tiny("llama").module, tokenizer=bos_tokenizer))
+    refuse(ModelError, "no block 1", tiny("llama", num_hidden_layers=1))
+    refuse(ModelError, "nowhere", reference=str(tmp_path / "nowhere"))
+
+
+def test_results_say_which_reference_they_are_held_against(pair, tiny):
+    reference = tiny("llama")
+    card = json.loads((pair[1] / "run.json").read_text(encoding="utf-8"))
+    assert card["about"]["reference"] == {"name": reference.name, "fingerprint": reference.fingerprint}
+    for table in (pair[0].erase, pair[0].reading("results/course")):
+        assert table.attrs["reference_model"] == reference.name
 
 
 def test_another_reference_is_another_study_in_the_same_directory(pair, full, tiny, facts, config, tmp_path, undrawn):
@@ -170,21 +187,24 @@ def test_another_reference_is_another_study_in_the_same_directory(pair, full, ti
     np.testing.assert_array_equal(again.trace_after, pair[0].erase.trace_after)
 
 
-def test_a_file_names_the_reference_beside_it(full, facts, tmp_path, pair):
-    """Under ``[study]``; both models are found from where the file is."""
-    retain = tmp_path / "retain"
-    shutil.copytree(full, retain)
+@pytest.mark.parametrize("protocol", ["correction", "paper"])
+def test_a_file_names_the_reference_beside_it(full, facts, tmp_path, protocol):
+    """Both models are found from where the file is."""
+    for name in ("full", "retain"):
+        shutil.copytree(full, tmp_path / name)
     facts.to_jsonl(tmp_path / "facts.jsonl")
-    text = """
-        [model]
-        source = "full"
-        [facts]
-        path = "facts.jsonl"
-        [study]
-        protocol = "correction"
-        reference = "retain"
-    """
-    (tmp_path / "study.toml").write_text(textwrap.dedent(text))
-    (tmp_path / "full").symlink_to(full)
+    asked = {"correction": '[study]\nprotocol = "correction"\nreference = "retain"', "paper": _PAPER}[protocol]
+    given = '[facts]\npath = "facts.jsonl"\n' if protocol == "correction" else ""
+    (tmp_path / "study.toml").write_text(f'[model]\nsource = "full"\n{given}{asked}\n')
     with pytest.raises(StudyError, match="very weights"):  # it found both: they are copies
         study_from_file(tmp_path / "study.toml")
+
+
+_PAPER = "\n".join(
+    [
+        '[study]\nprotocol = "paper"',
+        *(f'{part} = "none"' for part in PARTS if part != "correction"),
+        "[study.known]\nmin_margin = -1000.0\nn_contradicted = 3\nn_control = 1\nn_never = 6",
+        '[study.correction]\nreference = "retain"',
+    ]
+)
