@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FinetuneConfig", "Finetuning", "can_continue", "finetune", "lora_config"]
 
+_FUSED = ("cpu", "cuda")  # devices on which an update is one pass through weight, gradient and moments
+
 Taught: TypeAlias = "Sequence[Example | Fact | Mapping[str, Any]] | FactSet | pd.DataFrame | str | Path"
 
 
@@ -101,7 +103,9 @@ class Finetuning(_AtomicContext["Finetuning"]):
             with self._trained.on(model, self._start) as self._parameters:
                 self._began = self._digests()
                 c = self.config
-                self._optimizer = torch.optim.AdamW(self._parameters.values(), lr=c.lr, weight_decay=c.weight_decay)
+                self._optimizer = torch.optim.AdamW(
+                    self._parameters.values(), lr=c.lr, weight_decay=c.weight_decay, fused=model.device.type in _FUSED
+                )
                 yield self
 
     def advance(self, steps: int, after_step: Callable[[float], None] | None = None) -> None:
@@ -137,7 +141,7 @@ class Finetuning(_AtomicContext["Finetuning"]):
         fill(self._parameters, {name: stored[f"factor.{name}"] for name in self._parameters})
         for name, parameter in self._parameters.items():
             moments = {
-                key: stored[f"{key}.{name}"].clone()
+                key: stored[f"{key}.{name}"].to(parameter.device, copy=True)
                 for key in ("step", "exp_avg", "exp_avg_sq")
                 if f"{key}.{name}" in stored
             }

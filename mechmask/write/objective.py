@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.autograd.function import once_differentiable
 
 from mechmask.models.anatomy import Anatomy
 from mechmask.models.forward import decoded, may_go_along_paths, may_pack
@@ -95,7 +95,33 @@ def nll(
 ) -> Float[Tensor, " target"]:
     """Negative log-probability of tokens after normed residuals, in nats."""
     logits = anatomy.capped(anatomy.unembedding(normed).float())
-    return cross_entropy(logits, tokens.to(logits.device), reduction="none")
+    return _CrossEntropy.apply(logits, tokens.to(logits.device))  # pyright: ignore[reportReturnType]
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """``cross_entropy(logits, tokens, reduction="none")`` in the memory of the logits, which become their gradient.
+
+    With torch's, three more arrays of ``[target, vocabulary]`` are made and gone through in a training step.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Float[Tensor, "target vocabulary"], tokens: Int[Tensor, " target"]
+    ) -> Float[Tensor, " target"]:
+        top, at_top = logits.max(-1, keepdim=True)
+        of_token = logits.gather(1, tokens[:, None])
+        probabilities = torch.softmax(logits, -1, out=logits)
+        ctx.save_for_backward(probabilities, tokens)
+        return (top - probabilities.gather(1, at_top).log() - of_token)[:, 0]
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, gradient: Float[Tensor, " target"]
+    ) -> tuple[Tensor | None, ...]:
+        probabilities, tokens = ctx.saved_tensors  # a second time they have been changed, which autograd refuses
+        of_logits = probabilities.mul_(gradient[:, None])
+        return of_logits.scatter_add_(1, tokens[:, None], -gradient[:, None]), None
 
 
 def _contests(examples: Sequence[EncodedExample]) -> list[Contest]:

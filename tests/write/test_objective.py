@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from mechmask import Example
 from mechmask.models.routes import EncodedExample, encode_examples
-from mechmask.write.objective import packed_targets, target_nll, targets
+from mechmask.write.objective import nll, packed_targets, target_nll, targets
 
 LONGROPE = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [1.5, 4.0, 9.0, 20.0]}
 
@@ -121,3 +122,37 @@ def test_packed_examples_on_smollm2(smol):
     with smol.inference():
         for one, mine in zip(encoded, _nll_by_example(smol, passes, len(encoded)), strict=True):
             assert torch.allclose(mine, _alone(smol, one), atol=5e-4), one.fact_id
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_the_gradient_at_the_logits_is_that_of_cross_entropy(tiny, family):
+    """Of many rows, with and without a softcap, where tokens are all but certain and all but impossible."""
+    anatomy = tiny(family).anatomy
+    generator = torch.Generator().manual_seed(1)
+    normed = 40 * torch.randn(64, 32, generator=generator)
+    logits = anatomy.capped(anatomy.unembedding(normed))
+    tokens = torch.cat([logits[:20].argmax(-1), logits[20:40].argmin(-1), torch.randint(0, 400, (24,))])
+    weights = torch.rand(64, generator=generator)
+    outcomes = []
+    for loss_of in (nll, lambda a, x, t: cross_entropy(a.capped(a.unembedding(x)), t, reduction="none")):
+        start = normed.clone().requires_grad_()
+        losses = loss_of(anatomy, start, tokens)
+        (losses * weights).sum().backward()
+        outcomes.append((losses.detach(), start.grad))
+    for mine, wanted in zip(*outcomes, strict=True):
+        assert torch.allclose(mine, wanted, rtol=1e-4, atol=1e-4 * wanted.abs().max())
+
+
+def test_a_second_way_back_is_refused(tiny):
+    """The logits are their gradient by then."""
+    losses = nll(tiny("llama").anatomy, torch.randn(3, 32, requires_grad=True), torch.tensor([5, 6, 7]))
+    losses.sum().backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        losses.sum().backward()
+
+
+def test_logits_that_are_no_numbers_give_a_loss_that_is_none(tiny):
+    normed = torch.zeros(2, 32)
+    normed[1, 3] = torch.nan
+    losses = nll(tiny("llama").anatomy, normed, torch.tensor([5, 6]))
+    assert losses.isfinite().tolist() == [True, False]
