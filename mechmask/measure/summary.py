@@ -105,7 +105,7 @@ def conclusion(result: xr.Dataset) -> str:
         )
         counts = ", ".join(f"{row[verdict]} {verdict}" for verdict in VERDICTS if row[verdict])
         ratio = f"EI* {row['normalised']:.2f} [{row['normalised_low']:.2f}, {row['normalised_high']:.2f}]"
-        group = row["verdict"] if row["verdict"] != "undecided" else f"undecided ({describe(row['reason'])})"
+        group = row["verdict"] if row["verdict"] != "undecided" else f"undecided ({_why_group(row['reason'], one)})"
         traces.append(
             f"{name} leaves {row['trace_after']:.1f} of {row['trace_before']:.1f} nats of trace: as a group the old "
             f"values are {group} ({ratio}), one by one {counts}"
@@ -135,7 +135,8 @@ def plainly(result: xr.Dataset, known: str) -> str:
     rows: dict[str, dict[str, Any]] = overview(result).to_dict("index")
     parts = []
     for state, row in rows.items():
-        said = row["verdict"] if row["verdict"] != "undecided" else f"undecided: {_plain_reason(row['reason'], result)}"
+        why = _plain_reason(row["reason"], _states(result)[state])
+        said = row["verdict"] if row["verdict"] != "undecided" else f"undecided: {why}"
         where = _PLAIN.get(state, f"after {state_name(state)}")
         parts.append(f"{_share_left(row)} {where} ({said})")
     name, n = result.attrs.get("model", "the model").split(" + ")[0], next(iter(rows.values()))["n"]
@@ -157,7 +158,13 @@ def _plain_reason(reason: str, result: xr.Dataset) -> str:
         "across_lower_margin": "possibly pushed below never known",
         "across_both_margins": "the interval is too wide to tell",
     }
-    return plain.get(reason, describe(reason))
+    return plain.get(reason, _why_group(reason, result))
+
+
+def _why_group(reason: str, one: xr.Dataset) -> str:
+    """Why a group is undecided; of a change that took on some of its facts, on how many it did not."""
+    failed, n = int((~one.took).sum()), one.sizes["fact"]
+    return f"new does not lead on {failed} of {n}" if reason == "did_not_take" else describe(reason)
 
 
 _PLAIN = {"won": "where the new one has just won", "driven_on": "where it was driven on"}

@@ -164,7 +164,7 @@ def test_the_conclusion_says_both_counts(result):
     assert "Held against facts that were never known (the same facts in models that were not taught them), " in text
     assert "fine-tuning leaves 9.8 of 11.5 nats of trace: as a group the old values are masked (EI* 0.15 [" in text
     assert "one by one 3 masked, 1 undecided" in text
-    assert "FT-L leaves -0.5 of 11.8 nats of trace: as a group the old values are undecided (the edit did not" in text
+    assert "FT-L leaves -0.5 of 11.8 nats of trace: as a group the old values are undecided (new does not lead on" in text
     assert text.endswith(
         " Undecided, fine-tuning: 1 (the interval crosses the margin above never known). What would decide them: Add "
         "phrasings, distractors or replicates of the reference, or judge the group of facts."
@@ -189,7 +189,7 @@ def test_a_plain_sentence_says_what_is_left_and_where(result):
     left = [_AFTER[i].sum() / _BEFORE[i].sum() for i in (0, 1)]
     assert text.startswith("Corrected on 4 facts that it knows, small still holds of the old values ")
     assert f"old values {left[0]:.0%} [" in text and "] where the new one has just won (masked), " in text
-    assert f"{left[1]:.0%} [" in text and text.endswith("] after FT-L (undecided: the edit did not take).")
+    assert f"{left[1]:.0%} [" in text and text.endswith("] after FT-L (undecided: new does not lead on 1 of 4).")
     unsure = result.assign(trace_before=result.trace_before - [[30.0, 30, -30, -15], [40.0, 40, 40, 40]])
     text = plainly(unsure.assign(took=unsure.took | True), "that it knows")
     assert "[any share] " in text and "an unknown share after FT-L (undecided: not shown to be known before)" in text
