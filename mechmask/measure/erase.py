@@ -77,9 +77,8 @@ def erase_index(
 
         Over nothing: ``noise``, the standard deviation of one never-known reading after the change, with ``freedom``
         and ``shared_error``; ``n_control``. Attributes name the ``statistic``, the ``reference`` (``twins``,
-        ``reference model``, with its name as ``reference_model``, ``pseudo-subjects`` or ``never
-        facts``), ``margin_share``, ``alpha`` and
-        ``interval_level``.
+        ``reference model``, whose name is ``reference_model`` then, ``pseudo-subjects`` or ``never facts``),
+        ``margin_share``, ``alpha`` and ``interval_level``.
 
     Raises:
         ReadingError: if the readings are not of the same facts, values, roles, routes and phrasings by the same score

@@ -150,7 +150,7 @@ def _attention(
     if followed is None:
         raise ModelError("Another thread is training this model. Wait for it, or load the model again.")
     paths, underlying = followed[0].to(query.device), followed[1]  # a model may stand on several
-    attend = ALL_ATTENTION_FUNCTIONS.get_interface(underlying, getattr(_home(module), _EAGER))
+    attend = ALL_ATTENTION_FUNCTIONS.get(underlying, getattr(_home(module), _EAGER))
     results = []
     for tokens in paths.tokens:
         mask = _causal(tokens.shape[1], query) if underlying == "eager" else None

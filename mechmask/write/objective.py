@@ -108,20 +108,20 @@ class _CrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, logits: Float[Tensor, "target vocabulary"], tokens: Int[Tensor, " target"]
     ) -> Float[Tensor, " target"]:
-        top, at_top = logits.max(-1, keepdim=True)
-        of_token = logits.gather(1, tokens[:, None])
-        probabilities = torch.softmax(logits, -1, out=logits)
-        ctx.save_for_backward(probabilities, tokens)
-        return (top - probabilities.gather(1, at_top).log() - of_token)[:, 0]
+        of_token, top = logits.gather(1, tokens[:, None]), logits.amax(-1, keepdim=True)
+        exponentials = logits.sub_(top).exp_()
+        total = exponentials.sum(-1, keepdim=True)
+        ctx.save_for_backward(exponentials, total, tokens)
+        return (top + total.log() - of_token)[:, 0]
 
     @staticmethod
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, gradient: Float[Tensor, " target"]
     ) -> tuple[Tensor | None, ...]:
-        probabilities, tokens = ctx.saved_tensors  # a second time they have been changed, which autograd refuses
-        of_logits = probabilities.mul_(gradient[:, None])
-        return of_logits.scatter_add_(1, tokens[:, None], -gradient[:, None]), None
+        exponentials, total, tokens = ctx.saved_tensors  # a second time they have been changed, which autograd refuses
+        gradient = gradient[:, None]
+        return exponentials.mul_(gradient / total).scatter_add_(1, tokens[:, None], -gradient), None
 
 
 def _contests(examples: Sequence[EncodedExample]) -> list[Contest]:

@@ -155,20 +155,20 @@ class CorrectionStudy:
         def course() -> xr.Dataset:
             return course_of(reading_in(readings), options, reference.course() if reference else None)
 
-        along = outcome(run, "course", both, course, options)
+        judged = outcome(run, "course", both, course, options)
 
         def erased() -> xr.Dataset:
             before, rows = reading_in(readings).isel(step=0, drop=True), {}
+            beside = reference.course().isel(step=0, drop=True) if reference else None
             for name, step in corrected.edits.items():
                 after, pair = reading_in(step), None
-                if reference:
-                    held = reference.course().isel(step=0, drop=True)
-                    pair = (held.sel(fact=after.fact), reading_in(reference.edits[name]))
+                if reference and beside is not None:
+                    pair = (beside.sel(fact=after.fact), reading_in(reference.edits[name]))
                 rows[name] = erase_index(before.sel(fact=after.fact), after, reference=pair, **options)
-            return judged_states(reading_in(along), by_method(rows, corrected.methods))
+            return judged_states(reading_in(judged), by_method(rows, corrected.methods))
 
         edits = [*corrected.edits.values(), *(reference.edits.values() if reference else ())]
-        surprise_of(run, outcome(run, "erase", [along, *both, *edits], erased, options), self.config.level)
+        surprise_of(run, outcome(run, "erase", [judged, *both, *edits], erased, options), self.config.level)
 
 
 @dataclass(frozen=True)
