@@ -47,6 +47,21 @@ class Neighbor(Record):
     value: str
 
 
+class Implication(Record):
+    """A prompt whose answer changes with the fact: what a model that believes the new value says there.
+
+    Attributes:
+        prompt: ends just before the value, without a trailing space.
+        value: what follows from the new value, bare.
+        kind: how it follows, in the data set's word, such as ``reasoning``, ``subject_aliasing`` or ``reverse``
+            (subject and object swapped).
+    """
+
+    prompt: str
+    value: str
+    kind: str = "portability"
+
+
 class Fact(Record):
     """A subject, a prompt that ends just before the value, the old value and the new one.
 
@@ -59,6 +74,9 @@ class Fact(Record):
         distractors: values of the same type as ``old`` that no training shows.
         paraphrases: other prompts that end just before the same value.
         neighbors: prompts about other subjects, each with the correct value there.
+        generation_prompts: beginnings of free text about the subject, for the fluency and consistency of an edit.
+        attribute_prompts: prompts about other subjects of which ``new`` is the correct value.
+        implications: prompts whose answer follows from the new value, with that answer.
         relation: the property or relation, such as ``mass`` or ``capital``.
         magnitude: how far the new value is from the old one, where that is graded.
         stands_for: of a pseudo-subject the id of the fact in whose prompts it was put; empty for other facts.
@@ -81,6 +99,9 @@ class Fact(Record):
     distractors: tuple[str, ...] = ()
     paraphrases: tuple[str, ...] = ()
     neighbors: tuple[Neighbor, ...] = ()
+    generation_prompts: tuple[str, ...] = ()
+    attribute_prompts: tuple[str, ...] = ()
+    implications: tuple[Implication, ...] = ()
     relation: str = ""
     magnitude: Magnitude = ""
     stands_for: str = ""
@@ -106,25 +127,30 @@ class Fact(Record):
         return (self.prompt, *self.paraphrases)
 
     def texts(self) -> Iterator[tuple[str, str]]:
-        """Name and content of every text, neighbors included."""
+        """Name and content of every text, neighbors and implications included."""
         yield from [("id", self.id), ("subject", self.subject), ("relation", self.relation), ("prompt", self.prompt)]
         yield "stands_for", self.stands_for
         yield from self.values.items()
         yield from (("paraphrase", phrasing) for phrasing in self.paraphrases)
         for neighbor in self.neighbors:
             yield from [("neighbor's prompt", neighbor.prompt), ("neighbor's value", neighbor.value)]
+        yield from (("generation prompt", prompt) for prompt in self.generation_prompts)
+        yield from (("attribute prompt", prompt) for prompt in self.attribute_prompts)
+        for implied in self.implications:
+            yield from [("implication's prompt", implied.prompt), ("implication's value", implied.value)]
+            yield "implication's kind", implied.kind
 
     def problems(self) -> list[str]:
         """What is wrong with this fact as text, one sentence each; empty if nothing is."""
         problems = unreadable_texts(f"fact {self.id!r}", self.texts())
-        return [*problems, *self._prompt_problems(), *self._neighbor_problems(), *self._value_problems()]
+        return [*problems, *self._prompt_problems(), *self._beside_problems(), *self._value_problems()]
 
     def _prompt_problems(self) -> Iterator[str]:
         if not self.subject.strip():
             yield f"Fact {self.id!r} has no subject. Name what the fact is about."
-        for kind, prompt in [("prompt", self.prompt), *(("paraphrase", p) for p in self.paraphrases)]:
+        for kind, prompt in self._prompts():
             if not prompt.strip():
-                yield f"A {kind} of fact {self.id!r} is empty. Give the text that comes before the value."
+                yield f"{_a(kind)} of fact {self.id!r} is empty. Give the text that comes before the value."
             elif prompt != prompt.rstrip():
                 yield (
                     f"The {kind} {prompt!r} of fact {self.id!r} ends in white space. "
@@ -138,14 +164,22 @@ class Fact(Record):
         if len(set(self.phrasings)) < len(self.phrasings):
             yield f"Fact {self.id!r} has the same phrasing twice. Keep one of them."
 
-    def _neighbor_problems(self) -> Iterator[str]:
-        for neighbor in self.neighbors:
-            prompt, value = neighbor.prompt, neighbor.value
+    def _prompts(self) -> Iterator[tuple[str, str]]:
+        yield "prompt", self.prompt
+        yield from (("paraphrase", prompt) for prompt in self.paraphrases)
+        yield from (("generation prompt", prompt) for prompt in self.generation_prompts)
+        yield from (("attribute prompt", prompt) for prompt in self.attribute_prompts)
+
+    def _beside_problems(self) -> Iterator[str]:
+        """What is wrong with the prompts that bring a value of their own."""
+        beside = [*(("neighbor", one) for one in self.neighbors), *(("implication", one) for one in self.implications)]
+        for kind, one in beside:
+            prompt, value = one.prompt, one.value
             if not prompt.strip() or not value.strip():
-                yield f"A neighbor of fact {self.id!r} lacks its prompt or its value. Give both."
+                yield f"{_a(kind)} of fact {self.id!r} lacks its prompt or its value. Give both."
             elif prompt != prompt.rstrip() or value != value.strip():
                 yield (
-                    f"The neighbor {prompt!r} of fact {self.id!r} has white space before or after its value. "
+                    f"The {kind} {prompt!r} of fact {self.id!r} has white space before or after its value. "
                     "Remove it: mechmask joins prompt and value with one space."
                 )
 
@@ -171,3 +205,7 @@ class Fact(Record):
                     "another distractor. Give values that differ from each other."
                 )
             seen.add(distractor)
+
+
+def _a(kind: str) -> str:
+    return f"An {kind}" if kind[0] in "ai" else f"A {kind}"

@@ -23,6 +23,10 @@ from mechmask.files import write_text
 if TYPE_CHECKING:
     import pandas as pd
 
+_OF_METRICS = ("generation_prompts", "attribute_prompts", "implications")
+_NEWER = (*_OF_METRICS, "stands_for")
+"""Fields that facts once did not have. Empty ones are not written: fingerprints stay, and studies are found by them."""
+
 
 class FactSet(Sequence[Fact]):
     """Facts that are read, changed and judged together.
@@ -178,7 +182,7 @@ class FactSet(Sequence[Fact]):
         import pandas as pd
 
         rows = [fact.model_dump(mode="json") for fact in self]
-        return pd.DataFrame(rows, columns=list(Fact.model_fields)).set_index("id")
+        return pd.DataFrame(rows, columns=self._columns()).set_index("id")
 
     def to_jsonl(self, path: str | Path) -> None:
         """Write one JSON object per line, UTF-8, atomically.
@@ -192,7 +196,7 @@ class FactSet(Sequence[Fact]):
         write_text(Path(path), self.to_jsonl_text())
 
     def to_csv(self, path: str | Path) -> None:
-        """Write a CSV with a header; distractors, paraphrases and neighbors as JSON in their cells.
+        """Write a CSV with a header; lists such as distractors as JSON in their cells.
 
         Args:
             path: the file; one that is there is replaced.
@@ -201,17 +205,21 @@ class FactSet(Sequence[Fact]):
             FileError: if the file cannot be written.
         """
         buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, fieldnames=list(Fact.model_fields))
+        columns = self._columns()
+        writer = csv.DictWriter(buffer, fieldnames=columns, extrasaction="ignore")
         writer.writeheader()
         for fact in self:
             row = fact.model_dump(mode="json")
             writer.writerow({**row, **{name: json.dumps(row[name], ensure_ascii=False) for name in LIST_FIELDS}})
         write_text(Path(path), buffer.getvalue())
 
+    def _columns(self) -> list[str]:
+        """A fact's fields, without those of edit metrics that no fact of the set has."""
+        return [name for name in Fact.model_fields if name not in _OF_METRICS or any(getattr(f, name) for f in self)]
+
     def to_jsonl_text(self) -> str:
-        """One JSON object per line, its keys in order; whom a fact stands for only where it stands for one."""
-        fields = ({name: v for name, v in f.model_dump(mode="json").items() if v or name != "stands_for"} for f in self)
-        rows = (json.dumps(row, ensure_ascii=False, sort_keys=True) for row in fields)
+        """One JSON object per line, its keys in order; without whom it stands for and prompts of metrics, if empty."""
+        rows = (json.dumps(_without_empty(fact), ensure_ascii=False, sort_keys=True) for fact in self)
         return "\n".join(rows) + "\n"
 
     def _no_fact_called(self, label: str) -> str:
@@ -220,6 +228,10 @@ class FactSet(Sequence[Fact]):
         near = difflib.get_close_matches(label, self.ids, n=1)
         shown = f"Did you mean {near[0]!r}?" if near else f"The first ones are {', '.join(map(repr, self.ids[:3]))}."
         return f"No fact is called {label!r}. {shown}"
+
+
+def _without_empty(fact: Fact) -> dict[str, Any]:
+    return {name: v for name, v in fact.model_dump(mode="json").items() if v or name not in _NEWER}
 
 
 def _entries(facts: object) -> Entries:

@@ -13,7 +13,10 @@ import mechmask as mm
 from mechmask.errors import FactError, MechmaskError
 
 _SMALL = settings(max_examples=60, deadline=None, database=None, derandomize=True)
-_FIELDS = "subject, prompt, old, new, role, distractors, paraphrases, neighbors, relation, magnitude, stands_for, id"
+_FIELDS = (
+    "subject, prompt, old, new, role, distractors, paraphrases, neighbors, generation_prompts, attribute_prompts, "
+    "implications, relation, magnitude, stands_for, id"
+)
 
 
 def _entry(subject="Uxmon", **changes):
@@ -26,6 +29,7 @@ def _without(*names):
 
 
 _GOOD = _entry("Kavlor")
+_IMPLIED = {"prompt": "Things as heavy as Uxmon weigh", "value": "420 grams"}
 
 # what is wrong: the entries, and the whole sentence that must be said
 _BAD = {
@@ -55,6 +59,24 @@ _BAD = {
         [_entry(prompt="The mass of Uxmon is\n")],
         "The prompt 'The mass of Uxmon is\\n' of fact 'Uxmon/mass' ends in white space. "
         "Remove it: mechmask joins prompt and value with one space.",
+    ),
+    "generation prompt with trailing space": (
+        [_entry(generation_prompts=["Uxmon is "])],
+        "The generation prompt 'Uxmon is ' of fact 'Uxmon/mass' ends in white space. "
+        "Remove it: mechmask joins prompt and value with one space.",
+    ),
+    "empty attribute prompt": (
+        [_entry(attribute_prompts=[""])],
+        "An attribute prompt of fact 'Uxmon/mass' is empty. Give the text that comes before the value.",
+    ),
+    "implication without a value": (
+        [_entry(implications=[{**_IMPLIED, "value": ""}])],
+        "An implication of fact 'Uxmon/mass' lacks its prompt or its value. Give both.",
+    ),
+    "implication with a spaced value": (
+        [_entry(implications=[{**_IMPLIED, "value": " 420 grams"}])],
+        "The implication 'Things as heavy as Uxmon weigh' of fact 'Uxmon/mass' has white space before or after its "
+        "value. Remove it: mechmask joins prompt and value with one space.",
     ),
     "empty prompt": (
         [_entry(prompt="")],
@@ -374,6 +396,29 @@ def test_the_fingerprint_is_of_the_written_lines_and_of_nothing_else(roles, tmp_
     assert roles.fingerprint() == mm.FactSet(list(roles)).fingerprint()
     others = [roles[:3], roles.select(reversed(roles.ids)), mm.FactSet([*roles[:3], _entry("Dumba", role="control")])]
     assert len({roles.fingerprint(), *(other.fingerprint() for other in others)}) == 4
+
+
+def test_fields_that_came_later_leave_fingerprints_and_files_as_they_were(tmp_path):
+    """The SHA-256 of these facts before facts had prompts of edit metrics: finished studies are found by it."""
+    neighbor = {"prompt": "The mass of Kavlor is", "value": "9 grams"}
+    facts = mm.FactSet([_entry(distractors=["8 grams"], neighbors=[neighbor]), _entry("Zolm", role="never")])
+    assert facts.fingerprint() == "d4a7f8081be84c6b5e1fc5811322cd255c99ada9564124481fd01d73364c6cb2"
+    facts.to_csv(tmp_path / "f.csv")
+    header = "subject,prompt,old,new,role,distractors,paraphrases,neighbors,relation,magnitude,stands_for,id"
+    assert (tmp_path / "f.csv").read_text().splitlines()[0] == header
+    assert ",".join([*facts.to_dataframe().columns, "id"]) == header
+
+
+def test_prompts_of_edit_metrics_are_kept_wherever_facts_go(tmp_path):
+    asked = {"prompt": "Things as heavy as Uxmon weigh", "value": "420 grams", "kind": "reverse"}
+    more = {"generation_prompts": ["Uxmon is sold by"], "attribute_prompts": ["Zolm weighs"], "implications": [asked]}
+    facts = mm.FactSet([_entry(**more), _entry("Zolm")])
+    facts.to_jsonl(tmp_path / "f.jsonl")
+    facts.to_csv(tmp_path / "f.csv")
+    assert mm.load_facts(tmp_path / "f.jsonl") == mm.load_facts(tmp_path / "f.csv") == facts
+    assert mm.FactSet(facts.to_dataframe()) == mm.FactSet(pd.read_csv(tmp_path / "f.csv", dtype=str)) == facts
+    assert facts[0].implications[0].kind == "reverse" and facts[1].implications == ()
+    assert facts.fingerprint() != mm.FactSet([_entry(), _entry("Zolm")]).fingerprint()
 
 
 def test_a_table_has_one_row_a_fact(roles):

@@ -67,6 +67,10 @@ def _spoiled(character):
     yield "paraphrase", {"paraphrases": (bad,)}
     yield "neighbor's prompt", {"neighbors": ({**neighbor, "prompt": bad},)}
     yield "neighbor's value", {"neighbors": ({**neighbor, "value": bad},)}
+    yield "generation prompt", {"generation_prompts": (bad,)}
+    yield "attribute prompt", {"attribute_prompts": (bad,)}
+    for part in ("prompt", "value", "kind"):
+        yield f"implication's {part}", {"implications": ({**neighbor, part: bad},)}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,14 @@ from typing import Any
 
 from mechmask.facts.readers.text import Entries, file_text, json_value, repeated
 
-LIST_FIELDS = ("distractors", "paraphrases", "neighbors")
+LIST_FIELDS = (
+    "distractors",
+    "paraphrases",
+    "neighbors",
+    "generation_prompts",
+    "attribute_prompts",
+    "implications",
+)
 _LONGEST_CELL = 2**31 - 1  # what a C long holds everywhere; Python's default refuses cells over 131,072 characters
 _LIMIT_LOCK = Lock()
 
