@@ -1,0 +1,276 @@
+"""The numbers of the knowledge-editing field, each with an interval over records, from readings of ``read_editing``.
+
+CounterFact's scores and magnitudes are those of Meng et al. (2022, ROME, section 3.4): two values are compared by the
+mean negative log-probability x of their tokens, a tie is no success, and a magnitude is a difference of exp(-x), a
+geometric mean over tokens and not the probability of the value. Accuracies are those of Meng et al. (2023, MEMIT: all
+tokens of a value right) and of zsRE and EasyEdit (the share of tokens that are right); both are teacher-forced. All are
+shares, where the papers print percent.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+import xarray as xr
+from scipy import stats
+
+from mechmask.errors import ReadingError, known_names
+from mechmask.measure.clustered_share import share_of_facts
+from mechmask.measure.reading import require, require_same
+from mechmask.measure.record_share import share_over_records
+from mechmask.measure.sample import require_level
+from mechmask.measure.statistics import Interval, bca_interval, over_facts, several_draws
+
+Right = Literal["success", "exact"]
+
+_WHAT = "Editing scores"
+_KNOWN_GROUPS = ("rewrite", "paraphrase", "neighborhood")
+_DIMS = ("fact", "prompt", "route")
+_VARIABLES = ("nll", "token_accuracy", "exact", "top_token", "group")
+
+
+class _Metric(NamedTuple):
+    """One number: what the field calls it, and its values by record and prompt."""
+
+    name: str
+    abbreviation: str
+    values: xr.DataArray
+    is_share: bool = True
+
+
+def editing_scores(reading: xr.Dataset, before: xr.Dataset | None = None, level: float = 0.95) -> xr.Dataset:
+    """Every score of an edit that the reading allows: the mean over records of the mean over a record's prompts.
+
+    ==========================  ====  ===========================================================================
+    metric                            of a prompt
+    ==========================  ====  ===========================================================================
+    efficacy_score              ES    x(new) < x(old) after the edited prompt
+    paraphrase_score            PS    the same after a paraphrase
+    neighborhood_score          NS    x(own value) < x(new) after a neighbor's prompt
+    harmonic_score              S     harmonic mean of these three means
+    efficacy_magnitude          EM    exp(-x(new)) - exp(-x(old)) after the edited prompt
+    paraphrase_magnitude        PM    the same after a paraphrase
+    neighborhood_magnitude      NM    exp(-x(own value)) - exp(-x(new)) after a neighbor's prompt
+    efficacy_exact                    all tokens of new right (MEMIT's accuracy; greedy decoding says it)
+    paraphrase_exact                  the same after a paraphrase
+    neighborhood_exact                all tokens of the neighbor's own value right
+    reliability                       share of the tokens of new that are right (zsRE's efficacy)
+    generalization                    the same after a paraphrase
+    specificity                       share of the tokens of the neighbor's own value that are right (zsRE)
+    locality                          share of the tokens of the neighbor's own value at which the most probable
+                                      token is what it was before the edit (EasyEdit); where ``before`` is given
+    portability                       share of the tokens of what follows from the edit that are right (EasyEdit), over
+                                      all implications but those of the kind reverse
+    reverse, reasoning, ...           the same of one kind of implication
+    portability_exact, ...            all tokens right, of the same
+    ==========================  ====  ===========================================================================
+
+    Args:
+        reading: of the edited model, as ``read_editing`` returns it: ``nll[fact, prompt, route]`` in nats and what
+            stands beside it.
+        before: of the same facts by the model before the edit, for ``locality``.
+        level: of all intervals.
+
+    Returns:
+        ``estimate``, ``low`` and ``high`` over ``metric`` (shares; magnitudes are differences of probabilities), and
+        the count ``n`` of facts that were asked, 0 with NaN where none has such prompts; ``abbreviation[metric]`` as
+        the papers print it, empty where they print none. Shares of records have the exact interval of Clopper and
+        Pearson, means of shares that of ``share_over_records``, magnitudes Student's; S has the BCa bootstrap over
+        records, and where all records are alike the harmonic mean of the three scores' ends, each at a level that
+        makes all three hold together. ``attrs["unit"]`` is ``facts``, or ``draws`` where facts are of several.
+
+    Raises:
+        ReadingError: if a reading lacks what is needed, ``before`` is of other facts, prompts, values or tokens, a kind
+            of implication is called as a score is, or the level is not between 0 and 1.
+    """
+    require_level(level, _WHAT)
+    require(reading, _WHAT, variables=_VARIABLES, dims=_DIMS)
+    metrics = [*_successes(reading), *_magnitudes(reading), *_accuracies(reading)]
+    if before is not None:
+        _require_alike(before, reading, _WHAT, "before", "reading")
+        metrics.append(_Metric("locality", "", _agreement(before, reading)))
+    metrics += _implied(reading)
+    _require_distinct([metric.name for metric in metrics])
+    rows = {metric.name: (metric.abbreviation, _interval(metric, level)) for metric in metrics}
+    rows["harmonic_score"] = ("S", _harmonic([metric.values for metric in metrics[:3]], level))
+    order = ["efficacy_score", "paraphrase_score", "neighborhood_score", "harmonic_score"]
+    names = [*order, *(name for name in rows if name not in order)]
+    parts = {
+        field: ("metric", [getattr(rows[name][1], field) for name in names]) for field in ("estimate", "low", "high")
+    }
+    counts = ("metric", [rows[name][1].n for name in names])
+    labels = {"metric": names, "abbreviation": ("metric", [rows[name][0] for name in names])}
+    drawn = several_draws(reading)
+    about = {name: reading.attrs[name] for name in ("model", "fingerprint") if name in reading.attrs}
+    return xr.Dataset({**parts, "n": counts}, labels).assign_attrs(
+        about, level=level, unit="draws" if drawn else "facts"
+    )
+
+
+def edit_flip_ratio(
+    before: xr.Dataset, after: xr.Dataset, *, right: Right = "success", level: float = 0.95
+) -> Interval:
+    """EFR: of the edits that were right before a further training, the share that is wrong after it.
+
+    ``|{right before and wrong after}| / |{right before}|`` (Cheng et al. 2025, equation 1); an edit is right where its
+    new value is, after the edited prompt.
+
+    Args:
+        before: of the edited model, as ``read_editing`` returns it: ``nll[fact, prompt, route]`` in nats.
+        after: of the same facts by the model after that training.
+        right: ``success``, x(new) < x(old), or ``exact``, all tokens of new right.
+        level: of the interval.
+
+    Returns:
+        The share and its exact interval; ``n`` counts the edits that were right before. NaN where none was.
+
+    Raises:
+        ReadingError: if a reading lacks what is needed, the readings are of other facts, prompts, values or tokens,
+            ``right`` is not known, or the level is not between 0 and 1.
+    """
+    what = "An edit flip ratio"
+    require_level(level, what)
+    if right not in get_args(Right):
+        raise ReadingError(f"right={right!r} is not known. {known_names(str(right), get_args(Right))}")
+    for name, reading in (("before", before), ("after", after)):
+        require(reading, f"{what} ({name})", variables=_VARIABLES, dims=_DIMS)
+    _require_alike(before, after, what, "before", "after")
+    was, still = (_rewritten(reading, right) for reading in (before, after))
+    return share_of_facts((1 - still).where(was == 1), level)
+
+
+def _rewritten(reading: xr.Dataset, right: Right) -> xr.DataArray:
+    """1 where the edit holds at the edited prompt, 0 where not, NaN where it was not read ``[fact]``."""
+    values = _leads(reading, "rewrite", "new") if right == "success" else _at(reading, "exact", "rewrite", "new")
+    return values.isel(prompt=0, drop=True)
+
+
+def _successes(reading: xr.Dataset) -> list[_Metric]:
+    return [
+        _Metric("efficacy_score", "ES", _leads(reading, "rewrite", "new")),
+        _Metric("paraphrase_score", "PS", _leads(reading, "paraphrase", "new")),
+        _Metric("neighborhood_score", "NS", _leads(reading, "neighborhood", "old")),
+    ]
+
+
+def _magnitudes(reading: xr.Dataset) -> list[_Metric]:
+    return [
+        _Metric("efficacy_magnitude", "EM", _lead(reading, "rewrite", "new"), is_share=False),
+        _Metric("paraphrase_magnitude", "PM", _lead(reading, "paraphrase", "new"), is_share=False),
+        _Metric("neighborhood_magnitude", "NM", _lead(reading, "neighborhood", "old"), is_share=False),
+    ]
+
+
+def _accuracies(reading: xr.Dataset) -> list[_Metric]:
+    asked = [("rewrite", "new"), ("paraphrase", "new"), ("neighborhood", "old")]
+    exact, tokens = ("efficacy", "paraphrase", "neighborhood"), ("reliability", "generalization", "specificity")
+    return [
+        *(_Metric(f"{n}_exact", "", _at(reading, "exact", *of)) for n, of in zip(exact, asked, strict=True)),
+        *(_Metric(n, "", _at(reading, "token_accuracy", *of)) for n, of in zip(tokens, asked, strict=True)),
+    ]
+
+
+def _implied(reading: xr.Dataset) -> list[_Metric]:
+    """Accuracies of what follows from the edit: of all but the reversed, and of every kind that the facts have."""
+    groups = list(map(str, reading.group.values))
+    kinds = [kind for kind in dict.fromkeys(groups) if kind not in _KNOWN_GROUPS]
+    together = [kind for kind in kinds if kind != "reverse"]
+    asked = {"portability": together} if together else {}
+    asked |= {kind: [kind] for kind in kinds if kind != "portability"}
+    return [
+        _Metric(name, "", _at(reading, variable, of, "new"))
+        for kind, of in asked.items()
+        for name, variable in ((kind, "token_accuracy"), (f"{kind}_exact", "exact"))
+    ]
+
+
+def _at(reading: xr.Dataset, variable: str, group: str | list[str], route: str) -> xr.DataArray:
+    """A variable at the prompts of a group, or of several, of one route ``[fact, prompt]``."""
+    return reading[variable].isel(prompt=np.flatnonzero(reading.group.isin(group).values)).sel(route=route, drop=True)
+
+
+def _leads(reading: xr.Dataset, group: str, route: str) -> xr.DataArray:
+    """1 where a value is less surprising than its rival, 0 where not, a tie included; NaN where one was not read."""
+    own, rival = (_at(reading, "nll", group, one) for one in _against(route))
+    return (own < rival).astype(float).where(own.notnull() & rival.notnull())
+
+
+def _lead(reading: xr.Dataset, group: str, route: str) -> xr.DataArray:
+    """By how much the geometric mean probability of a value's tokens is above its rival's."""
+    own, rival = (np.exp(-_at(reading, "nll", group, one)) for one in _against(route))
+    return own - rival
+
+
+def _against(route: str) -> tuple[str, str]:
+    return (route, "old" if route == "new" else "new")
+
+
+def _agreement(before: xr.Dataset, reading: xr.Dataset) -> xr.DataArray:
+    """Share of the tokens of each neighbor's own value at which both readings have the same most probable token."""
+    first, second = (_at(one, "top_token", "neighborhood", "old") for one in (before, reading))
+    there = first >= 0
+    return ((first == second) & there).sum("value_token") / there.sum("value_token").where(there.any("value_token"))
+
+
+def _interval(metric: _Metric, level: float) -> Interval:
+    if metric.is_share:
+        return share_over_records(metric.values, level)
+    means = metric.values.mean("prompt") if metric.values.sizes["prompt"] else metric.values.sum("prompt") * np.nan
+    found = over_facts(means, level)
+    n = int(means.notnull().sum())
+    return Interval(*(float(found[name]) for name in ("estimate", "low", "high")), n)
+
+
+def _harmonic(scores: list[xr.DataArray], level: float) -> Interval:
+    """S with its interval: records, or draws, are drawn anew together with all that they hold."""
+    means = [score.mean("prompt") if score.sizes["prompt"] else score.sum("prompt") * np.nan for score in scores]
+    n = min(int(mean.notnull().sum()) for mean in means)
+    if not n:
+        return Interval(np.nan, np.nan, np.nan, 0)
+    sums, counts = zip(*(_by_unit(mean) for mean in means), strict=True)
+    statistic = _harmonic_of(np.array(sums), np.array(counts))
+    with np.errstate(invalid="ignore"):  # without spread there is no acceleration: said by the NaNs
+        found = bca_interval(np.arange(len(sums[0])), level, statistic=statistic)
+    estimate = _hmean([float(mean.mean()) for mean in means])
+    if np.isnan(found.low):
+        together = [share_over_records(score, 1 - (1 - level) / len(scores)) for score in scores]
+        return Interval(estimate, _hmean([one.low for one in together]), _hmean([one.high for one in together]), n)
+    return Interval(estimate, found.low, found.high, n)
+
+
+def _by_unit(means: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
+    """Sum and count of the records of each independent unit: a record, or a draw."""
+    codes = np.unique(means["seed"].values, return_inverse=True)[1] if several_draws(means) else np.arange(means.size)
+    return np.bincount(codes, np.nan_to_num(means.values)), np.bincount(codes, means.notnull().values)
+
+
+def _harmonic_of(sums: np.ndarray, counts: np.ndarray) -> Callable[..., np.ndarray]:
+    """The harmonic mean of three means as a statistic of the numbers of the units that were drawn."""
+
+    def statistic(units: np.ndarray, axis: int = -1) -> np.ndarray:
+        drawn = np.asarray(units).astype(int)
+        return _hmean(sums[:, drawn].sum(axis) / counts[:, drawn].sum(axis))
+
+    return statistic
+
+
+def _hmean(values: np.ndarray | list[float]) -> np.ndarray | float:
+    return stats.hmean(np.asarray(values), axis=0)
+
+
+def _require_distinct(names: list[str]) -> None:
+    for name, count in Counter([*names, "harmonic_score"]).items():
+        if count > 1:
+            raise ReadingError(
+                f"{_WHAT}: a kind of implication is called {name!r}, as a score is. Give the kind another name."
+            )
+
+
+def _require_alike(first: xr.Dataset, second: xr.Dataset, what: str, first_name: str, second_name: str) -> None:
+    require(first, f"{what} ({first_name})", variables=_VARIABLES, dims=_DIMS)
+    coordinates = ("group", "text", "value", "token")
+    readings = {first_name: first, second_name: second}
+    require_same(readings, what, dims=("fact", "prompt", "route"), coordinates=coordinates)

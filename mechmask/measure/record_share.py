@@ -1,0 +1,87 @@
+"""A share that every record has of its own: their mean, with an interval for few records and for records that agree.
+
+An edit succeeds in 7 of 10 neighbors: the record's share is 0.7, and what is reported is the mean over records. Its
+interval is that of ``clustered_share``, with a record in place of a cluster and every record of equal weight, so that
+it stays between 0 and 1 and "all of 20 records" carries its exact bound, which Student's interval does not.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+from scipy import stats
+
+from mechmask.errors import ReadingError
+from mechmask.measure.resampling import cluster_codes
+from mechmask.measure.sample import require_level
+from mechmask.measure.statistics import Interval, several_draws
+
+_WHAT = "A share over records"
+
+
+def share_over_records(shares: xr.DataArray, level: float = 0.95) -> Interval:
+    """Mean over facts of each one's mean over prompts, with an interval after Korn and Graubard (1998).
+
+    Where every record is wholly right or wholly wrong it is that of Clopper and Pearson over records. With as many
+    prompts in each record it is that of ``clustered_share``.
+
+    Args:
+        shares: ``[fact]`` or ``[fact, prompt]``, between 0 and 1, NaN where a fact is not asked; where ``seed[fact]``
+            says that facts are of several draws, each draw is a cluster, since its facts were trained together.
+        level: of the interval.
+
+    Returns:
+        Mean and interval, shares; ``n`` counts the facts that were asked. NaN without any.
+
+    Raises:
+        ReadingError: if there is no dimension ``fact``, a value is not between 0 and 1, or the level is not.
+
+    Examples:
+        >>> import xarray as xr
+        >>> half = xr.DataArray([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]], dims=("fact", "prompt"))
+        >>> print(share_over_records(half), share_over_records(half[:, 0]))
+        0.50 [0.12, 0.88] (n=3) 1.00 [0.29, 1.00] (n=3)
+    """
+    require_level(level, _WHAT)
+    _require_shares(shares)
+    rows = shares.transpose("fact", ...).values.reshape(shares.sizes["fact"], -1)
+    asked = ~np.isnan(rows)
+    used = asked.any(1)
+    n = int(used.sum())
+    if not n:
+        return Interval(np.nan, np.nan, np.nan, 0)
+    means = np.nansum(rows[used], axis=1) / asked[used].sum(1)
+    labels = shares["seed"].values[used] if several_draws(shares) else np.arange(n)
+    mean = float(means.mean())
+    return Interval(mean, *_ends(means, cluster_codes(labels, _WHAT), int(asked.sum()), level), n)
+
+
+def _ends(means: np.ndarray, codes: np.ndarray, n_observations: int, level: float) -> tuple[float, float]:
+    share, n_clusters = float(means.mean()), int(codes.max()) + 1
+    effective = _effective_number(means, codes, n_observations)
+    of, rest = share * effective, (1 - share) * effective
+    low = float(stats.beta.ppf((1 - level) / 2, of, rest + 1)) if of > 0 else 0.0
+    high = float(stats.beta.ppf((1 + level) / 2, of + 1, rest)) if rest > 0 else 1.0
+    all_of_clusters = ((1 - level) / 2) ** (1 / n_clusters)  # one that differs makes nothing surer
+    return min(low, all_of_clusters), max(high, 1 - all_of_clusters)
+
+
+def _effective_number(means: np.ndarray, codes: np.ndarray, n_observations: int) -> float:
+    """How many independent observations the clusters are worth, with one of each extreme added."""
+    sizes = np.bincount(codes).astype(float)
+    n_clusters = len(sizes)
+    if n_clusters == 1 or not 0 < means.mean() < 1 or n_clusters == n_observations:
+        return float(n_clusters)
+    sums = np.append(np.bincount(codes, weights=means), [sizes.mean(), 0.0])
+    sizes = np.append(sizes, [sizes.mean()] * 2)
+    share, count = sums.sum() / sizes.sum(), len(sizes)
+    variance = count / (count - 1) * ((sums - share * sizes) ** 2).sum() / sizes.sum() ** 2
+    return float(np.clip(share * (1 - share) / variance, n_clusters, max(n_observations, n_clusters)))
+
+
+def _require_shares(shares: xr.DataArray) -> None:
+    if "fact" not in shares.dims:
+        raise ReadingError(f"{_WHAT} needs the dimension fact. Give it one value, or several, for each fact.")
+    values = shares.values
+    if values.dtype.kind not in "biuf" or ((values < 0) | (values > 1)).any():
+        raise ReadingError(f"{_WHAT} takes values between 0 and 1. Give the share of each fact's prompts.")

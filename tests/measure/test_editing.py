@@ -1,0 +1,230 @@
+"""Editing scores from their formulas, by hand and by scipy, on made-up readings."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+from scipy import stats
+
+from mechmask.errors import ReadingError
+from mechmask.measure.editing import edit_flip_ratio, editing_scores
+
+GROUPS = ["rewrite", "paraphrase", "paraphrase", "neighborhood", "neighborhood", "neighborhood"]
+
+
+def reading(nll, groups=GROUPS, **changes):
+    """A reading with every value of two tokens, of which the first is right and the second where x is below 1."""
+    nll = np.asarray(nll, dtype=float)
+    n = len(nll)
+    read = np.isfinite(nll)
+    exact = np.where(read, nll < 1, np.nan)
+    top = np.where(read[..., None], np.stack([np.full(nll.shape, 7), np.where(nll < 1, 8, 9)], axis=-1), -1)
+    dims = ("fact", "prompt", "route")
+    texts = np.char.add("x", np.arange(nll.size).reshape(nll.shape).astype(str))
+    return xr.Dataset(
+        {
+            "nll": (dims, nll),
+            "token_accuracy": (dims, (1 + exact) / 2),
+            "exact": (dims, exact),
+            "top_token": ((*dims, "value_token"), top),
+        },
+        {
+            "fact": [f"f{i}" for i in range(n)],
+            "route": ["old", "new"],
+            "prompt": np.arange(len(groups)),
+            "group": ("prompt", groups),
+            "text": (("fact", "prompt"), texts[..., 0]),
+            "value": (dims, texts),
+            "token": (dims, texts),
+            **changes,
+        },
+    )
+
+
+def random_reading(n=30, seed=0, groups=GROUPS):
+    return reading(np.random.default_rng(seed).exponential(1.5, (n, len(groups), 2)), groups)
+
+
+def at(scores, metric):
+    one = scores.sel(metric=metric)
+    return float(one.estimate), float(one.low), float(one.high), int(one.n)
+
+
+def test_the_scores_of_one_record_by_hand():
+    one = [[2, 1], [2, 1], [1, 2], [1, 3], [3, 1], [1, 1]]
+    scores = editing_scores(reading([one, one]))
+    e = np.exp
+    expected = {
+        "efficacy_score": 1,
+        "paraphrase_score": 1 / 2,
+        "neighborhood_score": 1 / 3,  # the tie is no success
+        "harmonic_score": 3 / (1 + 2 + 3),
+        "efficacy_magnitude": e(-1) - e(-2),
+        "paraphrase_magnitude": 0,
+        "neighborhood_magnitude": (e(-3.0) * -1 + e(-1.0) + e(-3.0) - e(-1.0)) / 3,
+    }
+    assert {name: at(scores, name)[0] for name in expected} == pytest.approx(expected)
+    assert set(scores.n.values.tolist()) == {2}
+    assert scores.abbreviation.sel(metric="neighborhood_magnitude") == "NM"
+
+
+def test_a_tie_is_no_success_on_either_side():
+    scores = editing_scores(reading(np.ones((4, 6, 2))))
+    for name in ("efficacy_score", "paraphrase_score", "neighborhood_score", "harmonic_score"):
+        assert at(scores, name)[0] == 0
+
+
+def test_accuracies_of_all_tokens_and_of_each():
+    data = random_reading()
+    scores = editing_scores(data)
+    new, old = data.nll.sel(route="new").values, data.nll.sel(route="old").values
+    for names, right in (
+        (("efficacy_exact", "reliability"), new[:, :1] < 1),
+        (("paraphrase_exact", "generalization"), new[:, 1:3] < 1),
+        (("neighborhood_exact", "specificity"), old[:, 3:] < 1),
+    ):
+        share = right.mean(1).mean()
+        assert [at(scores, name)[0] for name in names] == pytest.approx([share, (1 + share) / 2])
+
+
+def test_intervals_are_those_of_scipy():
+    data = random_reading()
+    scores = editing_scores(data, level=0.9)
+    old, new = np.exp(-data.nll.values[..., 0]), np.exp(-data.nll.values[..., 1])
+    means = (old - new)[:, 3:].mean(1)
+    expected = stats.t.interval(0.9, len(means) - 1, means.mean(), stats.sem(means))
+    assert at(scores, "neighborhood_magnitude") == pytest.approx((means.mean(), *expected, 30))
+    won = int((new > old)[:, 0].sum())
+    exact = stats.binomtest(won, 30).proportion_ci(0.9, method="exact")
+    assert at(scores, "efficacy_score") == pytest.approx((won / 30, exact.low, exact.high, 30))
+
+
+def test_the_interval_of_s_is_the_bootstrap_over_records():
+    data = random_reading(40)
+    x = data.nll.values
+    new_leads, old_leads = x[..., 1] < x[..., 0], x[..., 0] < x[..., 1]
+    parts = [new_leads[:, :1].mean(1), new_leads[:, 1:3].mean(1), old_leads[:, 3:].mean(1)]
+
+    def s(*of, axis=-1):
+        return stats.hmean([np.mean(one, axis=axis) for one in of], axis=0)
+
+    found = stats.bootstrap(parts, s, paired=True, n_resamples=9999, rng=np.random.default_rng(0), vectorized=True)
+    estimate, low, high, n = at(editing_scores(data), "harmonic_score")
+    assert estimate == pytest.approx(s(*parts)) and n == 40
+    assert (low, high) == pytest.approx(found.confidence_interval, abs=0.01)
+
+
+def test_where_all_succeed_every_interval_keeps_its_exact_bound():
+    perfect = [[2, 0.5]] * 3 + [[0.5, 2]] * 3
+    scores = editing_scores(reading([perfect] * 20))
+    bound = stats.binomtest(20, 20).proportion_ci(0.95).low
+    for name in ("efficacy_score", "paraphrase_score", "neighborhood_score", "efficacy_exact", "reliability"):
+        assert at(scores, name) == pytest.approx((1, bound, 1, 20))
+    together = stats.binomtest(20, 20).proportion_ci(1 - 0.05 / 3).low
+    assert at(scores, "harmonic_score") == pytest.approx((1, together, 1, 20))
+
+
+def test_locality_is_the_share_of_tokens_that_stay():
+    before, after = random_reading(10, seed=1), random_reading(10, seed=2)
+    scores = editing_scores(after, before)
+    same = (before.nll.values[:, 3:, 0] < 1) == (after.nll.values[:, 3:, 0] < 1)
+    assert at(scores, "locality")[0] == pytest.approx(((1 + same) / 2).mean())
+    assert at(editing_scores(after, after), "locality")[0] == 1
+    assert "locality" not in editing_scores(after).metric
+
+
+def test_what_follows_from_an_edit_is_counted_by_kind():
+    groups = [*GROUPS, "reasoning", "aliasing", "reverse"]
+    data = random_reading(12, groups=groups)
+    data = data.where(~(data.group.isin(groups[6:]) & (data.route == "old")) | (data.nll.isnull()))
+    data["top_token"] = data.top_token.fillna(-1).astype(int)
+    scores = editing_scores(data)
+    right = data.nll.sel(route="new").values < 1
+    assert at(scores, "portability_exact")[0] == pytest.approx(right[:, 6:8].mean())
+    assert at(scores, "reasoning_exact")[0] == pytest.approx(right[:, 6].mean())
+    assert at(scores, "reverse")[0] == pytest.approx((1 + right[:, 8].mean()) / 2)
+    assert at(scores, "reverse_exact")[3] == 12
+    one_kind = random_reading(12, groups=[*GROUPS, "portability"])
+    only = editing_scores(one_kind)
+    assert at(only, "portability_exact")[0] == pytest.approx((one_kind.nll.values[:, 6, 1] < 1).mean())
+    assert only.metric.size == editing_scores(random_reading(12)).metric.size + 2
+    with pytest.raises(ReadingError, match="'locality'"):
+        editing_scores(*[random_reading(12, groups=[*GROUPS, "locality"])] * 2)
+
+
+def test_facts_without_paraphrases_or_neighbors_have_no_such_score():
+    scores = editing_scores(reading(np.random.default_rng(0).exponential(1, (5, 1, 2)), ["rewrite"]))
+    assert at(scores, "efficacy_score")[3] == 5
+    for name in ("paraphrase_score", "neighborhood_magnitude", "specificity", "harmonic_score"):
+        estimate, low, high, n = at(scores, name)
+        assert n == 0 and np.isnan([estimate, low, high]).all()
+
+
+def test_a_record_counts_once_however_many_prompts_it_has():
+    nll = np.full((2, 6, 2), np.nan)
+    nll[:, :2] = [[2, 1], [2, 1]]
+    nll[0, 2] = [1, 2]
+    nll[:, 3] = [1, 2]
+    assert at(editing_scores(reading(nll)), "paraphrase_score")[0] == pytest.approx((1 / 2 + 1) / 2)
+
+
+def test_facts_of_several_draws_have_an_interval_over_draws():
+    data = random_reading(24).assign_coords(seed=("fact", np.repeat(np.arange(6), 4)))
+    scores = editing_scores(data)
+    values = np.exp(-data.nll.values[:, 0])
+    draws = (values[:, 1] - values[:, 0]).reshape(6, 4).mean(1)
+    expected = stats.t.interval(0.95, 5, draws.mean(), stats.sem(draws))
+    assert at(scores, "efficacy_magnitude") == pytest.approx((draws.mean(), *expected, 24))
+    assert scores.attrs["unit"] == "draws" and scores.n.values.max() == 24
+    alone = editing_scores(data.drop_vars("seed"))
+    assert at(scores, "harmonic_score")[0] == pytest.approx(at(alone, "harmonic_score")[0])
+    assert at(scores, "harmonic_score")[1:3] != pytest.approx(at(alone, "harmonic_score")[1:3])
+
+
+@pytest.mark.parametrize("right", ["success", "exact"])
+def test_the_edit_flip_ratio(right):
+    before, after = random_reading(50, seed=3), random_reading(50, seed=4)
+
+    def holds(data):
+        old, new = data.nll.values[:, 0].T
+        return new < old if right == "success" else new < 1
+
+    n, flipped = int(holds(before).sum()), int((holds(before) & ~holds(after)).sum())
+    exact = stats.binomtest(flipped, n).proportion_ci(0.95, method="exact")
+    found = edit_flip_ratio(before, after, right=right)
+    assert found == pytest.approx((flipped / n, exact.low, exact.high, n))
+    assert 0 < found.estimate < 1
+    same = edit_flip_ratio(before, before, right=right)
+    assert same[:2] == (0, 0) and same.high == pytest.approx(stats.binomtest(0, n).proportion_ci(0.95).high)
+
+
+def test_no_edit_that_was_right_has_no_flip_ratio():
+    wrong = reading(np.tile([1.0, 2.0], (4, 6, 1)))
+    found = edit_flip_ratio(wrong, wrong)
+    assert found.n == 0 and np.isnan(found[:3]).all()
+
+
+def test_readings_that_do_not_belong_together_are_refused():
+    first = random_reading(5)
+    others = first.assign_coords(fact=[f"g{i}" for i in range(5)])
+    with pytest.raises(ReadingError, match="not of the same facts"):
+        editing_scores(first, others)
+    with pytest.raises(ReadingError, match="not of the same facts"):
+        edit_flip_ratio(first, others)
+    with pytest.raises(ReadingError, match="differ in token"):
+        edit_flip_ratio(first, first.assign_coords(token=first.token.str.upper()))
+    with pytest.raises(ReadingError, match="differ in text"):
+        editing_scores(first, first.assign_coords(text=first.text.str.upper()))
+
+
+def test_what_is_no_editing_reading_is_refused():
+    data = random_reading(5)
+    with pytest.raises(ReadingError, match="needs nll"):
+        editing_scores(data.drop_vars("nll"))
+    with pytest.raises(ReadingError, match="takes a reading"):
+        editing_scores(3)
+    with pytest.raises(ReadingError, match="no level 95"):
+        editing_scores(data, level=95)
+    with pytest.raises(ReadingError, match=r"right='exakt' is not known. Did you mean 'exact'"):
+        edit_flip_ratio(data, data, right="exakt")
