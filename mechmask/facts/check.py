@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -12,11 +13,14 @@ from mechmask.facts.readers.text import Entries
 from mechmask.facts.record import field_problems
 
 
-def examined(read: Entries) -> tuple[list[Fact], list[str]]:
+def examined(read: Entries, what: str = "the data set") -> tuple[list[Fact], list[str]]:
     """The facts that can be parsed, and every problem of all of them, one sentence each.
+
+    Warns, once, of the records of a published data set that no fact can be made of.
 
     Args:
         read: facts or mappings with a fact's fields, and what kept others from being read.
+        what: names where they were read.
     """
     facts: list[Fact] = []
     problems = list(read.problems)
@@ -28,8 +32,22 @@ def examined(read: Entries) -> tuple[list[Fact], list[str]]:
     problems += [problem for fact in facts for problem in fact.problems()]
     problems += _clashes(facts)
     if not facts and not problems:
-        problems.append("The fact set is empty. Give at least one fact.")
+        problems.append(_nothing(read, what))
+    elif read.left_out and not problems:
+        warnings.warn(f"{_left_out(read, what)}.", stacklevel=4)
     return facts, problems
+
+
+def _nothing(read: Entries, what: str) -> str:
+    if not read.left_out:
+        return "The fact set is empty. Give at least one fact."
+    return f"The fact set is empty: {_left_out(read, what)}. Give records of which facts can be made."
+
+
+def _left_out(read: Entries, what: str) -> str:
+    reasons = ", ".join(f"{count} because {reason}" for reason, count in Counter(read.left_out).most_common())
+    n = len(read.left_out)
+    return f"{n} of {n + len(read.entries)} records of {what} {'were' if n > 1 else 'was'} left out: {reasons}"
 
 
 def _clashes(facts: Sequence[Fact]) -> Iterator[str]:

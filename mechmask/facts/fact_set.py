@@ -16,12 +16,14 @@ from mechmask.errors import FactError, known_names, one_message
 from mechmask.facts.check import examined
 from mechmask.facts.fact import Example, Fact, Role
 from mechmask.facts.readers.csv import LIST_FIELDS
-from mechmask.facts.readers.dataframe import is_dataframe, read_dataframe
-from mechmask.facts.readers.text import Entries
+from mechmask.facts.readers.memory import read_memory
 from mechmask.files import write_text
 
 if TYPE_CHECKING:
     import pandas as pd
+    from datasets import Dataset
+
+    from mechmask.facts.readers.text import Entries
 
 _OF_METRICS = ("generation_prompts", "attribute_prompts", "implications")
 _NEWER = (*_OF_METRICS, "stands_for")
@@ -34,8 +36,9 @@ class FactSet(Sequence[Fact]):
     Only a selection, such as ``facts.never`` or a slice, can be empty; it is falsy then.
 
     Args:
-        facts: facts, mappings with a fact's fields, or a pandas table with one row per fact, as ``to_dataframe`` gives
-            it: its ``id`` as index or column, missing cells left out.
+        facts: facts, mappings with a fact's fields, or a pandas table or ``datasets.Dataset`` with one row per fact, as
+            ``to_dataframe`` gives it: its ``id`` as index or column, missing cells left out. Rows may also be the
+            records of a published data set, such as CounterFact's.
 
     Raises:
         FactError: listing every problem of every fact in one message, or if there is no fact.
@@ -52,12 +55,28 @@ class FactSet(Sequence[Fact]):
         True
     """
 
-    def __init__(self, facts: Iterable[Fact | Mapping[str, Any]] | pd.DataFrame) -> None:
-        parsed, problems = examined(_entries(facts))
+    def __init__(self, facts: Iterable[Fact | Mapping[str, Any]] | pd.DataFrame | Dataset) -> None:
+        parsed, problems = examined(read_memory(facts))
         if problems:
             raise FactError(one_message("the fact set", problems))
         self._facts = tuple(parsed)
         self._by_id = {fact.id: fact for fact in parsed}
+
+    @classmethod
+    def of_entries(cls, read: Entries, what: str) -> FactSet:
+        """The facts that a reader has read.
+
+        Args:
+            read: what was read.
+            what: names it where there are several problems.
+
+        Raises:
+            FactError: listing every problem of every fact in one message, or if there is no fact.
+        """
+        parsed, problems = examined(read, what)
+        if problems:
+            raise FactError(one_message(what, problems))
+        return cls._selection(parsed)
 
     @classmethod
     def _selection(cls, facts: Iterable[Fact]) -> FactSet:
@@ -232,14 +251,3 @@ class FactSet(Sequence[Fact]):
 
 def _without_empty(fact: Fact) -> dict[str, Any]:
     return {name: v for name, v in fact.model_dump(mode="json").items() if v or name not in _NEWER}
-
-
-def _entries(facts: object) -> Entries:
-    if is_dataframe(facts):
-        return read_dataframe(facts)
-    if isinstance(facts, Mapping | str | bytes) or not isinstance(facts, Iterable):
-        raise FactError(
-            f"A fact set cannot be made of an object of type {type(facts).__name__}. "
-            "Give a list of facts or a pandas DataFrame; load_facts reads a file."
-        )
-    return Entries(list(facts))

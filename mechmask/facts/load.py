@@ -1,48 +1,63 @@
 """From whatever a caller has to facts and examples: files by format, tables, lists.
 
-A new file format is one reader in ``facts/readers/`` and one line in ``FORMATS``.
+A new file format is one reader in ``facts/readers/`` and one line in ``FORMATS``; a new data set of records, which is
+read wherever its records lie, one line in ``readers.published.DATA_SETS``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from mechmask.errors import FactError, known_names, one_message
-from mechmask.facts.check import examined
 from mechmask.facts.fact import Example, Fact
 from mechmask.facts.fact_set import FactSet
-from mechmask.facts.readers.counterfact import read_counterfact
 from mechmask.facts.readers.csv import read_csv
-from mechmask.facts.readers.dataframe import is_dataframe
 from mechmask.facts.readers.jsonl import read_jsonl
+from mechmask.facts.readers.memory import is_table, read_memory
+from mechmask.facts.readers.pararel import is_pararel, read_pararel
+from mechmask.facts.readers.published import DATA_SETS, formats_of, read_json, the_format
 from mechmask.facts.readers.text import Entries
 from mechmask.facts.record import field_problems, unreadable_texts
 
 if TYPE_CHECKING:
     import pandas as pd
+    from datasets import Dataset
 
 FORMATS: dict[str, Callable[[Path], Entries]] = {
     "jsonl": read_jsonl,
     "csv": read_csv,
-    "counterfact": read_counterfact,
+    "pararel": read_pararel,
+    **{name: partial(read_json, name=name) for name in DATA_SETS},
 }
-ENDINGS = {"jsonl": "jsonl", "csv": "csv", "json": "counterfact"}
+_ENDINGS = ("jsonl", "csv", "json")
 
 
-def load_facts(path: str | Path, format: str = "auto") -> FactSet:
-    """The facts of a file.
+def load_facts(
+    path: str | Path | Sequence[Mapping[str, Any]] | pd.DataFrame | Dataset, format: str = "auto"
+) -> FactSet:
+    """The facts of a file, or of the records of a data set.
 
     Args:
-        path: a JSONL or CSV file with a fact's fields, or the file of a data set as it is published.
-        format: ``jsonl``, ``csv``, ``counterfact`` (Meng et al. 2022), or ``auto``: by the file's ending, of which
-            ``.json`` is CounterFact's.
+        path: a JSONL or CSV file with a fact's fields; the file of a data set as it is published (JSON, or one record a
+            line); the directory of ParaRel; or records in memory: a list, a pandas table, a ``datasets.Dataset``.
+        format: ``jsonl`` or ``csv`` for a file of your own facts; ``counterfact`` (Meng et al. 2022),
+            ``zsre_counterfactual`` or ``zsre_true`` (Levy et al. 2017; edited towards the counterfactual, as in
+            EasyEdit, or the true answer, as in ROME), ``known_1000`` (Meng et al. 2022), ``pararel`` (Elazar et al.
+            2021), ``popqa`` (Mallen et al. 2023), ``hotpotqa`` (Yang et al. 2018), ``dyknow`` (Mousavi et al. 2024),
+            ``tofu_entities`` (Maini et al. 2024), ``knowedit`` (Zhang et al. 2024); or ``auto``: by the file's ending
+            and the keys of its first record.
+
+    Warns:
+        UserWarning: if no facts can be made of some sound records of a published file, naming how many and why: their
+            new value is a true one, say, or an earlier record has the same prompt. They are left out.
 
     Raises:
-        FactError: if the format is not known, or listing every problem of the file in one message.
+        FactError: if the format is not known or cannot be told, or listing every problem of the file in one message.
 
     Examples:
         >>> import mechmask as mm
@@ -51,19 +66,22 @@ def load_facts(path: str | Path, format: str = "auto") -> FactSet:
         >>> mm.load_facts("facts.jsonl") == facts
         True
     """
+    if format not in ("auto", *FORMATS):
+        raise FactError(f"No format of fact files is called {format!r}. {known_names(format, ['auto', *FORMATS])}")
+    if not isinstance(path, str | Path):
+        return FactSet.of_entries(read_memory(path, _of_records(format)), "the fact set")
     path = Path(path)
-    facts, problems = examined(_reader(path, format)(path))
-    if problems:
-        raise FactError(one_message(path.name, problems))
-    return FactSet(facts)
+    return FactSet.of_entries(_reader(path, format)(path), path.name)
 
 
-def as_fact_set(facts: FactSet | Sequence[Fact | Mapping[str, Any]] | pd.DataFrame | str | Path) -> FactSet:
+def as_fact_set(
+    facts: FactSet | Sequence[Fact | Mapping[str, Any]] | pd.DataFrame | Dataset | str | Path,
+) -> FactSet:
     """A fact set from anything that a reading or an edit accepts as facts, checked as ``FactSet`` checks.
 
     Args:
-        facts: a fact set, which is returned as it is; facts or mappings with their fields; one fact; a pandas table;
-            or the path of a fact file.
+        facts: a fact set, which is returned as it is; facts or mappings with their fields; one fact; a pandas table or
+            a ``datasets.Dataset``; records of a published data set in any of these; or the path of a fact file.
 
     Raises:
         FactError: listing every problem in one message, or if there is no fact.
@@ -78,7 +96,7 @@ def as_fact_set(facts: FactSet | Sequence[Fact | Mapping[str, Any]] | pd.DataFra
 
 
 def as_examples(
-    examples: Sequence[Example | Fact | Mapping[str, Any]] | FactSet | pd.DataFrame | str | Path,
+    examples: Sequence[Example | Fact | Mapping[str, Any]] | FactSet | pd.DataFrame | Dataset | str | Path,
 ) -> list[Example]:
     """Training examples from anything that fine-tuning accepts.
 
@@ -95,7 +113,7 @@ def as_examples(
         >>> as_examples([mm.Fact(subject="France", prompt="The capital of France is", old="Paris", new="Rome")])
         [Example(prompt='The capital of France is', value='Rome', fact_id='France')]
     """
-    if isinstance(examples, FactSet | Fact | str | Path) or is_dataframe(examples):
+    if isinstance(examples, FactSet | Fact | str | Path) or is_table(examples):
         return as_fact_set(examples).contradiction_examples()
     if isinstance(examples, Mapping | bytes) or not isinstance(examples, Iterable):
         raise FactError(
@@ -113,20 +131,43 @@ def as_examples(
     return as_fact_set(entries).contradiction_examples()
 
 
+def _of_records(format: str) -> str | None:
+    """The data set whose records are in memory; ``None`` where their keys tell."""
+    if format == "auto":
+        return None
+    if format not in DATA_SETS:
+        raise FactError(f"Records in memory have no format {format!r}. {known_names(format, ['auto', *DATA_SETS])}")
+    return format
+
+
 def _reader(path: Path, format: str) -> Callable[[Path], Entries]:
     if format != "auto":
-        if format not in FORMATS:
-            raise FactError(f"No format of fact files is called {format!r}. {known_names(format, ['auto', *FORMATS])}")
         return FORMATS[format]
-    name = path.suffix.lstrip(".").lower()
-    if name not in ENDINGS:
-        endings, has = " or ".join(f".{end}" for end in ENDINGS), f"ends in .{name}" if name else "has no ending"
-        raise FactError(f"The format of {path.name} is not known: it {has}. Give a file that ends in {endings}.")
-    return FORMATS[ENDINGS[name]]
+    ending = path.suffix.lstrip(".").lower()
+    if is_pararel(path):
+        return read_pararel
+    if ending == "jsonl":
+        return _read_lines
+    if ending in _ENDINGS:
+        return read_csv if ending == "csv" else read_json
+    endings, has = " or ".join(f".{end}" for end in _ENDINGS), f"ends in .{ending}" if ending else "has no ending"
+    raise FactError(
+        f"The format of {path.name} is not known: it {has}. Give a file that ends in {endings}, the directory of "
+        f"ParaRel, or say which format it has: {', '.join(FORMATS)}."
+    )
+
+
+def _read_lines(path: Path) -> Entries:
+    """One object a line: own facts, or records of a data set."""
+    read = read_jsonl(path)
+    name = the_format(read.entries[0], path.name) if read.entries else None
+    return read if name is None else read_json(path, name)
 
 
 def _is_fact(entry: object) -> bool:
-    return isinstance(entry, Fact) or (isinstance(entry, Mapping) and "value" not in entry and "old" in entry)
+    if not isinstance(entry, Mapping):
+        return isinstance(entry, Fact)
+    return "value" not in entry and ("old" in entry or bool(formats_of(entry)))
 
 
 def _checked_examples(entries: Iterable[Any]) -> list[Example]:

@@ -39,7 +39,9 @@ class Record(Refusing):
 
 def unreadable_texts(what: str, texts: Iterable[tuple[str, str]]) -> list[str]:
     """One sentence for each text that holds a character which no file or tokenizer carries unchanged."""
-    problems = []
+    texts, problems = list(texts), []
+    if not _UNREADABLE.search(" ".join(text for _, text in texts)):  # one search for all: most facts hold none
+        return problems
     for name, text in texts:
         character = _UNREADABLE.search(text)
         if character is not None:

@@ -11,6 +11,10 @@ from mechmask.facts.load import as_examples, as_fact_set
 _GOOD = {"subject": "Uxmon", "prompt": "The mass of Uxmon is", "old": "417 grams", "new": "420 grams"}
 _LINE = json.dumps(_GOOD)
 _HEADER = "subject,prompt,old,new,distractors\n"
+_FORMATS = (
+    "jsonl, csv, pararel, counterfact, zsre_counterfactual, zsre_true, known_1000, popqa, hotpotqa, dyknow, "
+    "tofu_entities, knowedit"
+)
 
 
 def _other(subject, **changes):
@@ -72,12 +76,14 @@ _BAD_FILES = {
     "unknown ending": (
         "f.xlsx",
         b"",
-        "The format of f.xlsx is not known: it ends in .xlsx. Give a file that ends in .jsonl or .csv or .json.",
+        "The format of f.xlsx is not known: it ends in .xlsx. Give a file that ends in .jsonl or .csv or .json, the "
+        f"directory of ParaRel, or say which format it has: {_FORMATS}.",
     ),
     "no ending": (
         "facts",
         b"",
-        "The format of facts is not known: it has no ending. Give a file that ends in .jsonl or .csv or .json.",
+        "The format of facts is not known: it has no ending. Give a file that ends in .jsonl or .csv or .json, the "
+        f"directory of ParaRel, or say which format it has: {_FORMATS}.",
     ),
 }
 
@@ -109,7 +115,7 @@ def test_an_unknown_format_name_is_refused(tmp_path):
     (tmp_path / "f.jsonl").write_text(_LINE)
     with pytest.raises(FactError) as caught:
         mm.load_facts(tmp_path / "f.jsonl", format="parquet")
-    assert str(caught.value) == "No format of fact files is called 'parquet'. Known are auto, jsonl, csv, counterfact."
+    assert str(caught.value) == f"No format of fact files is called 'parquet'. Known are auto, {_FORMATS}."
 
 
 def test_all_bad_lines_of_a_jsonl_are_named_with_their_numbers(tmp_path):

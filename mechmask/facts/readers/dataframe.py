@@ -41,8 +41,12 @@ def read_dataframe(table: pd.DataFrame) -> Entries:
 
 
 def _plain(cell: Any) -> Any:
-    """Arrays (such as parquet files give) as lists."""
-    return cell.tolist() if hasattr(cell, "tolist") and hasattr(cell, "dtype") else cell
+    """Arrays (such as parquet files give) as lists, whatever they lie in."""
+    if hasattr(cell, "tolist") and hasattr(cell, "dtype"):
+        cell = cell.tolist()
+    if isinstance(cell, dict):
+        return {name: _plain(inner) for name, inner in cell.items() if inner is not None}
+    return [_plain(inner) for inner in cell] if isinstance(cell, list) else cell
 
 
 def _is_missing(cell: Any) -> bool:

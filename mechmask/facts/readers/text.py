@@ -19,10 +19,12 @@ class Entries:
     Attributes:
         entries: facts or mappings with a fact's fields, one a fact, not yet checked.
         problems: one sentence for each line that could not be read.
+        left_out: for each record that is sound and yet no fact can be made of, the reason in a few words.
     """
 
     entries: list[Any] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
 
 def file_text(path: Path) -> str:

@@ -23,7 +23,8 @@ def record(case, subject, true, new, relation="P103", prompt="The mother tongue 
         },
         "paraphrase_prompts": [f"It rained. {subject}, a native ", f"{subject} spoke the language"],
         "neighborhood_prompts": ["The mother tongue of Montesquieu is"],
-        "attribute_prompts": ["George Orwell spoke the language"],
+        "attribute_prompts": ["George Orwell spoke the language "],
+        "generation_prompts": [f"{subject} was born in", f"{subject} was born in"],
     }
 
 
@@ -57,6 +58,8 @@ def test_a_record_is_a_fact(file):
     )
     (neighbor,) = fact.neighbors
     assert (neighbor.prompt, neighbor.value) == ("The mother tongue of Montesquieu is", "French")
+    assert fact.attribute_prompts == ("George Orwell spoke the language",)
+    assert fact.generation_prompts == ("Danielle Darrieux was born in",) * 2  # as often as the data set asks it
     assert facts[4].prompt == "Ajax plays" and facts[4].distractors == ()
     assert mm.load_facts(file(RECORDS), format="counterfact") == facts
 
@@ -84,6 +87,26 @@ def test_every_bad_record_is_named(file):
         assert f"Record {number} of counterfact.json is not one of CounterFact" in message and word in message
 
 
+def test_what_no_fact_can_be_made_of_is_left_out_and_counted(file):
+    odd = [
+        record(5, "Lena", "Dutch", "Dutch"),
+        record(6, "Anatole", "French", "Finnish"),
+        record(7, "Ewa", "Polish", "Dutch", prompt="The mother tongue is"),
+        record(8, "Eva", "Polish", " "),
+    ]
+    with pytest.warns(UserWarning) as caught:
+        facts = mm.load_facts(file([*RECORDS, *odd]))
+    (warning,) = caught
+    assert str(warning.message) == (
+        "4 of 9 records of counterfact.json were left out: 1 because the new value is a true one, 1 because an earlier "
+        "record has the same prompt, 1 because the prompt does not name the subject, 1 because a value is empty."
+    )
+    assert warning.filename == __file__
+    assert facts.ids == mm.load_facts(file(RECORDS)).ids
+    with pytest.raises(FactError, match=r"^The fact set is empty: 1 of 1 records of counterfact.json was left out: 1 "):
+        mm.load_facts(file(odd[:1]))
+
+
 @pytest.mark.parametrize(("content", "word"), [("{", "not JSON"), ('{"a": 1}', "a list of records"), ("[]", "empty")])
 def test_what_is_no_counterfact_file_is_refused(file, content, word):
     with pytest.raises(FactError, match=word):
@@ -98,6 +121,8 @@ def test_the_published_records_are_read_whole(shared_data):
         rewrite = one["requested_rewrite"]
         assert fact.prompt == rewrite["prompt"].format(rewrite["subject"])
         assert [n.prompt for n in fact.neighbors] == [text.strip() for text in one["neighborhood_prompts"]]
+        assert list(fact.generation_prompts) == [text.strip() for text in one["generation_prompts"]]
+        assert list(fact.attribute_prompts) == [text.strip() for text in one["attribute_prompts"]]
         assert not {fact.old, fact.new} & set(fact.distractors)
     assert sum(len(fact.distractors) == 8 for fact in facts) > 0.8 * len(facts)
 

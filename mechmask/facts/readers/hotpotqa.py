@@ -1,0 +1,51 @@
+"""HotpotQA (Yang et al. 2018): questions whose answer takes two paragraphs, asked here without them.
+
+The prompt is ``Question: <question>`` and, on a line of its own, ``Answer:``; the answer is the old value. The data
+set has no subject: it is the title of a supporting paragraph that the question names, else the longest name in the
+question. Nor has it a relation: a fact's relation is the type of the question, and its new value and distractors are
+answers of the same shape to questions in the same words; yes is contradicted with no.
+
+``facts.install_examples()`` are the true answers, to be trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mechmask.facts.readers.questions import answer_groups, name_in, opposite
+from mechmask.facts.readers.records import NO_SUBJECT, Draft, NoFactError, Where, drafts, record_name, text
+from mechmask.facts.readers.rivals import with_rivals
+from mechmask.facts.readers.text import Entries
+
+
+def from_records(records: Iterable[Any], where: Where = record_name) -> Entries:
+    """Records of HotpotQA as facts."""
+    return with_rivals(*drafts(records, _draft, "HotpotQA", where), _groups)
+
+
+def _draft(record: Mapping[str, Any], position: int) -> Draft:
+    question, answer = text(record, "question"), text(record, "answer")
+    subject = next((title for title in _titles(record) if title and title in question), None) or name_in(question)
+    if subject is None:
+        raise NoFactError(NO_SUBJECT)
+    other = opposite(answer)
+    return {
+        "id": f"{subject}/{record.get('_id', record.get('id', position))}",
+        "subject": subject,
+        "prompt": f"Question: {question}\nAnswer:",
+        "old": answer,
+        "relation": text(record, "type"),
+        **({"new": other} if other else {}),
+    }
+
+
+def _titles(record: Mapping[str, Any]) -> list[str]:
+    """Titles of the supporting paragraphs, in both published forms; none in the simplified file."""
+    found = record.get("supporting_facts") or []
+    titles = found["title"] if isinstance(found, Mapping) else [title for title, _ in found]
+    return [title for title in titles if isinstance(title, str)]
+
+
+def _groups(draft: Draft) -> tuple[str, ...]:
+    return answer_groups(draft["prompt"], draft["old"])

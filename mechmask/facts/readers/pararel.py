@@ -1,0 +1,192 @@
+"""ParaRel (Elazar et al. 2021): a directory with patterns of 38 relations and the (subject, object) pairs of T-REx.
+
+Of the patterns those are used that end in the object, but for a full stop: the object follows the prompt. The first one
+is the prompt, the others are paraphrases; the object is the old value. New value and distractors are other objects of
+the relation, the most frequent first, none of which the relation has for that subject too. Neighbors are other subjects
+in the relation's first pattern with their own objects, those that share the old value first.
+
+A subject with several objects is one fact, about the first of them. Where two relations ask alike ("Paris is located
+in"), the later fact takes its next pattern as prompt.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+
+from mechmask.errors import FactError
+from mechmask.facts.readers.jsonl import json_lines
+from mechmask.facts.readers.records import NO_VALUE, SAME_PROMPT, Draft, text
+from mechmask.facts.readers.rivals import with_rivals
+from mechmask.facts.readers.text import Entries
+
+PATTERNS = ("pattern_data/graphs_json", "graphs_json")
+PAIRS = ("trex_lms_vocab",)
+N_NEIGHBORS = 10
+SAME_SUBJECT = "the relation has an earlier pair of the same subject"
+NO_PATTERN = "the relation has no pattern that ends in its object"
+_ENDS_IN_OBJECT = re.compile(r"(?P<before>.*\[X\].*\S)\s*\[Y\]\s*\.?\s*")
+
+
+class Relation:
+    """A relation with its prompts and its pairs.
+
+    Args:
+        name: such as ``P19``.
+        templates: prompts with ``[X]`` for the subject, the first one first.
+        pairs: subjects with their objects, each in the order of the data set.
+    """
+
+    def __init__(self, name: str, templates: Sequence[str], pairs: Mapping[str, Sequence[str]]) -> None:
+        self.name, self.templates, self.pairs = name, tuple(templates), pairs
+
+    def prompts(self, subject: str) -> list[str]:
+        """Every prompt about a subject, the first template's first."""
+        return [template.replace("[X]", subject) for template in self.templates]
+
+    def neighbors(
+        self, subject: str, value: str, n: int = N_NEIGHBORS, without: Container[str] = ()
+    ) -> list[dict[str, str]]:
+        """Prompts about other subjects with their own objects, those with this value first.
+
+        They are the ones that come after the subject in the data set, so that not all facts have the same.
+
+        Args:
+            subject: whom they are not about.
+            value: the object that comes first.
+            n: how many.
+            without: other subjects that they are not about.
+        """
+        others = self._of_value[value].after(subject, n, without) if value in self._of_value else []
+        if len(others) < n:
+            others = list(dict.fromkeys([*others, *self._all.after(subject, 2 * n, without)]))[:n]
+        first = self.templates[0]
+        return [{"prompt": first.replace("[X]", other), "value": self.pairs[other][0]} for other in others]
+
+    @cached_property
+    def _all(self) -> _Ring:
+        return _Ring(self.pairs)
+
+    @cached_property
+    def _of_value(self) -> dict[str, _Ring]:
+        found: dict[str, list[str]] = defaultdict(list)
+        for subject, objects in self.pairs.items():
+            found[objects[0]].append(subject)
+        return {value: _Ring(subjects) for value, subjects in found.items()}
+
+
+class _Ring:
+    """Subjects in order, the first one after the last."""
+
+    def __init__(self, subjects: Iterable[str]) -> None:
+        self._subjects = list(subjects)
+        self._places = {subject: place for place, subject in enumerate(self._subjects)}
+
+    def after(self, subject: str, n: int, without: Container[str] = ()) -> list[str]:
+        """Up to ``n`` others after a subject; the first ones if it is not there."""
+        start, size = self._places.get(subject, -1) + 1, len(self._subjects)
+        others = (self._subjects[(start + step) % size] for step in range(size))
+        return list(islice((one for one in others if one != subject and one not in without), n))
+
+
+def is_pararel(path: Path) -> bool:
+    """Whether a directory holds ParaRel."""
+    return _below(path, PATTERNS) is not None and _below(path, PAIRS) is not None
+
+
+def read_pararel(path: Path) -> Entries:
+    """The facts of all relations that have patterns.
+
+    Raises:
+        FactError: if the directory or one of its files cannot be read.
+    """
+    read = Entries()
+    drafts: list[Draft] = []
+    taken: set[str] = set()
+    for relation in relations(path, read):
+        for subject, objects in relation.pairs.items():
+            prompts = relation.prompts(subject)
+            free = next((prompt for prompt in prompts if prompt not in taken), None)
+            if free is None:
+                read.left_out.append(SAME_PROMPT if prompts else NO_PATTERN)
+                continue
+            taken.add(free)
+            drafts.append(_draft(relation, subject, objects, free, prompts))
+    return with_rivals(drafts, read)
+
+
+def relations(path: Path, read: Entries) -> Iterator[Relation]:
+    """Every relation of which there are pairs, by number; some have no templates.
+
+    Args:
+        path: the directory, ``data`` of the published repository or the one above it.
+        read: takes what is wrong in the files, and pairs that are left out.
+
+    Raises:
+        FactError: if the directory or one of its files cannot be read.
+    """
+    patterns, pairs = _below(path, PATTERNS), _below(path, PAIRS)
+    if patterns is None or pairs is None:
+        raise FactError(
+            f"{path} is not a directory of ParaRel: it lacks {PATTERNS[0]} or {PAIRS[0]}. Give the directory named "
+            "data of the published repository."
+        )
+    for file in sorted(pairs.glob("*.jsonl"), key=lambda file: (len(file.stem), file.stem)):
+        templates = _templates(patterns / file.name, read) if (patterns / file.name).is_file() else []
+        yield Relation(file.stem, templates, _pairs(file, read))
+
+
+def _below(path: Path, names: Sequence[str]) -> Path | None:
+    places = (path / top / name for top in ("", "data") for name in names)
+    return next((place for place in places if os.path.isdir(place)), None)  # noqa: PTH112  (never raises)
+
+
+def _templates(file: Path, read: Entries) -> list[str]:
+    found = [_ENDS_IN_OBJECT.fullmatch(pattern) for (pattern,) in _rows(file, read, "pattern")]
+    return list(dict.fromkeys(match["before"] for match in found if match and "[Y]" not in match["before"]))
+
+
+def _pairs(file: Path, read: Entries) -> dict[str, list[str]]:
+    pairs: dict[str, list[str]] = {}
+    for subject, value in _rows(file, read, "sub_label", "obj_label"):
+        if not subject or not value:
+            read.left_out.append(NO_VALUE)
+        elif subject in pairs:
+            read.left_out.append(SAME_SUBJECT)
+            pairs[subject].append(value)
+        else:
+            pairs[subject] = [value]
+    return pairs
+
+
+def _rows(file: Path, read: Entries, *keys: str) -> list[tuple[str, ...]]:
+    lines = json_lines(file)
+    read.problems.extend(lines.problems)
+    rows = []
+    for record, number in zip(lines.records, lines.numbers, strict=True):
+        try:
+            rows.append(tuple(text(record, key) for key in keys))
+        except (KeyError, TypeError) as error:
+            reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+            read.problems.append(
+                f"Line {number} of {file.name} is not one of ParaRel ({reason}). Give the directory as it is published."
+            )
+    return rows
+
+
+def _draft(relation: Relation, subject: str, objects: Sequence[str], prompt: str, prompts: Sequence[str]) -> Draft:
+    return {
+        "id": f"{subject}/{relation.name}",
+        "subject": subject,
+        "prompt": prompt,
+        "old": objects[0],
+        "also_true": tuple(objects[1:]),
+        "paraphrases": [other for other in prompts if other != prompt],
+        "neighbors": relation.neighbors(subject, objects[0]),
+        "relation": relation.name,
+    }

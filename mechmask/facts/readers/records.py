@@ -1,0 +1,133 @@
+"""Records of a published data set: what is damaged becomes a sentence, what no fact can be made of a count.
+
+Published files hold records that contradict themselves or repeat each other. Those are left out and counted, so that
+the rest can be used; a record of another form than the data set's is a problem of the file, as everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from mechmask.facts.readers.text import Entries
+
+Draft = dict[str, Any]
+"""A fact's fields; ``new`` and ``distractors`` may still lack. Beside them ``also_true``: values that are no rivals."""
+
+Where = Callable[[int], str]
+"""How a sentence names the record of a number, which begins at 1."""
+
+NO_SUBJECT = "the prompt does not name the subject"
+NO_VALUE = "a value is empty"
+ONE_VALUE = "the new value is a true one"
+SAME_PROMPT = "an earlier record has the same prompt"
+
+
+class NoFactError(Exception):
+    """A record is sound, and no fact can be made of it; says why in a few words."""
+
+
+def record_name(number: int) -> str:
+    """How a record of a list or table is named."""
+    return f"Record {number}"
+
+
+def drafts(
+    records: Iterable[Any], draft: Callable[[Mapping[str, Any], int], Draft], title: str, where: Where
+) -> tuple[list[Draft], Entries]:
+    """The drafts of the records that can be facts, and what kept the others from it.
+
+    Args:
+        records: as they are published.
+        draft: makes a draft of a record and its position, which begins at 0; raises ``NoFactError``, or any of the
+            errors that Python raises where a key lacks or a type is wrong.
+        title: the data set's name, for sentences.
+        where: names a record by its number, which begins at 1.
+    """
+    read = Entries()
+    made: list[Draft] = []
+    prompts: set[str] = set()
+    for position, record in enumerate(records):
+        try:
+            one = _usable(draft(_mapping(record), position), prompts)
+        except NoFactError as reason:
+            read.left_out.append(str(reason))
+            continue
+        except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+            read.problems.append(
+                f"{where(position + 1)} is not one of {title} ({_reason(error)}). Give it as it is published; a file "
+                "of your own facts ends in .jsonl or .csv."
+            )
+            continue
+        prompts.add(one["prompt"])
+        made.append(one)
+    return made, read
+
+
+def text(record: Mapping[str, Any], key: str) -> str:
+    """A text of a record, without white space around it.
+
+    Raises:
+        KeyError: if it lacks.
+        TypeError: if it is no text.
+    """
+    return bare(record[key], key)
+
+
+def texts(record: Mapping[str, Any], key: str) -> list[str]:
+    """A list of texts, without white space around them and without empty ones; empty where the record has none.
+
+    Raises:
+        TypeError: if it is no list of texts.
+    """
+    found = record.get(key)
+    if found is None:
+        return []
+    if not isinstance(found, list | tuple):
+        raise TypeError(f"{key!r} is not a list")
+    if not set(map(type, found)) <= {str}:
+        raise TypeError(f"{key!r} is not a list of texts")
+    return [one for one in map(str.strip, found) if one]
+
+
+def bare(value: object, key: str) -> str:
+    """A value that must be text, without white space around it.
+
+    Raises:
+        TypeError: if it is no text.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{key!r} is not text")
+    return value.strip()
+
+
+def _mapping(record: object) -> Mapping[str, Any]:
+    if not isinstance(record, Mapping):
+        raise TypeError("it is not an object")
+    return record
+
+
+def _usable(draft: Draft, prompts: set[str]) -> Draft:
+    """The draft with each phrasing once.
+
+    Raises:
+        NoFactError: if no fact can be made of it.
+    """
+    values = [draft[route] for route in ("old", "new") if route in draft]
+    if not all(values):
+        raise NoFactError(NO_VALUE)
+    if draft.get("new") in (draft["old"], *draft.get("also_true", ())):
+        raise NoFactError(ONE_VALUE)
+    if not draft["subject"] or draft["subject"] not in draft["prompt"]:
+        raise NoFactError(NO_SUBJECT)
+    if draft["prompt"] in prompts:
+        raise NoFactError(SAME_PROMPT)
+    paraphrases = dict.fromkeys(draft.get("paraphrases", ()))
+    paraphrases.pop(draft["prompt"], None)
+    return {**draft, "paraphrases": list(paraphrases)}
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"{error.args[0]!r} is missing" if error.args else "a key is missing"
+    return str(error) if type(error) in (TypeError, ValueError) and len(str(error)) < 80 else "its form is another"
