@@ -221,7 +221,7 @@ def _interval(metric: _Metric, level: float) -> Interval:
     means = metric.values.mean("prompt") if metric.values.sizes["prompt"] else metric.values.sum("prompt") * np.nan
     found = over_facts(means, level)
     n = int(means.notnull().sum())
-    return Interval(*(float(found[name]) for name in ("estimate", "low", "high")), n)
+    return Interval(float(found.estimate), float(found.low), float(found.high), n)
 
 
 def _harmonic(scores: list[xr.DataArray], level: float) -> Interval:
@@ -234,10 +234,11 @@ def _harmonic(scores: list[xr.DataArray], level: float) -> Interval:
     statistic = _harmonic_of(np.array(sums), np.array(counts))
     with np.errstate(invalid="ignore"):  # without spread there is no acceleration: said by the NaNs
         found = bca_interval(np.arange(len(sums[0])), level, statistic=statistic)
-    estimate = _hmean([float(mean.mean()) for mean in means])
+    estimate = float(_hmean([float(mean.mean()) for mean in means]))
     if np.isnan(found.low):
         together = [share_over_records(score, 1 - (1 - level) / len(scores)) for score in scores]
-        return Interval(estimate, _hmean([one.low for one in together]), _hmean([one.high for one in together]), n)
+        low, high = (_hmean([getattr(one, end) for one in together]) for end in ("low", "high"))
+        return Interval(estimate, float(low), float(high), n)
     return Interval(estimate, found.low, found.high, n)
 
 
@@ -257,8 +258,8 @@ def _harmonic_of(sums: np.ndarray, counts: np.ndarray) -> Callable[..., np.ndarr
     return statistic
 
 
-def _hmean(values: np.ndarray | list[float]) -> np.ndarray | float:
-    return stats.hmean(np.asarray(values), axis=0)
+def _hmean(values: np.ndarray | list[float]) -> np.ndarray:
+    return np.asarray(stats.hmean(np.asarray(values), axis=0))
 
 
 def _require_distinct(names: list[str]) -> None:

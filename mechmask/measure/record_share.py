@@ -53,7 +53,8 @@ def share_over_records(shares: xr.DataArray, level: float = 0.95) -> Interval:
     means = np.nansum(rows[used], axis=1) / asked[used].sum(1)
     labels = shares["seed"].values[used] if several_draws(shares) else np.arange(n)
     mean = float(means.mean())
-    return Interval(mean, *_ends(means, cluster_codes(labels, _WHAT), int(asked.sum()), level), n)
+    low, high = _ends(means, cluster_codes(labels, _WHAT), int(asked.sum()), level)
+    return Interval(mean, low, high, n)
 
 
 def _ends(means: np.ndarray, codes: np.ndarray, n_observations: int, level: float) -> tuple[float, float]:

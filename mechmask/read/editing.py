@@ -132,7 +132,7 @@ class _Sheet:
     @classmethod
     def of(cls, facts: FactSet) -> _Sheet:
         asked = [list(questions_of(fact)) for fact in facts]
-        most = dict.fromkeys(_GROUPS, 0)
+        most: dict[str, int] = dict.fromkeys(map(str, _GROUPS), 0)
         for of in asked:
             for group, n in Counter(question.group for question in of).items():
                 most[group] = max(n, most.get(group, 0))
