@@ -65,7 +65,7 @@ def text_corpus(model: Model, corpus: str | Path | Sequence[str], n_tokens: int)
         ReadingError: if the file cannot be read as UTF-8, or a text cannot be written as UTF-8.
     """
     texts = [_read(corpus, n_tokens)] if isinstance(corpus, (str, Path)) else [_checked(text) for text in corpus]
-    prefix = _prefix(model)
+    prefix = text_prefix(model)
     n_text = LENGTH - len(prefix)
     sequences: list[tuple[int, ...]] = []
     left = n_tokens
@@ -96,7 +96,7 @@ def sampled_corpus(model: Model, logits_of: Callable[[Tensor], Tensor], n_tokens
         ReadingError: if the model's output is not finite.
     """
     generator = torch.Generator(model.device).manual_seed(seed)
-    prefix = _prefix(model)
+    prefix = text_prefix(model)
     rows: list[tuple[int, ...]] = []
     n_sequences = n_sampled(n_tokens)
     with model.inference():
@@ -120,6 +120,13 @@ def n_sample_batches(n_tokens: int) -> int:
     return math.ceil(n_sampled(n_tokens) / _SAMPLED_TOGETHER)
 
 
+def text_prefix(model: Model) -> list[int]:
+    """The special tokens that the tokenizer puts before a text."""
+    encoded = model.tokenizer("a", return_special_tokens_mask=True)
+    n = next((i for i, special in enumerate(encoded["special_tokens_mask"]) if not special), 0)
+    return list(encoded["input_ids"][:n])
+
+
 def _sample(
     model: Model,
     logits_of: Callable[[Tensor], Tensor],
@@ -140,13 +147,6 @@ def _sample(
         tokens.append(ids)
         cache = output.past_key_values
     return torch.cat(tokens, dim=1)
-
-
-def _prefix(model: Model) -> list[int]:
-    """The special tokens that the tokenizer puts before a text."""
-    encoded = model.tokenizer("a", return_special_tokens_mask=True)
-    n = next((i for i, special in enumerate(encoded["special_tokens_mask"]) if not special), 0)
-    return list(encoded["input_ids"][:n])
 
 
 def _checked(text: object) -> str:
