@@ -8,20 +8,36 @@ from collections.abc import Iterator, Sequence
 
 from pydantic import ValidationError
 
+from mechmask.errors import FactError, one_message
 from mechmask.facts.fact import Fact
 from mechmask.facts.readers.text import Entries
 from mechmask.facts.record import field_problems
 
 
-def examined(read: Entries, what: str = "the data set") -> tuple[list[Fact], list[str]]:
-    """The facts that can be parsed, and every problem of all of them, one sentence each.
+def checked(read: Entries, what: str) -> list[Fact]:
+    """The facts that a reader has read, if nothing is wrong with any of them.
 
     Warns, once, of the records of a published data set that no fact can be made of.
 
     Args:
         read: facts or mappings with a fact's fields, and what kept others from being read.
-        what: names where they were read.
+        what: names where they were read, such as a file.
+
+    Raises:
+        FactError: listing every problem of every fact in one message, or if there is no fact.
     """
+    facts, problems = _examined(read)
+    if not facts and not problems:
+        problems.append(_nothing(read, what))
+    if problems:
+        raise FactError(one_message(what, problems))
+    if read.left_out:
+        warnings.warn(f"{_left_out(read, what)}.", stacklevel=3)
+    return facts
+
+
+def _examined(read: Entries) -> tuple[list[Fact], list[str]]:
+    """The facts that can be parsed, and every problem of all of them, one sentence each."""
     facts: list[Fact] = []
     problems = list(read.problems)
     for position, entry in enumerate(read.entries, 1):
@@ -31,10 +47,6 @@ def examined(read: Entries, what: str = "the data set") -> tuple[list[Fact], lis
             problems += field_problems(f"Fact {position}", Fact, error)
     problems += [problem for fact in facts for problem in fact.problems()]
     problems += _clashes(facts)
-    if not facts and not problems:
-        problems.append(_nothing(read, what))
-    elif read.left_out and not problems:
-        warnings.warn(f"{_left_out(read, what)}.", stacklevel=4)
     return facts, problems
 
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, overload
 
-from mechmask.errors import FactError, known_names, one_message
-from mechmask.facts.check import examined
+from mechmask.errors import FactError, known_names
+from mechmask.facts.check import checked
 from mechmask.facts.fact import Example, Fact, Role
 from mechmask.facts.readers.csv import LIST_FIELDS
 from mechmask.facts.readers.memory import read_memory
@@ -22,8 +22,6 @@ from mechmask.files import write_text
 if TYPE_CHECKING:
     import pandas as pd
     from datasets import Dataset
-
-    from mechmask.facts.readers.text import Entries
 
 _OF_METRICS = ("generation_prompts", "attribute_prompts", "implications")
 _NEWER = (*_OF_METRICS, "stands_for")
@@ -56,27 +54,8 @@ class FactSet(Sequence[Fact]):
     """
 
     def __init__(self, facts: Iterable[Fact | Mapping[str, Any]] | pd.DataFrame | Dataset) -> None:
-        parsed, problems = examined(read_memory(facts))
-        if problems:
-            raise FactError(one_message("the fact set", problems))
-        self._facts = tuple(parsed)
-        self._by_id = {fact.id: fact for fact in parsed}
-
-    @classmethod
-    def of_entries(cls, read: Entries, what: str) -> FactSet:
-        """The facts that a reader has read.
-
-        Args:
-            read: what was read.
-            what: names it where there are several problems.
-
-        Raises:
-            FactError: listing every problem of every fact in one message, or if there is no fact.
-        """
-        parsed, problems = examined(read, what)
-        if problems:
-            raise FactError(one_message(what, problems))
-        return cls._selection(parsed)
+        self._facts = tuple(checked(read_memory(facts), "the fact set"))
+        self._by_id = {fact.id: fact for fact in self._facts}
 
     @classmethod
     def _selection(cls, facts: Iterable[Fact]) -> FactSet:

@@ -6,7 +6,9 @@ read wherever its records lie, one line in ``readers.published.DATA_SETS``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import gc
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from mechmask.errors import FactError, known_names, one_message
+from mechmask.facts.check import checked
 from mechmask.facts.fact import Example, Fact
 from mechmask.facts.fact_set import FactSet
 from mechmask.facts.readers.csv import read_csv
@@ -69,9 +72,10 @@ def load_facts(
     if format not in ("auto", *FORMATS):
         raise FactError(f"No format of fact files is called {format!r}. {known_names(format, ['auto', *FORMATS])}")
     if not isinstance(path, str | Path):
-        return FactSet.of_entries(read_memory(path, _of_records(format)), "the fact set")
+        return FactSet._selection(checked(read_memory(path, _of_records(format)), "the fact set"))
     path = Path(path)
-    return FactSet.of_entries(_reader(path, format)(path), path.name)
+    with _collector_paused():
+        return FactSet._selection(checked(_reader(path, format)(path), path.name))
 
 
 def as_fact_set(
@@ -129,6 +133,21 @@ def as_examples(
             "facts.contradiction_examples() turns facts into examples."
         )
     return as_fact_set(entries).contradiction_examples()
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Keep Python's cyclic garbage collector from going over the facts again and again while they become more.
+
+    Half of the time of 20,000 records of CounterFact went there; no fact holds a cycle.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _of_records(format: str) -> str | None:

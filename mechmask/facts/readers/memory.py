@@ -16,16 +16,17 @@ from mechmask.facts.readers.published import from_records, the_format
 from mechmask.facts.readers.text import Entries
 
 if TYPE_CHECKING:
-    from datasets import Dataset, IterableDataset
+    import pandas as pd
+    from datasets import Dataset
 
 
-def is_dataset(thing: object) -> TypeGuard[Dataset | IterableDataset]:
+def is_dataset(thing: object) -> TypeGuard[Dataset]:
     """Whether ``thing`` is a data set of Hugging Face's library ``datasets``."""
     datasets = sys.modules.get("datasets")
     return datasets is not None and isinstance(thing, datasets.Dataset | datasets.IterableDataset)
 
 
-def is_table(thing: object) -> bool:
+def is_table(thing: object) -> TypeGuard[pd.DataFrame | Dataset]:
     """Whether ``thing`` has rows: a pandas table or a ``datasets.Dataset``."""
     return is_dataframe(thing) or is_dataset(thing)
 
