@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mechmask.errors import FactError, known_names, one_message
-from mechmask.facts.fact import Fact, Neighbor
+from mechmask.facts.fact import Fact, Implication, Neighbor
 from mechmask.facts.fact_set import FactSet
 from mechmask.facts.readers.pararel import N_NEIGHBORS, Relation, relations
 from mechmask.facts.readers.text import Entries
@@ -16,6 +16,8 @@ from mechmask.facts.readers.text import Entries
 
 def with_pararel(facts: FactSet, directory: str | Path, *, neighbors: int = N_NEIGHBORS) -> FactSet:
     """The facts with ParaRel's patterns as further paraphrases and its other subjects as further neighbors.
+
+    Where the relation is asked in reverse too, the question is a further implication.
 
     A subject that the set has a fact of the same relation about is no neighbor: it may be contradicted too.
 
@@ -49,4 +51,8 @@ def _with(fact: Fact, relation: Relation, asked: set[str], n: int) -> Fact:
     found = relation.neighbors(fact.subject, fact.old, n + len(own), without=asked)
     more = [Neighbor(**one) for one in found if one["prompt"] not in own]
     together = (*fact.neighbors, *more[: max(0, n - len(fact.neighbors))])
-    return fact.model_copy(update={"paraphrases": tuple(paraphrases), "neighbors": together})
+    implied = dict.fromkeys(
+        (*fact.implications, *(Implication(**one) for one in relation.implications(fact.subject, fact.new)))
+    )
+    update = {"paraphrases": tuple(paraphrases), "neighbors": together, "implications": tuple(implied)}
+    return fact.model_copy(update=update)

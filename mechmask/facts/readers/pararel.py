@@ -5,6 +5,11 @@ is the prompt, the others are paraphrases; the object is the old value. New valu
 the relation, the most frequent first, none of which the relation has for that subject too. Neighbors are other subjects
 in the relation's first pattern with their own objects, those that share the old value first.
 
+Patterns that end in the subject ask in reverse ("Rome is the capital of"): they are implications of kind ``reverse``,
+with the new value in the object's place and the subject as answer. Only relations have them that are nearly one to one
+(an object has fewer than two subjects on average, and few subjects have a second object), such as capitals: of others
+the answer would be one of many.
+
 A subject with several objects is one fact, about the first of them. Where two relations ask alike ("Paris is located
 in"), the later fact takes its next pattern as prompt.
 """
@@ -31,6 +36,7 @@ N_NEIGHBORS = 10
 SAME_SUBJECT = "the relation has an earlier pair of the same subject"
 NO_PATTERN = "the relation has no pattern that ends in its object"
 _ENDS_IN_OBJECT = re.compile(r"(?P<before>.*\[X\].*\S)\s*\[Y\]\s*\.?\s*")
+_ENDS_IN_SUBJECT = re.compile(r"(?P<before>.*\[Y\].*\S)\s*\[X\]\s*\.?\s*")
 
 
 class Relation:
@@ -38,12 +44,14 @@ class Relation:
 
     Args:
         name: such as ``P19``.
-        templates: prompts with ``[X]`` for the subject, the first one first.
+        patterns: with ``[X]`` for the subject and ``[Y]`` for the object, the first one first.
         pairs: subjects with their objects, each in the order of the data set.
     """
 
-    def __init__(self, name: str, templates: Sequence[str], pairs: Mapping[str, Sequence[str]]) -> None:
-        self.name, self.templates, self.pairs = name, tuple(templates), pairs
+    def __init__(self, name: str, patterns: Sequence[str], pairs: Mapping[str, Sequence[str]]) -> None:
+        self.name, self.pairs = name, pairs
+        self.templates = _before_the_end(patterns, _ENDS_IN_OBJECT)
+        self._reversed = _before_the_end(patterns, _ENDS_IN_SUBJECT)
 
     def prompts(self, subject: str) -> list[str]:
         """Every prompt about a subject, the first template's first."""
@@ -67,6 +75,17 @@ class Relation:
             others = list(dict.fromkeys([*others, *self._all.after(subject, 2 * n, without)]))[:n]
         first = self.templates[0]
         return [{"prompt": first.replace("[X]", other), "value": self.pairs[other][0]} for other in others]
+
+    def implications(self, subject: str, new: str) -> list[dict[str, str]]:
+        """The first pattern that ends in the subject, asked of a new value; none where the answer is one of many."""
+        if not self._reversed or not self._is_one_to_one:
+            return []
+        return [{"prompt": self._reversed[0].replace("[Y]", new), "value": subject, "kind": "reverse"}]
+
+    @cached_property
+    def _is_one_to_one(self) -> bool:
+        n_pairs, n_subjects = sum(map(len, self.pairs.values())), len(self.pairs)
+        return n_subjects < 2 * len(self._of_value) and n_pairs < 1.25 * n_subjects
 
     @cached_property
     def _all(self) -> _Ring:
@@ -108,7 +127,8 @@ def read_pararel(path: Path) -> Entries:
     read = Entries()
     drafts: list[Draft] = []
     taken: set[str] = set()
-    for relation in relations(path, read):
+    known = {relation.name: relation for relation in relations(path, read)}
+    for relation in known.values():
         for subject, objects in relation.pairs.items():
             prompts = relation.prompts(subject)
             free = next((prompt for prompt in prompts if prompt not in taken), None)
@@ -117,7 +137,10 @@ def read_pararel(path: Path) -> Entries:
                 continue
             taken.add(free)
             drafts.append(_draft(relation, subject, objects, free, prompts))
-    return with_rivals(drafts, read)
+    with_rivals(drafts, read)
+    for entry in read.entries:
+        entry["implications"] = known[entry["relation"]].implications(entry["subject"], entry["new"])
+    return read
 
 
 def relations(path: Path, read: Entries) -> Iterator[Relation]:
@@ -137,8 +160,9 @@ def relations(path: Path, read: Entries) -> Iterator[Relation]:
             "data of the published repository."
         )
     for file in sorted(pairs.glob("*.jsonl"), key=lambda file: (len(file.stem), file.stem)):
-        templates = _templates(patterns / file.name, read) if (patterns / file.name).is_file() else []
-        yield Relation(file.stem, templates, _pairs(file, read))
+        spelled = patterns / file.name
+        texts = [pattern for (pattern,) in _rows(spelled, read, "pattern")] if spelled.is_file() else []
+        yield Relation(file.stem, texts, _pairs(file, read))
 
 
 def _below(path: Path, names: Sequence[str]) -> Path | None:
@@ -146,9 +170,10 @@ def _below(path: Path, names: Sequence[str]) -> Path | None:
     return next((place for place in places if os.path.isdir(place)), None)  # noqa: PTH112  (never raises)
 
 
-def _templates(file: Path, read: Entries) -> list[str]:
-    found = [_ENDS_IN_OBJECT.fullmatch(pattern) for (pattern,) in _rows(file, read, "pattern")]
-    return list(dict.fromkeys(match["before"] for match in found if match and "[Y]" not in match["before"]))
+def _before_the_end(patterns: Iterable[str], ending: re.Pattern[str]) -> tuple[str, ...]:
+    """What stands before the last slot of the patterns that end in it, each once."""
+    found = (ending.fullmatch(pattern) for pattern in patterns if pattern.count("[X]") == pattern.count("[Y]") == 1)
+    return tuple(dict.fromkeys(match["before"] for match in found if match))
 
 
 def _pairs(file: Path, read: Entries) -> dict[str, list[str]]:

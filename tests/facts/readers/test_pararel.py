@@ -1,0 +1,191 @@
+"""ParaRel's directory: prompts are patterns that end in the object, neighbors other subjects with their own objects."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+
+import pytest
+
+import mechmask as mm
+from mechmask.errors import FactError
+from mechmask.facts.pararel import with_pararel
+
+PATTERNS = {
+    "P36": [
+        "The capital of [X] is [Y] .",
+        "[Y] is the capital of [X].",
+        "[X]'s capital is [Y]",
+        "[X], capital [Y] city.",
+    ],
+    "P30": ["[X] is located in [Y].", "[X] is a part of the continent of [Y]."],
+    "P131": ["[X] is located in [Y] ."],
+}
+PAIRS = {
+    "P36": [
+        ("France", "Paris"),
+        ("Spain", "Madrid"),
+        ("Italy", "Rome"),
+        ("Gaul", "Paris"),
+        ("Italy", "Turin"),
+        ("Peru", "Lima"),
+    ],
+    "P30": [("France", "Europe"), ("Egypt", "Africa"), ("Egypt", "Asia")],
+    "P131": [("France", "Europe"), ("Lyon", "France")],
+    "P31": [("France", "country")],
+}
+
+
+def _lines(rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.fixture
+def directory(tmp_path):
+    patterns, pairs = tmp_path / "data" / "pattern_data" / "graphs_json", tmp_path / "data" / "trex_lms_vocab"
+    patterns.mkdir(parents=True)
+    pairs.mkdir()
+    for name, texts in PATTERNS.items():
+        (patterns / f"{name}.jsonl").write_text(_lines({"pattern": text, "lemma": "x"} for text in texts))
+    for name, rows in PAIRS.items():
+        (pairs / f"{name}.jsonl").write_text(_lines({"sub_label": s, "obj_label": o, "uuid": "u"} for s, o in rows))
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore:.*were left out")
+def test_a_pair_is_a_fact_in_every_pattern_that_ends_in_its_object(directory):
+    facts = mm.load_facts(directory)
+    france = facts["France/P36"]
+    assert (france.subject, france.prompt, france.old) == ("France", "The capital of France is", "Paris")
+    assert (france.paraphrases, france.relation) == (("France's capital is",), "P36")
+    assert {france.new, *france.distractors} == {"Madrid", "Rome", "Lima"}
+    assert [(n.prompt, n.value) for n in france.neighbors] == [
+        ("The capital of Gaul is", "Paris"),  # shares the old value
+        ("The capital of Spain is", "Madrid"),
+        ("The capital of Italy is", "Rome"),
+        ("The capital of Peru is", "Lima"),
+    ]
+    (reverse,) = france.implications
+    assert (reverse.prompt, reverse.value, reverse.kind) == (f"{france.new} is the capital of", "France", "reverse")
+    assert facts["Egypt/P30"].implications == ()
+    assert mm.load_facts(directory / "data") == mm.load_facts(str(directory), "pararel") == facts
+
+
+def test_what_is_left_out_is_counted(directory):
+    with pytest.warns(UserWarning) as caught:
+        facts = mm.load_facts(directory)
+    (warning,) = caught
+    said = str(warning.message)
+    assert "an earlier pair of the same subject" in said and "no pattern that ends in its object" in said
+    assert "2 because the relation has an earlier pair" in said and "1 because the relation has no pattern" in said
+    assert "Turin" not in {facts["Italy/P36"].new, *facts["Italy/P36"].distractors}, "Italy's other capital is true"
+    # France is located in, of two relations: the second one has no other pattern, and Egypt no wrong continent but one
+    assert "France/P131" not in facts.ids or "France/P30" not in facts.ids
+    assert facts["Egypt/P30"].new == "Europe"
+
+
+@pytest.mark.filterwarnings("ignore:.*were left out")
+def test_relations_that_ask_alike_take_another_pattern(directory):
+    (directory / "data" / "pattern_data" / "graphs_json" / "P131.jsonl").write_text(
+        _lines({"pattern": text} for text in ("[X] is located in [Y] .", "[X] lies in [Y]."))
+    )
+    facts = mm.load_facts(directory)
+    assert facts["France/P30"].prompt == "France is located in"
+    assert facts["France/P131"].prompt == "France lies in"
+    assert facts["France/P131"].paraphrases == ("France is located in",)
+
+
+def test_what_is_wrong_in_the_files_is_said_at_once(directory):
+    (directory / "data" / "pattern_data" / "graphs_json" / "P36.jsonl").write_text('{"pattern": 3}\n{nope\n')
+    (directory / "data" / "trex_lms_vocab" / "P36.jsonl").write_text('{"sub_label": "France"}\n[]\n')
+    with pytest.raises(FactError) as caught:
+        mm.load_facts(directory)
+    message = str(caught.value)
+    assert message.startswith(f"4 problems in {directory.name}:")
+    assert "Line 1 of P36.jsonl is not one of ParaRel ('pattern' is not text)" in message
+    assert "Line 1 of P36.jsonl is not one of ParaRel ('obj_label' is missing)" in message
+    with pytest.raises(FactError, match="4 problems"):
+        with_pararel(mm.FactSet([_capital()]), directory)
+
+
+def test_another_directory_is_refused(tmp_path):
+    with pytest.raises(FactError, match="is not a directory of ParaRel: it lacks"):
+        mm.load_facts(tmp_path, "pararel")
+    with pytest.raises(FactError, match=r"The format of .* is not known: it has no ending\..*directory of ParaRel"):
+        mm.load_facts(tmp_path)
+
+
+def _capital(**changes):
+    return mm.Fact(
+        **{
+            "subject": "France",
+            "prompt": "France's capital is",
+            "old": "Paris",
+            "new": "Bonn",
+            "relation": "P36",
+            **changes,
+        }
+    )
+
+
+def test_facts_of_any_origin_get_paraphrases_and_neighbors(directory):
+    own = mm.Neighbor(prompt="The capital of Spain is", value="Madrid")
+    other = _capital(subject="Uxmon", prompt="The mass of Uxmon is", relation="mass")
+    rome = _capital(subject="Italy", prompt="Italy's capital is", old="Rome")
+    facts = mm.FactSet([_capital(paraphrases=("France has its capital in",), neighbors=(own,)), other, rome])
+    more = with_pararel(facts, directory, neighbors=2)
+    assert more[0].paraphrases == ("France has its capital in", "The capital of France is")
+    assert [n.prompt for n in more[0].neighbors] == ["The capital of Spain is", "The capital of Gaul is"]
+    assert [i.prompt for i in more[0].implications] == ["Bonn is the capital of"]
+    assert with_pararel(more, directory, neighbors=2) == more
+    assert more[1] == other
+    assert "Italy" not in " ".join(n.prompt for n in with_pararel(facts, directory)[0].neighbors), "it is contested too"
+    bare = {"paraphrases": (), "neighbors": (), "implications": ()}
+    assert [one.model_copy(update=bare) for one in more] == [one.model_copy(update=bare) for one in facts]
+    with pytest.raises(FactError, match=r"No fact is of a relation of ParaRel\..*Known are P30, P36, P131"):
+        with_pararel(mm.FactSet([other]), directory)
+
+
+@pytest.fixture(scope="module")
+def published(shared_data):
+    path = shared_data / "pararel"
+    with pytest.warns(UserWarning, match="3605 of 29411 records of pararel were left out"):
+        return path / "data", mm.load_facts(path)
+
+
+def test_the_published_facts(published):
+    path, facts = published
+    assert len(facts) == 25_806 and len({fact.relation for fact in facts}) == 39
+    true = defaultdict(set)
+    for file in (path / "trex_lms_vocab").iterdir():
+        for one in map(json.loads, file.read_text(encoding="utf-8").splitlines()):
+            true[file.stem, one["sub_label"]].add(one["obj_label"])
+    patterns = {
+        file.stem: {json.loads(line)["pattern"] for line in file.read_text(encoding="utf-8").splitlines()}
+        for file in (path / "pattern_data" / "graphs_json").iterdir()
+    }
+    reverse = {fact.relation: fact.implications[0].prompt for fact in facts if fact.implications}
+    assert reverse.keys() == {"P36", "P1376"}, "capitals: of others, such as borders, many answers are right"
+    for fact in list(facts)[::50]:
+        assert all(i.value == fact.subject and fact.new in i.prompt for i in fact.implications)
+        answers = true[fact.relation, fact.subject]
+        assert fact.old in answers and not answers & {fact.new, *fact.distractors}
+        spelled = {re.sub(r"[\s.]+$", "", one.replace("[X]", fact.subject)) for one in patterns[fact.relation]}
+        assert {f"{phrasing} [Y]" for phrasing in fact.phrasings} == {one for one in spelled if one.endswith(" [Y]")}
+        assert len(fact.neighbors) == 10 or fact.relation == "P264"
+        for neighbor in fact.neighbors:
+            first, last = fact.prompt.split(fact.subject, 1)
+            about = neighbor.prompt.removeprefix(first).removesuffix(last)
+            if neighbor.prompt == first + about + last:
+                assert about != fact.subject and neighbor.value in true[fact.relation, about]
+
+
+def test_published_facts_of_counterfact_are_enriched(published, shared_data):
+    facts = mm.load_facts(shared_data / "counterfact" / "counterfact.json")
+    more = with_pararel(facts, published[0], neighbors=12)
+    relations = {fact.relation for fact in published[1]}
+    known = [fact for fact in more if fact.relation in relations]
+    assert len(known) > 600
+    assert all(len(fact.neighbors) == 12 for fact in known)
+    assert sum(len(fact.paraphrases) for fact in more) > sum(len(fact.paraphrases) for fact in facts) + 1000
