@@ -25,18 +25,18 @@ def from_records(records: Iterable[Any], where: Where = record_name) -> Entries:
 
 
 def _draft(record: Mapping[str, Any], position: int) -> Draft:
+    subject, prompt, new = text(record, "subject"), text(record, "prompt"), _first(record["target_new"])
     truths = _answers(record.get("ground_truth"))
     if not truths:
         raise NoFactError(NO_OLD)
-    subject = text(record, "subject")
     rephrased = next((record[key] for key in ("rephrase_prompt", "rephrase") if record.get(key)), [])
     beside = [*_asked(record.get("locality")), *_flat(record, "locality")]
     return {
         "id": f"{subject}/{record.get('case_id', position)}",
         "subject": subject,
-        "prompt": text(record, "prompt"),
+        "prompt": prompt,
         "old": truths[0],
-        "new": _first(record["target_new"]),
+        "new": new,
         "paraphrases": [bare(one, "rephrase_prompt") for one in _listed(rephrased)],
         "neighbors": [{"prompt": prompt, "value": value} for _, prompt, value in beside],
         "implications": [

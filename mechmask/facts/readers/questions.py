@@ -15,7 +15,7 @@ _OPENERS = frozenset(
     "a after an and are as at can could did do does during for from had has have how if in is of on or since the this "
     "to was were what when where which while who whom whose why will with would".split()
 )
-_LINKS = frozenset("a de der di du for in la le of the to van von".split())
+_LINKS = frozenset("a de der di du la le of the to van von".split())
 _WORD = re.compile("[^\\W_][\\w.&/+'\u2019-]*")
 _TAIL = re.compile("(?:['\u2019]s?|[-&/+_]|(?<![A-Z])[.])+$")
 
@@ -77,6 +77,6 @@ def _shape(answer: str) -> str:
         return "a year"
     if any(character.isdigit() for character in answer):
         return "a number"
-    if answer[:1] in "\"'\u2018\u201c":
+    if answer.startswith(('"', "'", "\u2018", "\u201c")):
         return "a title"
     return "a name" if answer[:1].isupper() else "words"
