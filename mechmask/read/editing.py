@@ -193,11 +193,13 @@ def _longest(contests: ContestSet) -> int:
 
 def _dataset(model: Model, table: RouteTable, top: Int[np.ndarray, "contest route token"]) -> xr.Dataset:
     asked, texts = np.full(top.shape, -1), np.full(table.logprob.shape, "", dtype=object)
+    values = {ids for contest in table.contests for ids in contest.routes.values()}
+    spelled = {ids: token_texts(model.tokenizer, ids) for ids in values}
     for number, contest in enumerate(table.contests):
         for route, ids in contest.routes.items():
             cell = table.cell(number, route)
             asked[cell][: len(ids)] = ids
-            texts[cell] = token_texts(model.tokenizer, ids)
+            texts[cell] = spelled[ids]
     count = np.where(table.n_tokens > 0, table.n_tokens, np.nan)
     n_right = ((top == asked) & (asked >= 0)).sum(-1)
     per_route = ("route",)
