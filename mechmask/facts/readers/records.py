@@ -20,6 +20,7 @@ Where = Callable[[int], str]
 NO_SUBJECT = "the prompt does not name the subject"
 NO_VALUE = "a value is empty"
 ONE_VALUE = "the new value is a true one"
+WITHIN = "old or new value is the beginning of the other"
 SAME_PROMPT = "an earlier record has the same prompt"
 
 
@@ -118,6 +119,8 @@ def _usable(draft: Draft, prompts: set[str]) -> Draft:
         raise NoFactError(NO_VALUE)
     if draft.get("new") in (draft["old"], *draft.get("also_true", ())):
         raise NoFactError(ONE_VALUE)
+    if len(values) > 1 and (f"{values[0]} ".startswith(f"{values[1]} ") or f"{values[1]} ".startswith(f"{values[0]} ")):
+        raise NoFactError(WITHIN)  # as tokens they could not be told apart
     if not draft["subject"] or draft["subject"] not in draft["prompt"]:
         raise NoFactError(NO_SUBJECT)
     if draft["prompt"] in prompts:

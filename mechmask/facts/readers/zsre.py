@@ -11,7 +11,7 @@ questions in the same words, since this form names no relation.
   is read of old there is about an arbitrary wrong answer, not about one that a model held.
 
 A record whose ``alt`` is one of its answers is left out of both, so that both have the same facts; so is one whose
-``alt`` is empty, as in EasyEdit.
+``alt`` is empty, as in EasyEdit, or one of whose values is the beginning of the other.
 """
 
 from __future__ import annotations
