@@ -101,4 +101,4 @@ class SecondMoment:
         ]
         cause = " and ".join(causes) or "some directions of the keys determine others"
         more = f", or more than {width} tokens" if self.n_tokens < width and not n_dead else ""
-        return f"{what} with a shrinkage of {self.shrinkage:g}: {cause}. Give a larger shrinkage, such as 1e-3{more}."
+        return f"{what} with a shrinkage of {self.shrinkage:g}: {cause}. Give a larger shrinkage, such as 1e-2{more}."

@@ -228,8 +228,10 @@ def stop_after(monkeypatch, n):
     monkeypatch.setattr(KeySums, "_pass", until)
 
 
-def test_an_interrupted_run_goes_on_to_the_same_bits(tiny, monkeypatch, tmp_path, passes, root):
+def test_an_interrupted_run_goes_on_to_the_same_bits(tiny, monkeypatch, tmp_path, passes, traced):
     model = tiny("llama")
+    model.anatomy.blocks[0].train()
+    before = traced(model.module)
     whole = moments(model, batch_size=1)
     n = len(passes)
     monkeypatch.setenv("MECHMASK_CACHE", str(tmp_path / "second"))
@@ -238,6 +240,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tiny, monkeypatch, tmp_path
         stop_after(patched, 4)
         with pytest.raises(StoppedError):
             moments(model, batch_size=1)
+    assert traced(model.module) == before
     passes.clear()
     resumed = moments(model, batch_size=1)
     assert len(passes) == n - 4 > 0
