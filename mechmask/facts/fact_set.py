@@ -21,7 +21,7 @@ from mechmask.files import write_text
 
 if TYPE_CHECKING:
     import pandas as pd
-    from datasets import Dataset
+    from datasets import Dataset as HubDataset
 
 _OF_METRICS = ("generation_prompts", "attribute_prompts", "implications")
 _NEWER = (*_OF_METRICS, "stands_for")
@@ -53,7 +53,7 @@ class FactSet(Sequence[Fact]):
         True
     """
 
-    def __init__(self, facts: Iterable[Fact | Mapping[str, Any]] | pd.DataFrame | Dataset) -> None:
+    def __init__(self, facts: Iterable[Fact | Mapping[str, Any]] | pd.DataFrame | HubDataset) -> None:
         self._facts = tuple(checked(read_memory(facts), "the fact set"))
         self._by_id = {fact.id: fact for fact in self._facts}
 

@@ -29,7 +29,7 @@ from mechmask.facts.record import field_problems, unreadable_texts
 
 if TYPE_CHECKING:
     import pandas as pd
-    from datasets import Dataset
+    from datasets import Dataset as HubDataset
 
 FORMATS: dict[str, Callable[[Path], Entries]] = {
     "jsonl": read_jsonl,
@@ -41,7 +41,7 @@ _ENDINGS = ("jsonl", "csv", "json")
 
 
 def load_facts(
-    path: str | Path | Sequence[Mapping[str, Any]] | pd.DataFrame | Dataset, format: str = "auto"
+    path: str | Path | Sequence[Mapping[str, Any]] | pd.DataFrame | HubDataset, format: str = "auto"
 ) -> FactSet:
     """The facts of a file, or of the records of a data set.
 
@@ -79,7 +79,7 @@ def load_facts(
 
 
 def as_fact_set(
-    facts: FactSet | Sequence[Fact | Mapping[str, Any]] | pd.DataFrame | Dataset | str | Path,
+    facts: FactSet | Sequence[Fact | Mapping[str, Any]] | pd.DataFrame | HubDataset | str | Path,
 ) -> FactSet:
     """A fact set from anything that a reading or an edit accepts as facts, checked as ``FactSet`` checks.
 
@@ -100,7 +100,7 @@ def as_fact_set(
 
 
 def as_examples(
-    examples: Sequence[Example | Fact | Mapping[str, Any]] | FactSet | pd.DataFrame | Dataset | str | Path,
+    examples: Sequence[Example | Fact | Mapping[str, Any]] | FactSet | pd.DataFrame | HubDataset | str | Path,
 ) -> list[Example]:
     """Training examples from anything that fine-tuning accepts.
 

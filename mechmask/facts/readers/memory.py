@@ -17,16 +17,16 @@ from mechmask.facts.readers.text import Entries
 
 if TYPE_CHECKING:
     import pandas as pd
-    from datasets import Dataset
+    from datasets import Dataset as HubDataset
 
 
-def is_dataset(thing: object) -> TypeGuard[Dataset]:
+def is_dataset(thing: object) -> TypeGuard[HubDataset]:
     """Whether ``thing`` is a data set of Hugging Face's library ``datasets``."""
     datasets = sys.modules.get("datasets")
     return datasets is not None and isinstance(thing, datasets.Dataset | datasets.IterableDataset)
 
 
-def is_table(thing: object) -> TypeGuard[pd.DataFrame | Dataset]:
+def is_table(thing: object) -> TypeGuard[pd.DataFrame | HubDataset]:
     """Whether ``thing`` has rows: a pandas table or a ``datasets.Dataset``."""
     return is_dataframe(thing) or is_dataset(thing)
 
