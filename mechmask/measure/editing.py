@@ -29,15 +29,16 @@ Right = Literal["success", "exact"]
 _WHAT = "Editing scores"
 _KNOWN_GROUPS = ("rewrite", "paraphrase", "neighborhood")
 _DIMS = ("fact", "prompt", "route")
-_VARIABLES = ("nll", "token_accuracy", "exact", "top_token", "group")
+_VARIABLES = ("nll", "token_accuracy", "exact", "top_token", "n_tokens", "group")
 
 
 class _Metric(NamedTuple):
-    """One number: what the field calls it, and its values by record and prompt."""
+    """One number: what the field calls it, its values by record and prompt, and of how many tokens each is a share."""
 
     name: str
     abbreviation: str
     values: xr.DataArray
+    tokens: xr.DataArray | None = None
     is_share: bool = True
 
 
@@ -91,7 +92,8 @@ def editing_scores(reading: xr.Dataset, before: xr.Dataset | None = None, level:
     metrics = [*_successes(reading), *_magnitudes(reading), *_accuracies(reading)]
     if before is not None:
         _require_alike(before, reading, _WHAT, "before", "reading")
-        metrics.append(_Metric("locality", "", _agreement(before, reading)))
+        tokens = _at(reading, "n_tokens", "neighborhood", "old")
+        metrics.append(_Metric("locality", "", _agreement(before, reading), tokens))
     metrics += _implied(reading)
     _require_distinct([metric.name for metric in metrics])
     rows = {metric.name: (metric.abbreviation, _interval(metric, level)) for metric in metrics}
@@ -169,7 +171,7 @@ def _accuracies(reading: xr.Dataset) -> list[_Metric]:
     exact, tokens = ("efficacy", "paraphrase", "neighborhood"), ("reliability", "generalization", "specificity")
     return [
         *(_Metric(f"{n}_exact", "", _at(reading, "exact", *of)) for n, of in zip(exact, asked, strict=True)),
-        *(_Metric(n, "", _at(reading, "token_accuracy", *of)) for n, of in zip(tokens, asked, strict=True)),
+        *(_of_tokens(n, reading, *of) for n, of in zip(tokens, asked, strict=True)),
     ]
 
 
@@ -181,10 +183,19 @@ def _implied(reading: xr.Dataset) -> list[_Metric]:
     asked = {"portability": together} if together else {}
     asked |= {kind: [kind] for kind in kinds if kind != "portability"}
     return [
-        _Metric(name, "", _at(reading, variable, of, "new"))
+        metric
         for kind, of in asked.items()
-        for name, variable in ((kind, "token_accuracy"), (f"{kind}_exact", "exact"))
+        for metric in (
+            _of_tokens(kind, reading, of, "new"),
+            _Metric(f"{kind}_exact", "", _at(reading, "exact", of, "new")),
+        )
     ]
+
+
+def _of_tokens(name: str, reading: xr.Dataset, group: str | list[str], route: str) -> _Metric:
+    """The share of a value's tokens that are right."""
+    right, tokens = (_at(reading, variable, group, route) for variable in ("token_accuracy", "n_tokens"))
+    return _Metric(name, "", right, tokens)
 
 
 def _at(reading: xr.Dataset, variable: str, group: str | list[str], route: str) -> xr.DataArray:
@@ -217,7 +228,7 @@ def _agreement(before: xr.Dataset, reading: xr.Dataset) -> xr.DataArray:
 
 def _interval(metric: _Metric, level: float) -> Interval:
     if metric.is_share:
-        return share_over_records(metric.values, level)
+        return share_over_records(metric.values, level, behind=metric.tokens)
     means = metric.values.mean("prompt") if metric.values.sizes["prompt"] else metric.values.sum("prompt") * np.nan
     found = over_facts(means, level)
     n = int(means.notnull().sum())

@@ -19,7 +19,7 @@ from mechmask.measure.statistics import Interval, several_draws
 _WHAT = "A share over records"
 
 
-def share_over_records(shares: xr.DataArray, level: float = 0.95) -> Interval:
+def share_over_records(shares: xr.DataArray, level: float = 0.95, *, behind: xr.DataArray | None = None) -> Interval:
     """Mean over facts of each one's mean over prompts, with an interval after Korn and Graubard (1998).
 
     Where every record is wholly right or wholly wrong it is that of Clopper and Pearson over records. With as many
@@ -33,12 +33,15 @@ def share_over_records(shares: xr.DataArray, level: float = 0.95) -> Interval:
         shares: ``[fact]`` or ``[fact, prompt]``, between 0 and 1, NaN where a fact is not asked; where ``seed[fact]``
             says that facts are of several draws, each draw is a cluster, since its facts were trained together.
         level: of the interval.
+        behind: how many observations each value is a share of, such as tokens; counts in the shape of ``shares``, one
+            by default.
 
     Returns:
         Mean and interval, shares; ``n`` counts the facts that were asked. NaN without any.
 
     Raises:
-        ReadingError: if there is no dimension ``fact``, a value is not between 0 and 1, or the level is not.
+        ReadingError: if there is no dimension ``fact``, a value is not between 0 and 1, the level is not, or the counts
+            are of another shape.
 
     Examples:
         >>> import xarray as xr
@@ -48,7 +51,9 @@ def share_over_records(shares: xr.DataArray, level: float = 0.95) -> Interval:
     """
     require_level(level, _WHAT)
     _require_shares(shares)
-    rows = shares.transpose("fact", ...).values.reshape(shares.sizes["fact"], -1)
+    if behind is not None and dict(behind.sizes) != dict(shares.sizes):
+        raise ReadingError(f"{_WHAT} needs a count for every value, not {dict(behind.sizes)}. Give them alike.")
+    rows = _rows(shares)
     asked = ~np.isnan(rows)
     used = asked.any(1)
     n = int(used.sum())
@@ -57,8 +62,14 @@ def share_over_records(shares: xr.DataArray, level: float = 0.95) -> Interval:
     means = np.nansum(rows[used], axis=1) / asked[used].sum(1)
     labels = shares["seed"].values[used] if several_draws(shares) else np.arange(n)
     mean = float(means.mean())
-    low, high = _ends(means, cluster_codes(labels, _WHAT), int(asked.sum()), level)
+    n_observations = int(asked.sum()) if behind is None else int(_rows(behind)[asked].sum())
+    low, high = _ends(means, cluster_codes(labels, _WHAT), n_observations, level)
     return Interval(mean, low, high, n)
+
+
+def _rows(values: xr.DataArray) -> np.ndarray:
+    """Values ``[fact, value]``."""
+    return values.transpose("fact", ...).values.reshape(values.sizes["fact"], -1)
 
 
 def _ends(means: np.ndarray, codes: np.ndarray, n_observations: int, level: float) -> tuple[float, float]:

@@ -62,7 +62,7 @@ def read_editing(model: Model | Variant, facts: Facts, *, batch_size: int = 32) 
         ChangeError: if a state's change was made on another model.
     """
     with active(model) as now:
-        sheet = _Sheet.of(facts_of(facts, distractors=False))
+        sheet = Sheet.of(facts_of(facts, distractors=False))
         contests = sheet.contests(now)
         table = RouteTable(now.tokenizer, contests, "mean")
         top = np.full((*table.logprob.shape, _longest(contests)), -1)
@@ -116,7 +116,7 @@ def questions_of(fact: Fact) -> Iterator[Question]:
 
 
 @dataclass(frozen=True)
-class _Sheet:
+class Sheet:
     """The questions of all facts and the column along ``prompt`` in which each stands.
 
     Attributes:
@@ -130,7 +130,12 @@ class _Sheet:
     rows: tuple[Mapping[int, Question], ...]
 
     @classmethod
-    def of(cls, facts: FactSet) -> _Sheet:
+    def of(cls, facts: FactSet) -> Sheet:
+        """The questions of some facts.
+
+        Raises:
+            ReadingError: if an implication is of a kind that the other prompts have.
+        """
         asked = [list(questions_of(fact)) for fact in facts]
         most: dict[str, int] = dict.fromkeys(map(str, _GROUPS), 0)
         for of in asked:

@@ -37,6 +37,7 @@ def reading(nll, groups=GROUPS, **changes):
             "text": (("fact", "prompt"), texts[..., 0]),
             "value": (dims, texts),
             "token": (dims, texts),
+            "n_tokens": (dims, np.where(read, 2, 0)),
             **changes,
         },
     )

@@ -48,6 +48,18 @@ def test_draws_are_clusters():
     assert found[:3] == pytest.approx(clustered_share(won == 1, seed)[:3]) and found.n == 8
 
 
+def test_shares_of_tokens_know_more_than_as_many_booleans():
+    """As clusters of tokens do, where every value has as many of them."""
+    right = np.random.default_rng(2).random((15, 1, 4)) < 0.6
+    means = _facts(right.mean(-1))
+    found = share_over_records(means, behind=xr.full_like(means, 4))
+    assert found[:3] == pytest.approx(clustered_share(right.ravel(), np.repeat(np.arange(15), 4))[:3])
+    alone = share_over_records(means)
+    assert alone.low < found.low < found.high < alone.high
+    with pytest.raises(ReadingError, match="a count for every value"):
+        share_over_records(means, behind=means[:3])
+
+
 def test_it_covers_shares_of_few_ragged_records():
     rng = np.random.default_rng(0)
     hits = 0
