@@ -48,7 +48,9 @@ class SecondMoment:
         Raises:
             ChangeError: if what is inverted is singular to the precision of float64.
         """
-        return torch.cholesky_solve(keys.detach().to("cpu", torch.float64), self._factor)
+        lower = self._factor  # torch.cholesky_solve, which copies it each time, has the same bits and takes up to twice
+        half = torch.linalg.solve_triangular(lower, keys.detach().to("cpu", torch.float64), upper=False)
+        return torch.linalg.solve_triangular(lower.mT, half, upper=True)
 
     def retained(self, threshold: float) -> Float[Tensor, "key kept"]:
         """An orthonormal basis Q of the directions that keys take up; ``I - Q Q^T`` projects onto all others.

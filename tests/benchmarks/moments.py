@@ -27,7 +27,7 @@ from mechmask.write.covariance import SecondMoment, second_moments
 
 RESULTS = Path(__file__).parent / "results"
 WIKITEXT = Path(__file__).parents[3] / "shared" / "data" / "wikitext2"
-SHRINKAGES = (1e-10, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+SHRINKAGES = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 N_RIGHT = 100
 
 
