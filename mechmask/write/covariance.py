@@ -42,8 +42,8 @@ from mechmask.write.covariance_text import corpus_digest, corpus_of
 __all__ = ["SHRINKAGE", "SecondMoment", "second_moments"]
 
 # Of the mean eigenvalue. Chosen by tests/benchmarks/moments.py: what an update by this C costs keys of other text, as a
-# multiple of the least possible, at layers 4 to 8 of SmolLM2-135M. With ten tokens a direction it is 1.6 for any
-# shrinkage up to 1e-3 and 1.55 at 1e-2; with one token a direction 35 at 1e-6, 13 at 1e-4, 3.4 at 1e-2. Still more
+# multiple of the least possible, at layer 8 of SmolLM2-135M (4 and 6 are alike). With ten tokens a direction it is 1.60
+# for any shrinkage up to 1e-3 and 1.57 at 1e-2; with one token a direction 35 at 1e-6, 13 at 1e-4, 3.4 at 1e-2. More
 # would help there too (2.2 at 1e-1), but where a few directions hold most of the trace it would drown the others.
 SHRINKAGE = 1e-2
 TOKENS_PER_WIDTH = 10  # FastMEMIT finds 2 to 10 tokens for each direction of a key enough, and Llama to need 10
