@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from mechmask.facts.choice import questions as questions
     from mechmask.facts.fact import Example as Example
     from mechmask.facts.fact import Fact as Fact
+    from mechmask.facts.fact import Implication as Implication
     from mechmask.facts.fact import Neighbor as Neighbor
     from mechmask.facts.fact_set import FactSet as FactSet
     from mechmask.facts.frames import framed as framed
     from mechmask.facts.load import load_facts as load_facts
+    from mechmask.facts.pararel import with_pararel as with_pararel
     from mechmask.facts.probes import probes as probes
     from mechmask.facts.roles import assign_roles as assign_roles
     from mechmask.facts.synthetic import synthetic_facts as synthetic_facts
@@ -40,11 +42,18 @@ if TYPE_CHECKING:
     from mechmask.measure.dose import at_mean_margin as at_mean_margin
     from mechmask.measure.dose import dose_curve as dose_curve
     from mechmask.measure.dose import dose_erased as dose_erased
+    from mechmask.measure.editing import edit_flip_ratio as edit_flip_ratio
+    from mechmask.measure.editing import editing_scores as editing_scores
     from mechmask.measure.erase import erase_index as erase_index
+    from mechmask.measure.generations import generation_entropy as generation_entropy
+    from mechmask.measure.generations import generation_scores as generation_scores
+    from mechmask.measure.generations import reference_score as reference_score
     from mechmask.measure.multiplicity import benjamini_hochberg as benjamini_hochberg
     from mechmask.measure.multiplicity import holm as holm
     from mechmask.measure.multiplicity import max_t as max_t
     from mechmask.measure.normalised import normalised_difference as normalised_difference
+    from mechmask.measure.perplexity import perplexity as perplexity
+    from mechmask.measure.perplexity import text_drift as text_drift
     from mechmask.measure.planning import counts_needed as counts_needed
     from mechmask.measure.planning import facts_needed as facts_needed
     from mechmask.measure.planning import power_table as power_table
@@ -82,10 +91,14 @@ if TYPE_CHECKING:
     from mechmask.read.checkpoint import read_logits_and_depth as read_logits_and_depth
     from mechmask.read.choice import read_choice as read_choice
     from mechmask.read.depth import read_depth as read_depth
+    from mechmask.read.divergence import read_divergence as read_divergence
     from mechmask.read.drift import change_cosine as change_cosine
     from mechmask.read.drift import residual_drift as residual_drift
+    from mechmask.read.editing import read_editing as read_editing
     from mechmask.read.framed import read_framed as read_framed
+    from mechmask.read.free_decoding import read_free_decoding as read_free_decoding
     from mechmask.read.generate import generate as generate
+    from mechmask.read.generations import read_generations as read_generations
     from mechmask.read.known import known_facts as known_facts
     from mechmask.read.lenses.config import LensConfig as LensConfig
     from mechmask.read.lenses.fit import fit_lens as fit_lens
@@ -142,7 +155,10 @@ if TYPE_CHECKING:
     from mechmask.study.training import train as train
     from mechmask.study.until import Until as Until
     from mechmask.write.change import Change as Change
+    from mechmask.write.covariance import second_moments as second_moments
     from mechmask.write.edit import edit as edit
+    from mechmask.write.edit import prepare as prepare
+    from mechmask.write.editor import Editor as Editor
     from mechmask.write.finetune import finetune as finetune
     from mechmask.write.finetune_config import FinetuneConfig as FinetuneConfig
     from mechmask.write.graft import graft as graft
@@ -151,27 +167,30 @@ if TYPE_CHECKING:
     from mechmask.write.load import load_change as load_change
     from mechmask.write.low_rank import LowRankChange as LowRankChange
     from mechmask.write.low_rank import low_rank_change as low_rank_change
+    from mechmask.write.methods.alphaedit import AlphaEditConfig as AlphaEditConfig
+    from mechmask.write.methods.emmet import EMMETConfig as EMMETConfig
     from mechmask.write.methods.ft import FTConfig as FTConfig
     from mechmask.write.methods.ft_l import FTLConfig as FTLConfig
+    from mechmask.write.methods.ft_prompt_last import FTPromptLastConfig as FTPromptLastConfig
+    from mechmask.write.methods.memit import MEMITConfig as MEMITConfig
+    from mechmask.write.methods.r_rome import RROMEConfig as RROMEConfig
+    from mechmask.write.methods.rome import ROMEConfig as ROMEConfig
     from mechmask.write.round_trip import RoundTrip as RoundTrip
     from mechmask.write.round_trip import round_trip as round_trip
     from mechmask.write.weights import WeightChange as WeightChange
 
 _HOMES = {
-    "conclusion": "measure.summary",
-    "overview": "measure.summary",
-    "WeightChange": "write.weights",
-    "low_rank_change": "write.low_rank",
-    "LowRankChange": "write.low_rank",
     "MechmaskError": "errors",
     "questions": "facts.choice",
-    "probes": "facts.probes",
     "Example": "facts.fact",
     "Fact": "facts.fact",
+    "Implication": "facts.fact",
     "Neighbor": "facts.fact",
     "FactSet": "facts.fact_set",
     "framed": "facts.frames",
     "load_facts": "facts.load",
+    "with_pararel": "facts.pararel",
+    "probes": "facts.probes",
     "assign_roles": "facts.roles",
     "synthetic_facts": "facts.synthetic",
     "world_facts": "facts.world",
@@ -186,26 +205,40 @@ _HOMES = {
     "at_mean_margin": "measure.dose",
     "dose_curve": "measure.dose",
     "dose_erased": "measure.dose",
+    "edit_flip_ratio": "measure.editing",
+    "editing_scores": "measure.editing",
     "erase_index": "measure.erase",
-    "pooled": "measure.pool",
+    "generation_entropy": "measure.generations",
+    "generation_scores": "measure.generations",
+    "reference_score": "measure.generations",
     "benjamini_hochberg": "measure.multiplicity",
     "holm": "measure.multiplicity",
     "max_t": "measure.multiplicity",
     "normalised_difference": "measure.normalised",
+    "perplexity": "measure.perplexity",
+    "text_drift": "measure.perplexity",
     "counts_needed": "measure.planning",
     "facts_needed": "measure.planning",
     "power_table": "measure.planning",
     "replicates_needed": "measure.planning",
+    "pooled": "measure.pool",
     "fact_power": "measure.power",
     "group_power": "measure.power",
+    "precision_overview": "measure.precision",
+    "precision_table": "measure.precision",
     "load_reading": "measure.reading",
     "save_reading": "measure.reading",
     "best_of_k": "measure.sampling",
     "over_facts": "measure.statistics",
+    "conclusion": "measure.summary",
+    "overview": "measure.summary",
     "summary": "measure.summary",
     "surprise_and_margin": "measure.surprise",
     "latex_table": "measure.tables",
     "markdown_table": "measure.tables",
+    "matched_trace": "measure.trace",
+    "shared_trace": "measure.trace",
+    "twin_trace": "measure.trace",
     "Expected": "measure.twin_design",
     "TwinDesign": "measure.twin_design",
     "evidence_share": "measure.where",
@@ -220,12 +253,15 @@ _HOMES = {
     "NnsightBackend": "read.backends.nnsight",
     "read_logits_and_depth": "read.checkpoint",
     "read_choice": "read.choice",
-    "read_probes": "read.probes",
     "read_depth": "read.depth",
+    "read_divergence": "read.divergence",
     "change_cosine": "read.drift",
     "residual_drift": "read.drift",
+    "read_editing": "read.editing",
     "read_framed": "read.framed",
+    "read_free_decoding": "read.free_decoding",
     "generate": "read.generate",
+    "read_generations": "read.generations",
     "known_facts": "read.known",
     "LensConfig": "read.lenses.config",
     "fit_lens": "read.lenses.fit",
@@ -235,32 +271,32 @@ _HOMES = {
     "read_logits": "read.logits",
     "read_margin": "read.margin",
     "patch_residual": "read.patch",
+    "read_probes": "read.probes",
     "held_out_text": "read.text",
     "read_text": "read.text",
     "weight_change": "read.weights",
+    "calibrate": "study.calibration",
+    "Calibration": "study.calibration_results",
     "StudyConfig": "study.config",
-    "fitted_lens": "study.lenses",
+    "ContrastConfig": "study.contrast_config",
     "DoseConfig": "study.dose_config",
     "DrawnResults": "study.draws",
     "Draws": "study.draws",
     "open_draws": "study.draws",
+    "fitted_lens": "study.lenses",
     "PaperConfig": "study.paper",
-    "PaperResults": "study.paper_results",
     "PaperStudy": "study.paper",
-    "DoseStudy": "study.protocols.dose",
-    "graft_curve": "study.protocols.graft_curve",
-    "Calibration": "study.calibration_results",
-    "calibrate": "study.calibration",
+    "PaperResults": "study.paper_results",
+    "each_precision": "study.precisions",
     "CalibrationConfig": "study.protocols.calibrate",
-    "ContrastConfig": "study.contrast_config",
     "ContrastStudy": "study.protocols.contrast",
     "CorrectionConfig": "study.protocols.correction",
     "CorrectionStudy": "study.protocols.correction",
+    "DoseStudy": "study.protocols.dose",
+    "graft_curve": "study.protocols.graft_curve",
+    "MaskStudy": "study.protocols.mask",
     "PrecisionConfig": "study.protocols.precision",
     "PrecisionStudy": "study.protocols.precision",
-    "each_precision": "study.precisions",
-    "precision_overview": "measure.precision",
-    "precision_table": "measure.precision",
     "ReacquisitionConfig": "study.protocols.reacquisition",
     "ReacquisitionStudy": "study.protocols.reacquisition",
     "ReactanceConfig": "study.protocols.reactance",
@@ -269,34 +305,42 @@ _HOMES = {
     "RenewalStudy": "study.protocols.renewal",
     "TwinsConfig": "study.protocols.twins",
     "TwinStudy": "study.protocols.twins",
-    "Until": "study.until",
-    "matched_trace": "measure.trace",
-    "shared_trace": "measure.trace",
-    "twin_trace": "measure.trace",
-    "MaskStudy": "study.protocols.mask",
-    "StudyResults": "study.results",
     "open_study": "study.results",
+    "StudyResults": "study.results",
     "Run": "study.run",
-    "StudyState": "study.states",
     "each_edit": "study.states",
     "read_states": "study.states",
     "state_of_change": "study.states",
+    "StudyState": "study.states",
     "untouched": "study.states",
     "study_status": "study.status",
-    "Watch": "study.training",
     "train": "study.training",
+    "Watch": "study.training",
+    "Until": "study.until",
     "Change": "write.change",
+    "second_moments": "write.covariance",
     "edit": "write.edit",
-    "FinetuneConfig": "write.finetune_config",
+    "prepare": "write.edit",
+    "Editor": "write.editor",
     "finetune": "write.finetune",
+    "FinetuneConfig": "write.finetune_config",
     "graft": "write.graft",
     "scaled": "write.graft",
     "interpolated": "write.interpolate",
     "load_change": "write.load",
+    "low_rank_change": "write.low_rank",
+    "LowRankChange": "write.low_rank",
+    "AlphaEditConfig": "write.methods.alphaedit",
+    "EMMETConfig": "write.methods.emmet",
     "FTConfig": "write.methods.ft",
     "FTLConfig": "write.methods.ft_l",
-    "RoundTrip": "write.round_trip",
+    "FTPromptLastConfig": "write.methods.ft_prompt_last",
+    "MEMITConfig": "write.methods.memit",
+    "RROMEConfig": "write.methods.r_rome",
+    "ROMEConfig": "write.methods.rome",
     "round_trip": "write.round_trip",
+    "RoundTrip": "write.round_trip",
+    "WeightChange": "write.weights",
 }
 
 __all__ = ["__version__", "draw", *_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]

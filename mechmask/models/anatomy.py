@@ -199,6 +199,11 @@ class Anatomy:
         """Name of the module whose output is what the MLP adds to the residual stream in one block, 0..L-1."""
         return f"{self.layout.blocks}.{block}.{self.layout.post_mlp_norm or self.layout.mlp_output}"
 
+    def post_mlp_norm(self, block: int) -> nn.Module | None:
+        """What the MLP's output passes before it is added to the residual stream in one block; ``None``: nothing."""
+        path = self.layout.post_mlp_norm
+        return self.blocks[block].get_submodule(path) if path else None
+
     def _projection(self, block: int, relative: str) -> Projection:
         if not 0 <= block < self.n_layers:
             raise ModelError(f"There is no block {block}: the model has blocks 0 to {self.n_layers - 1}.")

@@ -1,9 +1,9 @@
-"""Greedy decoding of many prompts at once, with a cache: what the model says of its own accord."""
+"""Decoding of many prompts at once, with a cache: what the model says of its own accord, greedily or by chance."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from einops import rearrange
@@ -12,8 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from transformers import Cache, DynamicCache
 
+from mechmask.errors import ModelError
 from mechmask.models.model import Model
 from mechmask.models.packing import Batch
+
+Choice: TypeAlias = Callable[[Tensor], Tensor]
 
 
 def greedy(model: Model, prompts: Sequence[Sequence[int]], n: Sequence[int]) -> list[list[int]]:
@@ -37,6 +40,39 @@ def greedy(model: Model, prompts: Sequence[Sequence[int]], n: Sequence[int]) -> 
         for row, more in zip(rows, _decoded(model, given, max(rows.values()), limit), strict=True):
             tokens[row] += more[: rows[row]]
     return tokens
+
+
+def sampled(
+    model: Model, prompts: Sequence[Sequence[int]], n: int, generator: torch.Generator, top_k: int | None = None
+) -> list[list[int]]:
+    """Tokens drawn at temperature 1 behind each prompt.
+
+    Args:
+        model: the model; evaluation mode, gradients and the lock are the caller's (``Model.inference``).
+        prompts: token ids of each, at least one; together they stay on one side of a change of rotary frequencies.
+        n: how many tokens are wanted after each.
+        generator: of the draws, on the processor, so that they are the same on every device. Each step draws for all
+            prompts in turn: other prompts beside it give a prompt other tokens.
+        top_k: draw from so many of the likeliest tokens; from all by default.
+
+    Returns:
+        The tokens of each prompt, ``n`` of them.
+
+    Raises:
+        ModelError: if the model's output is not finite.
+    """
+
+    def drawn(logits: Float[Tensor, "prompt vocabulary"]) -> Int[Tensor, "prompt 1"]:
+        best = logits.float().cpu().topk(top_k or logits.shape[-1])
+        if not best.values.isfinite().all():
+            raise ModelError(
+                f"The output of {model.name} is not finite, so no text can be sampled from it. Check the model's "
+                "weights, or load it in float32."
+            )
+        choice = torch.multinomial(best.values.softmax(-1), 1, generator=generator)
+        return best.indices.gather(1, choice)
+
+    return _decoded(model, prompts, n, None, drawn)
 
 
 def continued(
@@ -93,13 +129,15 @@ def _stages(
     ]
 
 
-def _decoded(model: Model, prompts: Sequence[Sequence[int]], n: int, limit: int | None) -> list[list[int]]:
+def _decoded(
+    model: Model, prompts: Sequence[Sequence[int]], n: int, limit: int | None, choose: Choice | None = None
+) -> list[list[int]]:
     """``n`` tokens for each; no position reaches ``limit``: a row that would has all that is wanted of it by then."""
     length = max(map(len, prompts))
     pads = torch.tensor([length - len(ids) for ids in prompts], device=model.device)[:, None]
     ids = torch.tensor([[0] * (length - len(row)) + list(row) for row in prompts], device=model.device)
     columns = torch.arange(length, device=model.device)[None]
-    return _steps(model, ids, columns >= pads, (columns - pads).clamp(min=0), None, n, limit)
+    return _steps(model, ids, columns >= pads, (columns - pads).clamp(min=0), None, n, limit, choose)
 
 
 def _steps(
@@ -110,6 +148,7 @@ def _steps(
     cache: Cache | None,
     n: int,
     limit: int | None = None,
+    choose: Choice | None = None,
 ) -> list[list[int]]:
     """Decode step by step.
 
@@ -121,13 +160,16 @@ def _steps(
         cache: keys and values of what comes before ``ids``.
         n: how many tokens follow each prompt.
         limit: no token takes a position from here on.
+        choose: the next token of each prompt by its logits; the likeliest by default.
     """
     mask, tokens = mask.long(), []
     for _ in range(n):
         output = model.anatomy.decoder(
             input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
         )
-        ids = model.anatomy.unembedding(output.last_hidden_state[:, -1]).argmax(-1, keepdim=True).to(model.device)
+        logits = model.anatomy.unembedding(output.last_hidden_state[:, -1])
+        ids = logits.argmax(-1, keepdim=True) if choose is None else choose(model.anatomy.capped(logits))
+        ids = ids.to(model.device)
         tokens.append(ids)
         cache, mask, position = output.past_key_values, F.pad(mask, (0, 1), value=1), position[:, -1:] + 1
         position = position if limit is None else position.clamp(max=limit - 1)

@@ -112,6 +112,45 @@ def encode_examples(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Examp
     return encoded
 
 
+@dataclass(frozen=True)
+class Mention:
+    """A text that names a subject, as token ids.
+
+    Attributes:
+        ids: of the whole text, leading special tokens included.
+        position: index in ``ids`` of the subject's last token.
+    """
+
+    ids: tuple[int, ...]
+    position: int
+
+
+def encode_mentions(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], subjects: Sequence[str]) -> list[Mention]:
+    """Texts with the place of the last mention of a subject in each.
+
+    Args:
+        tokenizer: a fast tokenizer.
+        texts: what is tokenized, each as it is.
+        subjects: the subject of each text, as it is written there.
+
+    Raises:
+        RouteError: listing every text that does not hold its subject, or holds text that the tokenizer does not know.
+    """
+    mentions, problems = [], []
+    for text, subject, tokens in zip(texts, subjects, _tokenize(tokenizer, list(texts)), strict=True):
+        try:
+            _refuse_prompt_tokens(tokenizer, text, tokens, subject)
+            position = _last_mention(subject, text, tokens)
+            if position is None:
+                raise _unnamed(subject, text)
+            mentions.append(Mention(tokens.ids, position))
+        except RouteError as error:
+            problems.append(str(error))
+    if problems:
+        raise RouteError(one_message("the subjects", problems))
+    return mentions
+
+
 def _texts(fact: Fact, phrasing: int) -> list[str]:
     prompt = fact.phrasings[phrasing]
     return [prompt, *(f"{prompt} {value}" for value in fact.values.values())]
@@ -243,16 +282,24 @@ def _text(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> str:
 
 
 def _subject_position(fact: Fact, text: str, prompt: _Tokens) -> int | None:
+    position = _last_mention(fact.subject, text, prompt)
+    if position is None and text == fact.prompt and fact.subject not in text:
+        raise _unnamed(fact.subject, text)
+    return position
+
+
+def _last_mention(subject: str, text: str, tokens: _Tokens) -> int | None:
     """The last token that holds the end of the subject's last mention: everything before the value has seen it."""
-    whole_words = list(re.finditer(rf"(?<!\w){re.escape(fact.subject)}(?!\w)", text))
-    start = whole_words[-1].start() if whole_words else text.rfind(fact.subject)
+    whole_words = list(re.finditer(rf"(?<!\w){re.escape(subject)}(?!\w)", text))
+    start = whole_words[-1].start() if whole_words else text.rfind(subject)
     if start < 0:
-        if text == fact.prompt:
-            raise RouteError(
-                f"The subject {fact.subject!r} does not occur in the prompt {text!r}. Write the subject as the "
-                "prompt does."
-            )
         return None
-    last_character = start + len(fact.subject) - 1
-    holders = [i for i, (first, stop) in enumerate(prompt.spans) if first <= last_character < stop]
+    last_character = start + len(subject) - 1
+    holders = [i for i, (first, stop) in enumerate(tokens.spans) if first <= last_character < stop]
     return holders[-1] if holders else None
+
+
+def _unnamed(subject: str, text: str) -> RouteError:
+    return RouteError(
+        f"The subject {subject!r} does not occur in the prompt {text!r}. Write the subject as the prompt does."
+    )

@@ -1,66 +1,77 @@
-"""``edit``: a localized edit by name. A new method is one file, one line in ``METHODS`` and one in ``EditConfig``."""
+"""``edit`` and ``prepare``: localized edits by name.
+
+A new method is one file in ``methods``, one line in ``METHODS`` and one in ``EditConfig``.
+"""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
+from mechmask.configuration import Configuration
 from mechmask.errors import ChangeError, known_names
-from mechmask.facts.fact import Fact
-from mechmask.facts.fact_set import FactSet
-from mechmask.facts.load import as_fact_set
 from mechmask.models.model import Model
-from mechmask.models.states import Variant, active
-from mechmask.progress import Tick, progress_bar
-from mechmask.write.change import Change
-from mechmask.write.methods.ft import FTConfig, ft
-from mechmask.write.methods.ft_l import FTLConfig, ft_l
-from mechmask.write.outcome import outcomes
+from mechmask.models.states import Variant, unchanged
+from mechmask.write.editor import Edit, Editor, Facts
+from mechmask.write.methods.alphaedit import AlphaEdit, AlphaEditConfig
+from mechmask.write.methods.emmet import EMMET, EMMETConfig
+from mechmask.write.methods.ft import FT, FTConfig
+from mechmask.write.methods.ft_l import FTL, FTLConfig
+from mechmask.write.methods.ft_prompt_last import FTPromptLast, FTPromptLastConfig
+from mechmask.write.methods.memit import MEMIT, MEMITConfig
+from mechmask.write.methods.r_rome import RROME, RROMEConfig
+from mechmask.write.methods.rome import ROME, ROMEConfig
 from mechmask.write.presets import preset_of
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-Facts: TypeAlias = "FactSet | Sequence[Fact | Mapping[str, Any]] | pd.DataFrame | str | Path"
-EditConfig = Annotated[FTConfig | FTLConfig, Field(discriminator="method")]
+EditConfig = Annotated[
+    FTConfig | FTLConfig | FTPromptLastConfig | ROMEConfig | RROMEConfig | MEMITConfig | EMMETConfig | AlphaEditConfig,
+    Field(discriminator="method"),
+]
 
 
 class Method(NamedTuple):
     """An edit method.
 
     Attributes:
-        make: makes the change from a model, facts and a configuration; the last argument is called after every step.
+        editor: the class that is at work on a model; it takes a state and a configuration.
         config: the class of its configuration, which has a field ``method``, and ``steps`` where it takes steps.
     """
 
-    make: Callable[[Model, Sequence[Fact], Any, Tick | None], Change]
-    config: type[BaseModel]
+    editor: type[Editor[Any]]
+    config: type[Configuration]
 
 
-METHODS: dict[str, Method] = {"ft": Method(ft, FTConfig), "ft_l": Method(ft_l, FTLConfig)}
+METHODS: dict[str, Method] = {
+    "ft": Method(FT, FTConfig),
+    "ft_l": Method(FTL, FTLConfig),
+    "ft_prompt_last": Method(FTPromptLast, FTPromptLastConfig),
+    "rome": Method(ROME, ROMEConfig),
+    "r_rome": Method(RROME, RROMEConfig),
+    "memit": Method(MEMIT, MEMITConfig),
+    "emmet": Method(EMMET, EMMETConfig),
+    "alphaedit": Method(AlphaEdit, AlphaEditConfig),
+}
 
 
 def edit(
     model: Model | Variant,
     facts: Facts,
     method: str | None = None,
-    config: FTConfig | FTLConfig | None = None,
+    config: Any = None,
     *,
     progress: bool = True,
-) -> Change:
+) -> Edit:
     """Write the new value of every fact by a localized edit; the model is left as it was.
 
     What became of each fact stands in ``change.details["facts"]``, see ``mechmask.write.outcome``; facts on which the
-    edit did not take are warned of.
+    edit did not take are warned of. For a sequence of edits, ``prepare`` an editor once.
 
     Args:
         model: the model as it is now, or a state of it, such as ``install.on(model)``: the change goes on that.
         facts: the facts in any form that ``as_fact_set`` takes, edited together; one fact alone for an edit of its own.
-        method: ``ft_l`` or ``ft``; by default what ``config`` says, else ``ft_l``.
+        method: ``ft``, ``ft_l``, ``ft_prompt_last``, ``rome``, ``r_rome``, ``memit``, ``emmet`` or ``alphaedit``; by
+            default what ``config`` says, else ``ft_l``.
         config: the method's own configuration; what is published or found for this model by default.
         progress: whether a bar shows how far it is, when it takes more than two seconds.
 
@@ -70,19 +81,37 @@ def edit(
         FactError: if the facts cannot be used together.
         RouteError: if a value merges with its prompt.
     """
-    name = method or (config.method if config is not None else "ft_l")
-    wanted = _method(name).config
-    if config is not None and not isinstance(config, wanted):
-        raise ChangeError(f"{name} takes a {wanted.__name__}, not a {type(config).__name__}.")
-    chosen = as_fact_set(facts)
-    with active(model) as whole:
-        settings = config if config is not None else preset_for(whole, name)
-        with progress_bar(name, getattr(settings, "steps", len(chosen)), shown=progress) as tick:
-            change = METHODS[name].make(whole, tuple(chosen), settings, tick)
-        with change.applied(whole) as changed:
-            change.details["facts"] = outcomes(changed, chosen)
-    _warn_of_failures(name, change.details["facts"])
-    return change
+    return prepare(model, method, config).edit(facts, progress=progress)
+
+
+def prepare(model: Model | Variant, method: str | None = None, config: Any = None) -> Editor[Any]:
+    """An edit method made ready for a model: what it reads of the model once, whatever is edited.
+
+    ``editor.edit(facts)`` gives a change and goes on from it: the next edit is made on ``editor.state``, the model with
+    all edits so far, and knows what the method remembers of them (AlphaEdit the keys of their facts).
+
+    Args:
+        model: the model as it is now, or a state of it; it is left as it was.
+        method: as in ``edit``.
+        config: as in ``edit``.
+
+    Raises:
+        ChangeError: if the method is not known, the configuration is another method's, there is no setting for this
+            model, or there is no such layer.
+
+    Examples:
+        >>> import mechmask as mm
+        >>> model = mm.load_model("smollm2-135m")
+        >>> editor = mm.prepare(model, "ft_l")
+        >>> changes = [editor.edit([fact], progress=False) for fact in mm.world_facts()[:2]]
+        >>> changes[1].base == changes[0].base
+        False
+    """
+    name = method or getattr(config, "method", "ft_l")
+    known = _method(name)
+    if config is not None and not isinstance(config, known.config):
+        raise ChangeError(f"{name} takes a {known.config.__name__}, not a {type(config).__name__}.")
+    return known.editor(model, config if config is not None else preset_for(unchanged(model), name))
 
 
 def preset_for(model: Model, method: str = "ft_l") -> Any:
@@ -98,14 +127,3 @@ def _method(name: str) -> Method:
     if name not in METHODS:
         raise ChangeError(f"There is no edit method {name!r}. {known_names(name, METHODS)}")
     return METHODS[name]
-
-
-def _warn_of_failures(method: str, facts: Sequence[dict[str, Any]]) -> None:
-    failed = [repr(fact["id"]) for fact in facts if not fact["took"]]
-    if failed:
-        shown = ", ".join(failed[:5]) + (f" and {len(failed) - 5} more" if len(failed) > 5 else "")
-        warnings.warn(
-            f"The {method} edit did not take on {len(failed)} of {len(facts)} facts ({shown}): the new value does not "
-            "lead, so whether the old one is masked cannot be judged there. Give the edit more steps or a wider clamp.",
-            stacklevel=3,
-        )

@@ -8,7 +8,7 @@ rounds to is what another does, and a change that was made on top of this one fi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,15 +79,21 @@ class LowRankChange(Change):
         """The blocks of which a weight changes, in order."""
         return blocks_of(self.factors)
 
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """The weights that something is added to."""
+        return tuple(self.factors)
+
     @atomic_context
     def _put_on(self, model: Model) -> Iterator[None]:
         maps = _linear_maps(model.module)
         for name, factors in self.factors.items():
             _require_fit(name, factors, maps)
+        sums = {name: _sum(maps[name], factors) for name, factors in self.factors.items()}
         weights = {name: maps[name].get_parameter("weight") for name in self.factors}
         before = {name: weight.detach().clone() for name, weight in weights.items()}
         try:
-            set_weights(weights, {name: _sum(maps[name], factors) for name, factors in self.factors.items()})
+            set_weights(weights, sums)
             yield
         finally:
             set_weights(weights, before)
@@ -124,6 +130,37 @@ class LowRankChange(Change):
         if stored:
             raise ValueError("there are factors of which the header does not know")
         return cls(factors, header["base"], header["method"], header["details"])
+
+
+@atomic_context
+def writing(model: Model, names: Iterable[str]) -> Iterator[Callable[[str, Factors], None]]:
+    """Inside, products are added to weights one after the other; leaving restores every bit.
+
+    Args:
+        model: the model.
+        names: the weights of linear maps that will be written to.
+
+    Yields:
+        ``add(name, factors)``: from then on the product stands in that weight.
+
+    Raises:
+        ChangeError: if a name is none of a linear map's weight; by ``add`` if factors do not fit, or a sum leaves the
+            range of the weight's type.
+    """
+    maps = _linear_maps(model.module)
+    for name in names:
+        _require_map(name, maps)
+    weights = {name: maps[name].get_parameter("weight") for name in names}
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+
+    def add(name: str, factors: Factors) -> None:
+        _require_fit(name, factors, maps)
+        set_weights(weights, {name: _sum(maps[name], factors)})
+
+    try:
+        yield add
+    finally:
+        set_weights(weights, before)
 
 
 def low_rank_change(
@@ -169,12 +206,16 @@ def _linear_maps(module: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def _require_fit(name: str, factors: Factors, maps: Mapping[str, nn.Module]) -> None:
+def _require_map(name: str, maps: Mapping[str, nn.Module]) -> None:
     if name not in maps:
         raise ChangeError(
             f"{name} is not the weight of a linear map of its own in this model. Name a Linear or Conv1D whose weight "
             "is not tied to another module's."
         )
+
+
+def _require_fit(name: str, factors: Factors, maps: Mapping[str, nn.Module]) -> None:
+    _require_map(name, maps)
     weight = maps[name].get_parameter("weight")
     map_shape = tuple(reversed(weight.shape)) if isinstance(maps[name], Conv1D) else tuple(weight.shape)
     factor_shape = (len(factors.outputs), factors.inputs.shape[1])

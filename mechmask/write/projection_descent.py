@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -25,12 +25,15 @@ from mechmask.models.gradients import with_gradients
 from mechmask.models.model import Model
 from mechmask.models.replay import Replay
 from mechmask.models.routes import encode_examples
+from mechmask.models.states import Variant, unchanged
 from mechmask.progress import Tick
+from mechmask.write.editor import Editor
 from mechmask.write.objective import Targets, nll, targets
 from mechmask.write.weights import WeightChange, compact, tensor_digest, trainable
 
 Weights = Mapping[str, nn.Parameter]
 Constraint = Callable[[Weights, Mapping[str, Tensor]], None]
+Objective = Literal["target_new", "prompt_last"]
 
 
 class DescentConfig(Configuration):
@@ -41,8 +44,6 @@ class DescentConfig(Configuration):
         lr: learning rate of Adam.
         steps: at most so many.
         loss_stop: stop when the loss is below this, in nats per token.
-        objective: ``target_new`` (teacher-forced) or ``prompt_last`` (as published: all target tokens at the last
-            prompt position).
     """
 
     refusal = ChangeError
@@ -51,7 +52,28 @@ class DescentConfig(Configuration):
     lr: float = Field(default=5e-4, gt=0, allow_inf_nan=False)
     steps: int = Field(default=25, ge=1)
     loss_stop: float = Field(default=1e-2, ge=0, allow_inf_nan=False)
-    objective: Literal["target_new", "prompt_last"] = "target_new"
+
+
+Config = TypeVar("Config", bound=DescentConfig)
+
+
+class DescentEditor(Editor[Config]):
+    """An editor that descends; it remembers nothing from edit to edit.
+
+    Args:
+        state: the model as it is now, or a state of it; it is left as it was.
+        config: how it edits.
+
+    Raises:
+        ModelError: if there is no such layer.
+    """
+
+    def __init__(self, state: Model | Variant, config: Config) -> None:
+        super().__init__(state, config)
+        unchanged(state).anatomy.mlp_output(config.layer)
+
+    def _n_ticks(self, n_facts: int) -> int:  # noqa: ARG002
+        return self.config.steps
 
 
 def descend(
@@ -59,6 +81,7 @@ def descend(
     facts: Sequence[Fact],
     config: DescentConfig,
     method: str,
+    objective: Objective,
     *,
     constrain: Constraint | None = None,
     tick: Tick | None = None,
@@ -70,15 +93,16 @@ def descend(
         facts: the facts, edited together.
         config: how.
         method: the editor's name, for the change and for errors.
+        objective: ``target_new`` (teacher-forced) or ``prompt_last`` (all target tokens at the last prompt position).
         constrain: called after every step with the weights and their values before the edit.
         tick: called after every step with how it stands.
 
     Raises:
-        ChangeError: if there is no fact, the loss is not a number, or nothing changed.
+        ChangeError: if the loss is not a number, or nothing changed.
         RouteError: if a value merges with its prompt.
     """
     projection = model.anatomy.mlp_output(config.layer)
-    asked = _targets(model, facts, config)
+    asked = _targets(model, facts, objective)
     weights = projection_weights(projection)
     base = model.fingerprint
     with trainable(model, weights) as before, with_gradients():
@@ -109,12 +133,10 @@ def projection_weights(projection: Projection) -> dict[str, nn.Parameter]:
     return {f"{projection.name}.weight": projection.weight, **bias}
 
 
-def _targets(model: Model, facts: Sequence[Fact], config: DescentConfig) -> Targets:
-    if not facts:
-        raise ChangeError("There is no fact to edit. Give at least one.")
+def _targets(model: Model, facts: Sequence[Fact], objective: Objective) -> Targets:
     examples = encode_examples(model.tokenizer, [Example(prompt=f.prompt, value=f.new, fact_id=f.id) for f in facts])
     asked = targets(examples)
-    if config.objective == "target_new":
+    if objective == "target_new":
         return asked
     last = torch.tensor([len(example.prompt) - 1 for example in examples])
     at_prompt = replace(asked.batch, columns=last[asked.owner])  # in rows of their own each target has its own node

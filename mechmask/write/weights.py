@@ -86,6 +86,11 @@ class WeightChange(Change):
         """The blocks of which a weight changes, in order."""
         return blocks_of(self._changed)
 
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """The weights that are set."""
+        return tuple(self.after)
+
     @atomic_context
     def _put_on(self, model: Model) -> Iterator[None]:
         weights = named_weights(model.module)

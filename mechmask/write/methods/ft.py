@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from mechmask.facts.fact import Fact
 from mechmask.models.model import Model
 from mechmask.progress import Tick
-from mechmask.write.projection_descent import DescentConfig, descend
+from mechmask.write.projection_descent import DescentConfig, DescentEditor, Objective, descend
 from mechmask.write.weights import WeightChange
 
 
 class FTConfig(DescentConfig):
-    """How FT edits: ``DescentConfig`` and nothing else."""
+    """How FT edits: ``DescentConfig`` and the following.
+
+    Attributes:
+        objective: ``target_new`` (teacher-forced) or ``prompt_last`` (as published: all target tokens at the last
+            prompt position).
+    """
 
     method: Literal["ft"] = "ft"
+    objective: Objective = "target_new"
 
 
-def ft(model: Model, facts: Sequence[Fact], config: FTConfig, tick: Tick | None = None) -> WeightChange:
-    """Write the new value of every fact into one MLP output projection, as far from the old weights as it takes.
+class FT(DescentEditor[FTConfig]):
+    """FT at work on a model: as far from the old weights as it takes."""
 
-    Args:
-        model: the model; it is left as it was.
-        facts: the facts, edited together.
-        config: how.
-        tick: called after every step with how it stands.
+    method: ClassVar[str] = "ft"
 
-    Raises:
-        ChangeError: if there is no fact, the loss is not a number, or nothing changed.
-        RouteError: if a value merges with its prompt.
-    """
-    return descend(model, facts, config, "ft", tick=tick)
+    def _make(self, model: Model, facts: tuple[Fact, ...], tick: Tick | None) -> WeightChange:
+        return descend(model, facts, self.config, self.method, self.config.objective, tick=tick)

@@ -6,8 +6,8 @@ After every step of the descent the weights are clamped to an L-infinity ball ar
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -18,26 +18,36 @@ from mechmask.models.gradients import without_gradients
 from mechmask.models.model import Model
 from mechmask.progress import Tick
 from mechmask.write.presets import preset
-from mechmask.write.projection_descent import DescentConfig, Weights, descend, projection_weights
+from mechmask.write.projection_descent import (
+    DescentConfig,
+    DescentEditor,
+    Objective,
+    Weights,
+    descend,
+    projection_weights,
+)
 from mechmask.write.weights import WeightChange
 
 
 class FTLConfig(DescentConfig):
-    """How FT-L edits: ``DescentConfig`` and the clamp.
+    """How FT-L edits: ``DescentConfig`` and the following.
 
     Attributes:
         clamp: radius of the L-infinity ball around the old weights, in units of the weight.
+        objective: ``target_new`` (teacher-forced) or ``prompt_last`` (as published: all target tokens at the last
+            prompt position).
     """
 
     method: Literal["ft_l"] = "ft_l"
     clamp: float = Field(gt=0, allow_inf_nan=False)
+    objective: Objective = "target_new"
 
     @classmethod
     def preset(cls, name: str) -> FTLConfig:
         """A named setting.
 
         Args:
-            name: of the preset in ``write/presets/ft_l.toml``.
+            name: of a model in ``write/presets``.
 
         Raises:
             ChangeError: if there is none of that name.
@@ -45,27 +55,21 @@ class FTLConfig(DescentConfig):
         return cls.model_validate(preset("ft_l", name).config)
 
 
-def ft_l(model: Model, facts: Sequence[Fact], config: FTLConfig, tick: Tick | None = None) -> WeightChange:
-    """Write the new value of every fact into one MLP output projection, within a ball around the old weights.
+class FTL(DescentEditor[FTLConfig]):
+    """FT-L at work on a model: within a ball around the old weights."""
 
-    Args:
-        model: the model; it is left as it was.
-        facts: the facts, edited together.
-        config: how.
-        tick: called after every step with how it stands.
+    method: ClassVar[str] = "ft_l"
 
-    Raises:
-        ChangeError: if there is no fact, the loss is not a number, or nothing changed.
-        RouteError: if a value merges with its prompt.
-    """
+    def _make(self, model: Model, facts: tuple[Fact, ...], tick: Tick | None) -> WeightChange:
+        radius = self.config.clamp
 
-    def clamp(weights: Weights, before: Mapping[str, Tensor]) -> None:
-        with without_gradients():
-            for name, weight in weights.items():
-                weight.clamp_(before[name] - config.clamp, before[name] + config.clamp)
+        def clamp(weights: Weights, before: Mapping[str, Tensor]) -> None:
+            with without_gradients():
+                for name, weight in weights.items():
+                    weight.clamp_(before[name] - radius, before[name] + radius)
 
-    _warn_of_coarse_weights(projection_weights(model.anatomy.mlp_output(config.layer)), config.clamp)
-    return descend(model, facts, config, "ft_l", constrain=clamp, tick=tick)
+        _warn_of_coarse_weights(projection_weights(model.anatomy.mlp_output(self.config.layer)), radius)
+        return descend(model, facts, self.config, self.method, self.config.objective, constrain=clamp, tick=tick)
 
 
 def _warn_of_coarse_weights(weights: Weights, clamp: float) -> None:

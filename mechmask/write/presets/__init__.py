@@ -1,6 +1,6 @@
-"""Published and measured settings of editors, one TOML file per method, each setting with its source.
+"""Published and measured settings of editors: one TOML file a model, one table a method, each with its source.
 
-A setting belongs to one model: family, number of blocks and width tell which.
+A setting belongs to one model: family, number of blocks, width and, where those are shared, vocabulary tell which.
 """
 
 from __future__ import annotations
@@ -22,15 +22,29 @@ else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 
-class Preset(BaseModel):
-    """A setting and the model it was found for.
+class Setting(BaseModel):
+    """What a file says of one method.
+
+    Attributes:
+        source: where the setting comes from.
+        config: the fields of the method's configuration.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str
+    config: dict[str, Any]
+
+
+class ModelPresets(BaseModel):
+    """The settings of a model.
 
     Attributes:
         family: the model type of transformers.
         n_layers: the number of blocks.
         width: of the residual stream.
-        source: where the setting comes from.
-        config: the fields of the method's configuration.
+        vocab_size: the number of logits, where family and size do not tell the model from another one.
+        methods: setting by method.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,21 +52,32 @@ class Preset(BaseModel):
     family: str
     n_layers: int
     width: int
-    source: str
-    config: dict[str, Any]
+    vocab_size: int | None = None
+    methods: dict[str, Setting]
+
+    def fits(self, model: Model) -> bool:
+        """Whether a model is the one that the settings are for."""
+        same_size = (self.family, self.n_layers, self.width) == (model.family, model.n_layers, model.width)
+        return same_size and self.vocab_size in (None, model.vocab_size)
 
 
 @functools.cache
-def presets(method: str) -> Mapping[str, Preset]:
-    """The settings of a method by name; none where no file is shipped for it."""
-    file = resources.files(__name__) / f"{method}.toml"
-    if not file.is_file():
-        return {}
-    return {name: Preset(**entry) for name, entry in tomllib.loads(file.read_text(encoding="utf-8")).items()}
+def model_presets() -> Mapping[str, ModelPresets]:
+    """The settings of every model by its name."""
+    files = (file for file in resources.files(__name__).iterdir() if file.name.endswith(".toml"))
+    return {
+        file.name.removesuffix(".toml"): ModelPresets(**tomllib.loads(file.read_text(encoding="utf-8")))
+        for file in sorted(files, key=lambda file: file.name)
+    }
 
 
-def preset(method: str, name: str) -> Preset:
-    """A named setting of a method.
+def presets(method: str) -> Mapping[str, Setting]:
+    """The settings of a method by the name of the model; none where no file has one."""
+    return {name: found.methods[method] for name, found in model_presets().items() if method in found.methods}
+
+
+def preset(method: str, name: str) -> Setting:
+    """The setting of a method for a named model.
 
     Raises:
         ChangeError: if there is none of that name.
@@ -63,16 +88,15 @@ def preset(method: str, name: str) -> Preset:
     return known[name]
 
 
-def preset_of(method: str, model: Model) -> Preset:
+def preset_of(method: str, model: Model) -> Setting:
     """The setting of a method for a model's family and size.
 
     Raises:
         ChangeError: if there is none.
     """
-    shape = (model.family, model.n_layers, model.width)
-    for entry in presets(method).values():
-        if (entry.family, entry.n_layers, entry.width) == shape:
-            return entry
+    for found in model_presets().values():
+        if method in found.methods and found.fits(model):
+            return found.methods[method]
     known = ", ".join(presets(method)) or "no model"
     raise ChangeError(
         f"No {_label(method)} setting is known for a {model.family} of {model.n_layers} layers and width "

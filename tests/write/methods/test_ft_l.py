@@ -18,8 +18,7 @@ from mechmask.errors import ChangeError, MechmaskError
 from mechmask.models.anatomy import anatomy_of
 from mechmask.models.model import Model
 from mechmask.write.edit import preset_for
-from mechmask.write.methods.ft import FTConfig, ft
-from mechmask.write.methods.ft_l import ft_l
+from mechmask.write.methods.ft import FTConfig
 from mechmask.write.presets import presets
 
 PROJECTION = {
@@ -73,7 +72,10 @@ def naive_ft(module, tokenizer, facts, projection, config, *, weight="weight", b
 
 
 def edited(model, facts, config):
-    return (ft_l if isinstance(config, FTLConfig) else ft)(model, facts, config)
+    """The edit, whether it took or not."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The .* edit did not take")
+        return edit(model, facts, config=config, progress=False)
 
 
 def after_of(model, change):
@@ -126,7 +128,7 @@ def test_it_equals_the_published_algorithm_in_every_family_and_at_the_ends(tiny,
     for layer in (0, model.n_layers - 1):
         config = FTLConfig(layer=layer, clamp=2e-3, steps=3)
         naive = naive_ft(copy.deepcopy(model.module), tokenizer, [facts[0]], PROJECTION[family].format(layer), config)
-        _agree(model, ft_l(model, [facts[0]], config), *naive, moved_by=4e-3)
+        _agree(model, edited(model, [facts[0]], config), *naive, moved_by=4e-3)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
@@ -136,7 +138,7 @@ def test_several_facts_are_edited_together(tiny, facts, tokenizer, family):
     some = [facts[0], facts[2], facts["France/capital"], facts["Łódź/mayor"]]
     config = FTLConfig(layer=1, clamp=5e-3, steps=5)
     naive = naive_ft(copy.deepcopy(model.module), tokenizer, some, PROJECTION[family].format(1), config)
-    change = ft_l(model, some, config)
+    change = edited(model, some, config)
     _agree(model, change, *naive, moved_by=1e-2)
     before = read_logits(model, some).logprob.sel(route="new").sum()
     with change.applied(model):
@@ -149,7 +151,7 @@ def test_a_square_projection_is_no_special_case(tiny, facts, tokenizer, family):
     model = tiny(family, **{"n_inner" if family == "gpt2" else "intermediate_size": 32})
     config = FTLConfig(layer=1, clamp=1e-3, steps=3)
     naive = naive_ft(copy.deepcopy(model.module), tokenizer, [facts[0]], PROJECTION[family].format(1), config)
-    _agree(model, ft_l(model, [facts[0]], config), *naive, moved_by=2e-3)
+    _agree(model, edited(model, [facts[0]], config), *naive, moved_by=2e-3)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "opt"])
@@ -157,7 +159,7 @@ def test_a_square_projection_is_no_special_case(tiny, facts, tokenizer, family):
 def test_weights_stay_in_the_ball(tiny, facts, family, clamp):
     model = tiny(family)
     old = {name: p.detach().clone() for name, p in model.module.named_parameters()}
-    change = ft_l(model, [facts[0]], FTLConfig(layer=1, clamp=clamp, steps=10))
+    change = edited(model, [facts[0]], FTLConfig(layer=1, clamp=clamp, steps=10))
     reached = []
     for name, new in after_of(model, change).items():
         ulp = torch.nextafter(old[name].abs() + clamp, torch.tensor(torch.inf)) - (old[name].abs() + clamp)
@@ -168,9 +170,9 @@ def test_weights_stay_in_the_ball(tiny, facts, family, clamp):
 
 def test_ft_is_ft_l_with_a_clamp_that_is_never_reached(tiny, facts):
     model = tiny("gpt2")
-    free = after_of(model, ft(model, [facts[0]], FTConfig(layer=1, steps=6)))
-    wide = after_of(model, ft_l(model, [facts[0]], FTLConfig(layer=1, clamp=1e6, steps=6)))
-    narrow = after_of(model, ft_l(model, [facts[0]], FTLConfig(layer=1, clamp=1e-4, steps=6)))
+    free = after_of(model, edited(model, [facts[0]], FTConfig(layer=1, steps=6)))
+    wide = after_of(model, edited(model, [facts[0]], FTLConfig(layer=1, clamp=1e6, steps=6)))
+    narrow = after_of(model, edited(model, [facts[0]], FTLConfig(layer=1, clamp=1e-4, steps=6)))
     assert all(torch.equal(free[name], wide[name]) for name in free)
     assert any(not torch.equal(free[name], narrow[name]) for name in free)
 
@@ -178,7 +180,7 @@ def test_ft_is_ft_l_with_a_clamp_that_is_never_reached(tiny, facts):
 def test_the_model_is_left_as_it_was_and_only_the_projection_changes(tiny, family, facts, traced):
     model = tiny(family)
     before = traced(model.module)
-    change = ft_l(model, [facts[0]], FTLConfig(layer=1, clamp=1e-2, steps=2))
+    change = edited(model, [facts[0]], FTLConfig(layer=1, clamp=1e-2, steps=2))
     assert traced(model.module) == before
     with change.applied(model):
         inside = traced(model.module)
@@ -196,40 +198,40 @@ def test_gradients_flags_and_modes_that_the_user_chose_come_back(tiny, facts, tr
         parameter.grad = torch.full_like(parameter, 0.5)
     model.module.transformer.h[0].train()
     before = traced(model.module)
-    ft_l(model, [facts[0]], FTLConfig(layer=1, clamp=1e-2, steps=2))
+    edited(model, [facts[0]], FTLConfig(layer=1, clamp=1e-2, steps=2))
     assert traced(model.module) == before
 
 
 @pytest.mark.parametrize("family", ["gpt2", "opt"])
 def test_dropout_plays_no_part_where_the_module_was_left_in_training_mode(tiny, facts, family, rngs):
     config = FTLConfig(layer=1, clamp=1e-2, steps=3)
-    wanted = ft_l(tiny(family), [facts[0]], config)
+    wanted = edited(tiny(family), [facts[0]], config)
     model = tiny(family)
     model.module.train()
     before = rngs()
-    change = ft_l(model, [facts[0]], config)
+    change = edited(model, [facts[0]], config)
     drew = rngs() != before
     assert change.details["losses_nats"] == pytest.approx(wanted.details["losses_nats"], abs=1e-5)
     assert not drew
 
 
 def test_it_edits_where_the_caller_switched_gradients_off(tiny, facts):
-    wanted = ft_l(tiny("llama"), [facts[0]], FTLConfig(layer=1, clamp=1e-2, steps=2))
+    wanted = edited(tiny("llama"), [facts[0]], FTLConfig(layer=1, clamp=1e-2, steps=2))
     with torch.no_grad():
-        change = ft_l(tiny("llama"), [facts[0]], FTLConfig(layer=1, clamp=1e-2, steps=2))
+        change = edited(tiny("llama"), [facts[0]], FTLConfig(layer=1, clamp=1e-2, steps=2))
     assert change.details == wanted.details
     assert same_bits(change, wanted)
 
 
 def test_it_stops_when_the_loss_is_low_enough(tiny, facts):
     model = tiny("llama")
-    free = ft(model, [facts[0]], FTConfig(layer=1, lr=5e-3, steps=12, loss_stop=0)).details["losses_nats"]
+    free = edited(model, [facts[0]], FTConfig(layer=1, lr=5e-3, steps=12, loss_stop=0)).details["losses_nats"]
     assert len(free) == 12
     stop = (free[5] + free[6]) / 2
-    stopped = ft(model, [facts[0]], FTConfig(layer=1, lr=5e-3, steps=12, loss_stop=stop))
+    stopped = edited(model, [facts[0]], FTConfig(layer=1, lr=5e-3, steps=12, loss_stop=stop))
     assert stopped.details["losses_nats"] == free[:7]
     assert free[6] < stop <= min(free[:6])
-    six = ft(model, [facts[0]], FTConfig(layer=1, lr=5e-3, steps=6, loss_stop=0))
+    six = edited(model, [facts[0]], FTConfig(layer=1, lr=5e-3, steps=6, loss_stop=0))
     assert same_bits(stopped, six), "the step below the stop is not taken"
 
 
@@ -241,10 +243,10 @@ def test_asking_for_k_tokens_at_one_position_costs_log_k(tiny, facts, tokenizer)
     fact = next(f for f in facts if len(set(values[f.id])) == len(values[f.id]) > 2)
     k = len(values[fact.id])
     config = FTConfig(layer=2, lr=2e-2, steps=60, objective="prompt_last")
-    losses = ft(tiny("llama"), [fact], config).details["losses_nats"]
+    losses = edited(tiny("llama"), [fact], config).details["losses_nats"]
     assert len(losses) == 60
     assert min(losses) >= math.log(k) - 1e-6
-    forced = ft(tiny("llama"), [fact], config.model_copy(update={"objective": "target_new"})).details["losses_nats"]
+    forced = edited(tiny("llama"), [fact], config.model_copy(update={"objective": "target_new"})).details["losses_nats"]
     assert min(forced) < math.log(k)
 
 
@@ -290,20 +292,20 @@ def test_a_model_of_another_shape_has_no_preset(tiny, facts, refused):
 
 
 def test_nothing_to_edit_is_an_error(tiny, refused):
-    with refused("no fact"):
-        ft_l(tiny("llama"), [], FTLConfig(layer=1, clamp=1e-2))
+    with pytest.raises(MechmaskError, match="empty"):
+        edited(tiny("llama"), [], FTLConfig(layer=1, clamp=1e-2))
 
 
 def test_a_block_out_of_range_is_named(tiny, facts):
     with pytest.raises(MechmaskError, match="no block 3: the model has blocks 0 to 2"):
-        ft_l(tiny("llama"), [facts[0]], FTLConfig(layer=3, clamp=1e-2))
+        edited(tiny("llama"), [facts[0]], FTLConfig(layer=3, clamp=1e-2))
 
 
 def test_a_fact_that_is_said_already_changes_nothing(tiny, facts, refused, traced):
     model = tiny("llama")
     before = traced(model.module)
     with refused("changes nothing"):
-        ft_l(model, [facts[0]], FTLConfig(layer=1, clamp=1e-2, loss_stop=1e6))
+        edited(model, [facts[0]], FTLConfig(layer=1, clamp=1e-2, loss_stop=1e6))
     assert traced(model.module) == before
 
 
@@ -313,7 +315,7 @@ def test_nan_stops_it_with_the_step_and_leaves_the_model(tiny, facts, traced):
         model.module.model.norm.weight[3] = float("nan")
     before = traced(model.module)
     with pytest.raises(ChangeError, match="not a number at step 1"):
-        ft_l(model, [facts[0]], FTLConfig(layer=1, clamp=1e-2))
+        edited(model, [facts[0]], FTLConfig(layer=1, clamp=1e-2))
     assert traced(model.module) == before
 
 
@@ -325,20 +327,20 @@ def test_nan_names_the_fact(tiny, facts, tokenizer):
         own = set(tokenizer(facts["Łódź/mayor"].prompt)["input_ids"]) - others
         model.module.get_input_embeddings().weight[min(own)] = float("nan")
     with pytest.raises(ChangeError, match=r"step 1.*Łódź/mayor"):
-        ft_l(model, list(facts), FTLConfig(layer=1, clamp=1e-2))
+        edited(model, list(facts), FTLConfig(layer=1, clamp=1e-2))
 
 
 def test_a_clamp_finer_than_the_weights_is_warned_of(tiny, facts):
     with pytest.warns(UserWarning, match="finer than torch.bfloat16"):
-        ft_l(tiny("llama", torch.bfloat16), [facts[0]], FTLConfig(layer=1, clamp=5e-4, lr=1e-2, steps=2))
+        edited(tiny("llama", torch.bfloat16), [facts[0]], FTLConfig(layer=1, clamp=5e-4, lr=1e-2, steps=2))
 
 
 def test_a_clamp_that_the_weights_resolve_is_not_warned_of(tiny, facts):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        ft_l(tiny("llama"), [facts[0]], FTLConfig(layer=1, clamp=5e-5, steps=2))
-        ft_l(tiny("llama", torch.bfloat16), [facts[0]], FTLConfig(layer=1, clamp=0.5, lr=1e-2, steps=2))
-        ft(tiny("llama", torch.bfloat16), [facts[0]], FTConfig(layer=1, lr=1e-2, steps=2))
+        edited(tiny("llama"), [facts[0]], FTLConfig(layer=1, clamp=5e-5, steps=2))
+        edited(tiny("llama", torch.bfloat16), [facts[0]], FTLConfig(layer=1, clamp=0.5, lr=1e-2, steps=2))
+        edited(tiny("llama", torch.bfloat16), [facts[0]], FTConfig(layer=1, lr=1e-2, steps=2))
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
@@ -347,13 +349,13 @@ def test_on_top_of_a_lora_it_edits_the_adapted_model(tiny, facts, tokenizer, fam
     bare = traced(model.module)
     lora = finetune(model, facts.install_examples(), FinetuneConfig(steps=3, lr=1e-2))
     config = FTLConfig(layer=1, clamp=2e-3, steps=4)
-    alone = ft_l(model, [facts[0]], config)
+    alone = edited(model, [facts[0]], config)
     with lora.applied(model):
         adapted, adapted_logits = traced(model.module), logits_of(model)
         losses, weights = naive_ft(
             copy.deepcopy(model.module), tokenizer, [facts[0]], f"{PROJECTION[family].format(1)}.base_layer", config
         )
-        change = ft_l(model, [facts[0]], config)
+        change = edited(model, [facts[0]], config)
         after_edit = traced(model.module)
         _agree(
             model, change, losses, {name.replace(".base_layer", ""): w for name, w in weights.items()}, moved_by=4e-3
@@ -373,10 +375,10 @@ def test_on_top_of_a_lora_it_edits_the_adapted_model(tiny, facts, tokenizer, fam
 def test_edit_takes_a_fact_set_and_says_what_it_does_not_know(tiny, facts, refused):
     model = tiny("llama")
     config = FTLConfig(layer=1, clamp=1e-2, steps=2)
-    by_name, direct = edit(model, facts[:2], "ft_l", config), ft_l(model, list(facts[:2]), config)
+    by_name, direct = edit(model, facts[:2], "ft_l", config), edited(model, list(facts[:2]), config)
     assert same_bits(by_name, direct)
-    with refused("no edit method 'memit'"):
-        edit(model, facts[:2], "memit", config)
+    with refused("no edit method 'mend'"):
+        edit(model, facts[:2], "mend", config)
     with refused("takes a FTLConfig, not a FinetuneConfig"):
         edit(model, facts[:2], "ft_l", FinetuneConfig())
 

@@ -1,0 +1,87 @@
+"""What editors of keys and values have in common: contexts, second moments, and where they write.
+
+``RankOneEditor`` (ROME and its kin) and ``SpreadEditor`` (MEMIT and its kin) stand on it.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from functools import cached_property
+from typing import TypeVar
+
+from pydantic import Field, field_validator
+
+from mechmask.errors import ChangeError
+from mechmask.models.model import Model
+from mechmask.models.states import Variant, active
+from mechmask.write.covariance import SecondMoment, second_moments
+from mechmask.write.editor import Editor
+from mechmask.write.values import ValueConfig
+
+
+class KeyedConfig(ValueConfig):
+    """Where an editor of keys and values writes, and what it reads first; see ``ValueConfig`` for how it seeks values.
+
+    Attributes:
+        layers: the blocks whose MLP output projections are written into, 0..L-1, in order.
+        seed: of contexts, and of text that the model samples from itself.
+        corpus: text whose keys shall keep their values: the path of a text file, or texts; by default text that the
+            model samples from itself.
+        moment_tokens: tokens of that text; 10 times the width of a key by default.
+    """
+
+    layers: tuple[int, ...] = Field(min_length=1)
+    seed: int = 0
+    corpus: str | tuple[str, ...] | None = None
+    moment_tokens: int | None = Field(default=None, ge=1)
+
+    @field_validator("layers")
+    @classmethod
+    def _in_order(cls, layers: tuple[int, ...]) -> tuple[int, ...]:
+        if any(layer < 0 for layer in layers) or list(layers) != sorted(set(layers)):
+            raise ValueError("layers are numbers from 0 on, each once, in order")
+        return layers
+
+
+Config = TypeVar("Config", bound=KeyedConfig)
+
+
+class KeyedEditor(Editor[Config]):
+    """An editor that writes values at keys into MLP output projections.
+
+    Args:
+        state: the model as it is now, or a state of it; it is left as it was. Contexts and second moments are those of
+            this state, also for later edits.
+        config: how it edits.
+
+    Attributes:
+        contexts: what a prompt is read behind, besides alone.
+
+    Raises:
+        ChangeError: if there is no such layer.
+    """
+
+    def __init__(self, state: Model | Variant, config: Config) -> None:
+        super().__init__(state, config)
+        missing = [layer for layer in config.layers if layer >= state.n_layers]
+        if missing:
+            raise ChangeError(
+                f"There is no block {', '.join(map(str, missing))}: {state.name} has blocks 0 to {state.n_layers - 1}. "
+                "Name others in layers."
+            )
+        with active(state) as model:
+            self.contexts = self._contexts(model)
+
+    @cached_property
+    def moments(self) -> dict[int, SecondMoment]:
+        """The second moment of the keys of text in each layer that is written into, of the state that was given."""
+        c = self.config
+        return second_moments(self.start, c.layers, c.corpus, n_tokens=c.moment_tokens, seed=c.seed)
+
+    @abstractmethod
+    def _contexts(self, model: Model) -> tuple[str, ...]:
+        """What prompts are read behind."""
+
+    def _weight(self, model: Model, layer: int) -> str:
+        """The name of the weight that is written into."""
+        return f"{model.anatomy.mlp_output(layer).name}.weight"

@@ -1,0 +1,330 @@
+"""The value that an editor writes: what has to stand at the subject's last token so that the new value follows.
+
+ROME (Meng et al. 2022, eq. 4) seeks it as the output of one MLP, MEMIT (Meng et al. 2023, eq. 16) as the residual
+stream behind the last block that it writes into; both move it by a ``delta`` that Adam finds. The loss is the mean
+negative log-probability of the new value over prompts and tokens, a KL divergence at the end of the subject in
+"{subject} is a" that keeps what the subject is, and a decay on the size of delta.
+
+Published code runs the whole model on whole prompts, one fact at a time, with logits everywhere. Here facts are sought
+together, each with its own optimizer, clamp and stop; nothing that delta does not reach is run: of each prompt the
+tokens from the subject's end on, of the model the blocks above, of the logits those of the value's tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import kl_div
+from torch.nn.utils.rnn import pad_sequence
+from transformers import DynamicCache
+
+from mechmask.configuration import Configuration
+from mechmask.errors import ChangeError
+from mechmask.models.gradients import with_gradients, without_gradients
+from mechmask.models.model import Model
+from mechmask.models.packing import additive
+from mechmask.models.replay import Replay
+from mechmask.progress import Tick
+from mechmask.write.objective import nll
+from mechmask.write.requests import Request
+from mechmask.write.watching import watching
+from mechmask.write.weights import trainable
+
+Place = Literal["mlp", "residual"]
+
+_FACTS = 32  # facts that are sought together; affects memory and time only
+_WORTH_ANOTHER_PASS = 0.5  # of the facts are still sought: reading those alone costs less than the rest in every step
+
+
+class ValueConfig(Configuration):
+    """How the value of a fact is sought; names in brackets are those of the published code.
+
+    Attributes:
+        value_steps: iterations, the last of which looks at the loss alone (``v_num_grad_steps``).
+        value_lr: learning rate of Adam (``v_lr``).
+        value_decay: weight of the decay, ``value_decay * |delta| / |initial|**2`` (``v_weight_decay``).
+        value_clamp: delta is at most so many times as long as what it is added to (``clamp_norm_factor``).
+        value_kl: weight of the KL divergence (``kl_factor``).
+        value_stop: stop where the whole loss of a fact is below this, in nats.
+    """
+
+    refusal = ChangeError
+
+    value_steps: int = Field(default=20, ge=2)
+    value_lr: float = Field(default=0.5, gt=0, allow_inf_nan=False)
+    value_decay: float = Field(default=0.5, ge=0, allow_inf_nan=False)
+    value_clamp: float = Field(default=4.0, gt=0, allow_inf_nan=False)
+    value_kl: float = Field(default=0.0625, ge=0, allow_inf_nan=False)
+    value_stop: float = Field(default=0.05, ge=0, allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Values:
+    """The values of some facts, in float64.
+
+    Attributes:
+        initial: what the bare prompt has at the subject's last token ``[request, width]``.
+        delta: what is added to it ``[request, width]``.
+        losses: the whole loss of each at the end, in nats.
+        steps: how often delta was moved, for each.
+    """
+
+    initial: Float[Tensor, "request width"]
+    delta: Float[Tensor, "request width"]
+    losses: tuple[float, ...]
+    steps: tuple[int, ...]
+
+    @property
+    def targets(self) -> Float[Tensor, "request width"]:
+        """What is to stand there."""
+        return self.initial + self.delta
+
+    def require_moved(self, method: str) -> None:
+        """Refuse values that are all what stands there already.
+
+        Raises:
+            ChangeError: if no delta was moved.
+        """
+        if not any(self.steps):
+            raise ChangeError(
+                f"The {method} change changes nothing: the model says every new value as it is, to a loss below "
+                "value_stop. Take facts whose new value it does not say, or lower value_stop."
+            )
+
+    def details(self, requests: Sequence[Request]) -> list[dict[str, Any]]:
+        """How the search went for each fact, as JSON values."""
+        sizes, lengths = self.initial.norm(dim=1).tolist(), self.delta.norm(dim=1).tolist()
+        return [
+            {"id": request.fact_id, "loss_nats": loss, "steps": steps, "delta_norm": length, "initial_norm": size}
+            for request, loss, steps, length, size in zip(
+                requests, self.losses, self.steps, lengths, sizes, strict=True
+            )
+        ]
+
+
+def seek_values(
+    model: Model,
+    requests: Sequence[Request],
+    layer: int,
+    config: ValueConfig,
+    place: Place,
+    tick: Tick | None = None,
+) -> Values:
+    """The value of every fact at the subject's last token, each sought as if it were alone.
+
+    Args:
+        model: the model; it is left as it was.
+        requests: the facts.
+        layer: the block, 0..L-1.
+        config: how it is sought.
+        place: ``mlp``: what the block's MLP output projection gives out; ``residual``: the residual stream behind it.
+        tick: called after each fact.
+
+    Raises:
+        ChangeError: if a loss is not a number, the attention takes no mask, a prompt is longer than its window, or no
+            block is left to carry what is written at the subject's end to the end of the prompt.
+    """
+    _require_masks(model, requests)
+    _require_reach(model, requests, layer)
+    found = []
+    with trainable(model, {}):
+        for start in range(0, len(requests), _FACTS):
+            found.append(_sought_together(model, requests[start : start + _FACTS], layer, config, place))
+            for request in requests[start : start + _FACTS] if tick is not None else ():
+                tick(request.fact_id)  # pyright: ignore[reportOptionalCall]
+    return Values(
+        torch.cat([values.initial for values in found]),
+        torch.cat([values.delta for values in found]),
+        tuple(loss for values in found for loss in values.losses),
+        tuple(steps for values in found for steps in values.steps),
+    )
+
+
+def _sought_together(
+    model: Model, requests: Sequence[Request], layer: int, config: ValueConfig, place: Place
+) -> Values:
+    ends = _SubjectEnds(model, requests, layer, config, place)
+    initial = ends.initial
+    longest = config.value_clamp * initial.norm(dim=1)
+    deltas = [nn.Parameter(torch.zeros_like(row)) for row in initial]
+    losses, steps = [0.0] * len(requests), [0] * len(requests)
+    read = live = list(range(len(requests)))
+    optimizer = torch.optim.Adam(deltas, lr=config.value_lr)
+    for iteration in range(config.value_steps):
+        with with_gradients():
+            each = ends.losses(torch.stack([deltas[i] for i in read]))
+        found = dict(zip(read, _finite(each, [requests[i] for i in read], iteration), strict=True))
+        for i in live:
+            losses[i], steps[i] = found[i], iteration
+        live = [i for i in live if losses[i] >= config.value_stop]
+        if iteration == config.value_steps - 1 or not live:
+            break
+        optimizer.zero_grad(set_to_none=True)
+        each[torch.tensor([read.index(i) for i in live], device=each.device)].sum().backward()
+        for i in set(read) - set(live):
+            deltas[i].grad = None  # done: its momentum does not move it either
+        optimizer.step()
+        with without_gradients():
+            for i in live:
+                deltas[i].mul_((longest[i] / deltas[i].norm()).clamp(max=1))
+        if len(live) <= _WORTH_ANOTHER_PASS * len(read):
+            ends, read = ends.only([read.index(i) for i in live]), live
+    return Values(
+        initial.double().cpu(), torch.stack(list(deltas)).detach().double().cpu(), tuple(losses), tuple(steps)
+    )
+
+
+class _SubjectEnds:
+    """The part of a pass that a value at the subject's last token reaches: its tokens from there on, blocks above.
+
+    Keys and values of the tokens before it are those of one pass of the model as it is.
+    """
+
+    def __init__(
+        self, model: Model, requests: Sequence[Request], layer: int, config: ValueConfig, place: Place
+    ) -> None:
+        self._model, self._requests, self._layer, self._config = model, requests, layer, config
+        self._place: Place = place
+        rows = [(n, prompt) for n, request in enumerate(requests) for prompt in request.prompts]
+        self._n_prompts = len(rows)
+        texts = [(*prompt.ids, *prompt.target[:-1]) for _, prompt in rows]
+        texts += [request.essence.ids for request in requests]
+        ends = [prompt.subject for _, prompt in rows] + [request.essence.position for request in requests]
+        device = model.device
+        with watching(model, layer) as seen:
+            self._replay = _replayed(model, texts, ends, layer)
+        self._entering = self._replay.residual(layer + 1)
+        self._outputs = seen.values[:, 0]
+        self._owner = torch.tensor([n for n, _ in rows] + list(range(len(requests))), device=device)
+        asked = [
+            (
+                row,
+                len(prompt.ids) - 1 - prompt.subject + n,
+                token,
+                1 / (len(prompt.target) * len(requests[owner].prompts)),
+            )
+            for row, (owner, prompt) in enumerate(rows)
+            for n, token in enumerate(prompt.target)
+        ]
+        self._rows, self._columns, self._tokens = (
+            torch.tensor([entry[i] for entry in asked], device=device) for i in range(3)
+        )
+        self._shares = torch.tensor([entry[3] for entry in asked], device=device)
+        bare = torch.tensor([i for i, (_, prompt) in enumerate(rows) if prompt is requests[rows[i][0]].bare])
+        stream = self._outputs if place == "mlp" else self._entering[:, 0]
+        self.initial = stream[bare.to(stream.device)].to(device, torch.promote_types(stream.dtype, torch.float32))
+        with without_gradients():
+            self._essence = self._logprobs(self._replay.from_layer(layer + 1, self._entering))
+
+    def losses(self, delta: Float[Tensor, "request width"]) -> Float[Tensor, " request"]:
+        """The whole loss of each fact in nats, differentiable in ``delta``."""
+        residual = self._replay.from_layer(self._layer + 1, self._moved(delta))
+        rows, columns = self._rows.to(residual.device), self._columns.to(residual.device)
+        normed = self._model.anatomy.final_norm(residual[rows, columns])
+        each = nll(self._model.anatomy, normed, self._tokens).to(delta.device)
+        value = torch.zeros_like(delta[:, 0]).index_add(0, self._owner[self._rows], each * self._shares)
+        kept = kl_div(self._essence, self._logprobs(residual), log_target=True, reduction="none").sum(-1)
+        decay = delta.norm(dim=1) / self.initial.norm(dim=1) ** 2
+        return value + self._config.value_kl * kept.to(delta.device) + self._config.value_decay * decay
+
+    def only(self, chosen: Sequence[int]) -> _SubjectEnds:
+        """Some of the facts, by number."""
+        with without_gradients():
+            requests = [self._requests[n] for n in chosen]
+            return _SubjectEnds(self._model, requests, self._layer, self._config, self._place)
+
+    def _moved(self, delta: Float[Tensor, "request width"]) -> Float[Tensor, "row position width"]:
+        """What leaves the block if delta is added at the subject's last token of every row."""
+        added = delta[self._owner].to(self._entering)
+        norm = self._model.anatomy.post_mlp_norm(self._layer) if self._place == "mlp" else None
+        if norm is not None:
+            added = norm(self._outputs + added) - norm(self._outputs)
+        moved = self._entering.clone()
+        moved[:, 0] += added
+        return moved
+
+    def _logprobs(self, residual: Float[Tensor, "row position width"]) -> Float[Tensor, "request vocabulary"]:
+        """Log-probabilities of what follows "{subject} is a" cut at the subject's end."""
+        anatomy = self._model.anatomy
+        normed = anatomy.final_norm(residual[self._n_prompts :, 0])
+        return anatomy.capped(anatomy.unembedding(normed).float()).log_softmax(-1)
+
+
+class _GivenPast(DynamicCache):
+    """Keys and values of tokens before: what comes after is read behind them, and they stay what they are."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
+        """Those before, and those that are read now."""
+        layer: Any = self.layers[layer_idx]  # transformers' type covers kinds that have no keys and values
+        return torch.cat([layer.keys, key_states], -2), torch.cat([layer.values, value_states], -2)
+
+
+def _replayed(model: Model, texts: Sequence[tuple[int, ...]], ends: Sequence[int], layer: int) -> Replay:
+    """A pass over the tokens of each text from its end-of-subject on, kept above a block."""
+    before = [torch.tensor(text[:end], dtype=torch.long) for text, end in zip(texts, ends, strict=True)]
+    after = [torch.tensor(text[end:], dtype=torch.long) for text, end in zip(texts, ends, strict=True)]
+    tokens = pad_sequence(after, batch_first=True).to(model.device)
+    starts = torch.tensor(ends, device=model.device)
+    inputs: dict[str, Any] = {
+        "input_ids": tokens,
+        "position_ids": starts[:, None] + torch.arange(tokens.shape[1], device=model.device),
+        "attention_mask": additive(_mask(starts, max(ends), tokens.shape[1]), model.dtype),
+    }
+    if max(ends):
+        past = _GivenPast()
+        with without_gradients():
+            kept = DynamicCache()
+            padded = pad_sequence(before, batch_first=True).to(model.device)
+            model.anatomy.decoder(input_ids=padded, past_key_values=kept, use_cache=True)
+        past.layers = kept.layers
+        inputs["past_key_values"] = past
+    return Replay(model, inputs, first=min(layer + 1, model.n_layers - 1))
+
+
+def _mask(starts: Int[Tensor, " row"], n_before: int, n_after: int) -> Bool[Tensor, "row 1 after all"]:
+    """``True`` where a token may look: at the tokens before, pads left out, at itself and at those between."""
+    before = torch.arange(n_before, device=starts.device) < starts[:, None]
+    after = torch.ones(n_after, n_after, dtype=torch.bool, device=starts.device).tril()
+    rows = before[:, None].expand(-1, n_after, -1)
+    return torch.cat([rows, after.expand(len(starts), -1, -1)], dim=-1)[:, None]
+
+
+def _require_masks(model: Model, requests: Sequence[Request]) -> None:
+    attention = getattr(model.module.config, "_attn_implementation", "eager")
+    if attention not in ("eager", "sdpa"):
+        raise ChangeError(
+            f"The {attention} attention of {model.name} takes no mask, so values cannot be sought behind tokens that "
+            "were read before. Load the model with attn_implementation='sdpa'."
+        )
+    window = model.anatomy.sliding_window
+    long = [r.fact_id for r in requests if window and max(len(p.ids) + len(p.target) for p in r.prompts) > window]
+    if long:
+        raise ChangeError(
+            f"The prompt of {long[0]!r}, in its contexts, is longer than the attention window of {model.name}, "
+            f"{window} tokens, so its value cannot be sought. Shorten it."
+        )
+
+
+def _require_reach(model: Model, requests: Sequence[Request], layer: int) -> None:
+    apart = [request.fact_id for request in requests if request.bare.subject < len(request.bare.ids) - 1]
+    if layer == model.n_layers - 1 and apart:
+        raise ChangeError(
+            f"Block {layer} is the last, so what it gives at the end of the subject of {apart[0]!r} is not seen at the "
+            "end of the prompt. Edit a lower layer."
+        )
+
+
+def _finite(losses: Float[Tensor, " request"], requests: Sequence[Request], iteration: int) -> list[float]:
+    bad = [r.fact_id for r, ok in zip(requests, losses.detach().isfinite().tolist(), strict=True) if not ok]
+    if bad:
+        raise ChangeError(
+            f"The loss of the value of {bad[0]!r} is not a number at iteration {iteration + 1}. Lower value_lr, or "
+            "check the weights."
+        )
+    return losses.tolist()
