@@ -110,3 +110,21 @@ def test_a_layer_that_was_not_kept(tiny, layer):
         replay.residual(layer)
     with pytest.raises(ModelError, match="was not kept"):
         replay.from_layer(layer, torch.zeros(2, 12, 32))
+
+
+@torch.no_grad()
+def test_a_pass_that_stops_early_runs_no_further_and_agrees(tiny, family):
+    model = tiny(family)
+    height = model.n_layers
+    whole = Replay(model, {"input_ids": IDS})
+    ran = []
+    hooks = [block.register_forward_hook(lambda *_, i=i: ran.append(i)) for i, block in enumerate(model.anatomy.blocks)]
+    part = Replay(model, {"input_ids": IDS}, first=0, last=height - 1)
+    for hook in hooks:
+        hook.remove()
+    assert ran == list(range(height - 1))
+    for layer in range(height):
+        assert torch.equal(part.residual(layer), whole.residual(layer))
+    assert torch.equal(part.from_layer(0, part.residual(0), 1), whole.residual(1))
+    with pytest.raises(ModelError, match=f"holds layers 0 to {height - 1}"):
+        part.residual(height)

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mechmask.errors import RouteError
 from mechmask.facts.fact import Example, Fact
-from mechmask.models.routes import encode_contests, encode_examples
+from mechmask.models.routes import encode_contests, encode_examples, encode_mentions
 
 KINDS = ["tokenizer", "bos_tokenizer", "bos_eos_tokenizer", "metaspace_tokenizer"]
 
@@ -296,3 +296,21 @@ def test_an_example_whose_prompt_has_no_tokens_is_refused(tokenizer):
     """Nothing decides its value: in a row with others it would be read after one of theirs."""
     with pytest.raises(RouteError, match="has no tokens"):
         encode_examples(tokenizer, [Example(prompt="", value="Paris"), Example(prompt="Japan", value="Tokyo")])
+
+
+def test_the_last_mention_of_a_subject_is_found_in_any_text(any_tokenizer):
+    texts = ["Ana and Anabel met Ana in Rome", "Łódź", "the king of France and France"]
+    subjects = ["Ana", "Łódź", "France"]
+    for text, subject, mention in zip(texts, subjects, encode_mentions(any_tokenizer, texts, subjects), strict=True):
+        assert list(mention.ids) == any_tokenizer(text, add_special_tokens=True)["input_ids"][: len(mention.ids)]
+        spans = any_tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+        end = text.rindex(f"{subject} ") + len(subject) if f"{subject} " in text else len(text)
+        start, stop = spans[mention.position]
+        assert start < end <= stop
+
+
+def test_texts_without_their_subject_are_refused_together(tokenizer):
+    with pytest.raises(RouteError) as error:
+        encode_mentions(tokenizer, ["nobody is here", "Ana", "nor here"], ["Ana", "Ana", "Peter"])
+    assert "'Ana' does not occur in the prompt 'nobody is here'" in str(error.value)
+    assert "'Peter'" in str(error.value)
