@@ -17,19 +17,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import kl_div
-from torch.nn.utils.rnn import pad_sequence
-from transformers import DynamicCache
 
 from mechmask.configuration import Configuration
 from mechmask.errors import ChangeError
 from mechmask.models.gradients import with_gradients, without_gradients
 from mechmask.models.model import Model
-from mechmask.models.packing import additive
-from mechmask.models.replay import Replay
+from mechmask.models.tails import Tails
 from mechmask.progress import Tick
 from mechmask.write.objective import nll
 from mechmask.write.requests import Request
@@ -38,7 +35,7 @@ from mechmask.write.weights import trainable
 
 Place = Literal["mlp", "residual"]
 
-_FACTS = 32  # facts that are sought together; affects memory and time only
+_FACTS = 16  # facts that are sought together; affects memory and time only
 _WORTH_ANOTHER_PASS = 0.5  # of the facts are still sought: reading those alone costs less than the rest in every step
 
 
@@ -132,18 +129,28 @@ def seek_values(
     """
     _require_masks(model, requests)
     _require_reach(model, requests, layer)
+    order = sorted(range(len(requests)), key=lambda n: _n_reached(requests[n]))  # alike in length: little padding
     found = []
     with trainable(model, {}):
-        for start in range(0, len(requests), _FACTS):
-            found.append(_sought_together(model, requests[start : start + _FACTS], layer, config, place))
-            for request in requests[start : start + _FACTS] if tick is not None else ():
+        for start in range(0, len(order), _FACTS):
+            chosen = [requests[n] for n in order[start : start + _FACTS]]
+            found.append(_sought_together(model, chosen, layer, config, place))
+            for request in chosen if tick is not None else ():
                 tick(request.fact_id)  # pyright: ignore[reportOptionalCall]
+    place_of = [order.index(n) for n in range(len(order))]
+    losses = [loss for values in found for loss in values.losses]
+    steps = [n_steps for values in found for n_steps in values.steps]
     return Values(
-        torch.cat([values.initial for values in found]),
-        torch.cat([values.delta for values in found]),
-        tuple(loss for values in found for loss in values.losses),
-        tuple(steps for values in found for steps in values.steps),
+        torch.cat([values.initial for values in found])[place_of],
+        torch.cat([values.delta for values in found])[place_of],
+        tuple(losses[n] for n in place_of),
+        tuple(steps[n] for n in place_of),
     )
+
+
+def _n_reached(request: Request) -> int:
+    """Tokens of its longest row that a value at the subject's end reaches."""
+    return max(len(prompt.ids) - prompt.subject + len(prompt.target) for prompt in request.prompts)
 
 
 def _sought_together(
@@ -183,22 +190,26 @@ def _sought_together(
 class _SubjectEnds:
     """The part of a pass that a value at the subject's last token reaches: its tokens from there on, blocks above.
 
-    Keys and values of the tokens before it are those of one pass of the model as it is.
+    Rows are the prompts of each request in turn, then the essence of each.
     """
 
     def __init__(
-        self, model: Model, requests: Sequence[Request], layer: int, config: ValueConfig, place: Place
+        self,
+        model: Model,
+        requests: Sequence[Request],
+        layer: int,
+        config: ValueConfig,
+        place: Place,
+        tails: Tails | None = None,
     ) -> None:
         self._model, self._requests, self._layer, self._config = model, requests, layer, config
         self._place: Place = place
         rows = [(n, prompt) for n, request in enumerate(requests) for prompt in request.prompts]
         self._n_prompts = len(rows)
-        texts = [(*prompt.ids, *prompt.target[:-1]) for _, prompt in rows]
-        texts += [request.essence.ids for request in requests]
-        ends = [prompt.subject for _, prompt in rows] + [request.essence.position for request in requests]
         device = model.device
+        self._tails = _tails_of(model, requests) if tails is None else tails
         with watching(model, layer) as seen:
-            self._replay = _replayed(model, texts, ends, layer)
+            self._replay = self._tails.replay(min(layer + 1, model.n_layers - 1))
         self._entering = self._replay.residual(layer + 1)
         self._outputs = seen.values[:, 0]
         self._owner = torch.tensor([n for n, _ in rows] + list(range(len(requests))), device=device)
@@ -220,7 +231,7 @@ class _SubjectEnds:
         stream = self._outputs if place == "mlp" else self._entering[:, 0]
         self.initial = stream[bare.to(stream.device)].to(device, torch.promote_types(stream.dtype, torch.float32))
         with without_gradients():
-            self._essence = self._logprobs(self._replay.from_layer(layer + 1, self._entering))
+            self._essence = self._logprobs(self._replay.residual(model.n_layers))
 
     def losses(self, delta: Float[Tensor, "request width"]) -> Float[Tensor, " request"]:
         """The whole loss of each fact in nats, differentiable in ``delta``."""
@@ -235,9 +246,10 @@ class _SubjectEnds:
 
     def only(self, chosen: Sequence[int]) -> _SubjectEnds:
         """Some of the facts, by number."""
-        with without_gradients():
-            requests = [self._requests[n] for n in chosen]
-            return _SubjectEnds(self._model, requests, self._layer, self._config, self._place)
+        prompts = [row for row, owner in enumerate(self._owner[: self._n_prompts].tolist()) if owner in set(chosen)]
+        tails = self._tails.only([*prompts, *(self._n_prompts + n for n in chosen)])
+        requests = [self._requests[n] for n in chosen]
+        return _SubjectEnds(self._model, requests, self._layer, self._config, self._place, tails)
 
     def _moved(self, delta: Float[Tensor, "request width"]) -> Float[Tensor, "row position width"]:
         """What leaves the block if delta is added at the subject's last token of every row."""
@@ -256,43 +268,10 @@ class _SubjectEnds:
         return anatomy.capped(anatomy.unembedding(normed).float()).log_softmax(-1)
 
 
-class _GivenPast(DynamicCache):
-    """Keys and values of tokens before: what comes after is read behind them, and they stay what they are."""
-
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
-        """Those before, and those that are read now."""
-        layer: Any = self.layers[layer_idx]  # transformers' type covers kinds that have no keys and values
-        return torch.cat([layer.keys, key_states], -2), torch.cat([layer.values, value_states], -2)
-
-
-def _replayed(model: Model, texts: Sequence[tuple[int, ...]], ends: Sequence[int], layer: int) -> Replay:
-    """A pass over the tokens of each text from its end-of-subject on, kept above a block."""
-    before = [torch.tensor(text[:end], dtype=torch.long) for text, end in zip(texts, ends, strict=True)]
-    after = [torch.tensor(text[end:], dtype=torch.long) for text, end in zip(texts, ends, strict=True)]
-    tokens = pad_sequence(after, batch_first=True).to(model.device)
-    starts = torch.tensor(ends, device=model.device)
-    inputs: dict[str, Any] = {
-        "input_ids": tokens,
-        "position_ids": starts[:, None] + torch.arange(tokens.shape[1], device=model.device),
-        "attention_mask": additive(_mask(starts, max(ends), tokens.shape[1]), model.dtype),
-    }
-    if max(ends):
-        past = _GivenPast()
-        with without_gradients():
-            kept = DynamicCache()
-            padded = pad_sequence(before, batch_first=True).to(model.device)
-            model.anatomy.decoder(input_ids=padded, past_key_values=kept, use_cache=True)
-        past.layers = kept.layers
-        inputs["past_key_values"] = past
-    return Replay(model, inputs, first=min(layer + 1, model.n_layers - 1))
-
-
-def _mask(starts: Int[Tensor, " row"], n_before: int, n_after: int) -> Bool[Tensor, "row 1 after all"]:
-    """``True`` where a token may look: at the tokens before, pads left out, at itself and at those between."""
-    before = torch.arange(n_before, device=starts.device) < starts[:, None]
-    after = torch.ones(n_after, n_after, dtype=torch.bool, device=starts.device).tril()
-    rows = before[:, None].expand(-1, n_after, -1)
-    return torch.cat([rows, after.expand(len(starts), -1, -1)], dim=-1)[:, None]
+def _tails_of(model: Model, requests: Sequence[Request]) -> Tails:
+    prompts = [prompt for request in requests for prompt in request.prompts]
+    texts = [(*prompt.ids, *prompt.target[:-1]) for prompt in prompts] + [r.essence.ids for r in requests]
+    return Tails(model, texts, [prompt.subject for prompt in prompts] + [r.essence.position for r in requests])
 
 
 def _require_masks(model: Model, requests: Sequence[Request]) -> None:

@@ -23,16 +23,16 @@ import torch
 import mechmask as mm
 from mechmask.write.edit import METHODS, prepare
 
-WINDOWS = [[2, 3, 4, 5, 6], [4, 5, 6, 7, 8], [6, 7, 8, 9, 10], [9, 10, 11, 12, 13]]
+WINDOWS = [[2, 3, 4, 5, 6], [4, 5, 6, 7, 8], [8, 9, 10, 11, 12]]
 SHORT = [[5, 3], [10, 2]]  # number of tokens and of contexts
 GRIDS = {
-    "ft": {"layer": [0, 5, 10, 15, 20, 25]},
-    "ft_prompt_last": {"layer": [0, 5, 10, 15, 20, 25]},
-    "rome": {"layers": [[3], [6], [9], [12], [15]], "value_decay": [0.5, 1e-3], "context_lengths": [SHORT]},
+    "ft": {"layer": [0, 10, 20]},
+    "ft_prompt_last": {"layer": [0, 10, 20]},
+    "rome": {"layers": [[3], [6], [9], [12]], "value_decay": [0.5], "context_lengths": [SHORT]},
     "r_rome": {"layers": [[3], [6], [9], [12]], "value_decay": [0.5], "context_lengths": [SHORT]},
-    "memit": {"layers": WINDOWS, "value_decay": [0.5, 1e-3], "moment_weight": [1.0, 30.0, 1000.0]},
+    "memit": {"layers": WINDOWS, "value_decay": [0.5], "moment_weight": [30.0, 1000.0, 5000.0]},
     "emmet": {"layers": [[3], [6], [9], [12]], "value_decay": [0.5], "moment_weight": [1.0, 30.0]},
-    "alphaedit": {"layers": WINDOWS, "null_space_threshold": [5e-3, 2e-2, 1e-1], "ridge": [1.0, 10.0]},
+    "alphaedit": {"layers": WINDOWS, "value_decay": [0.5], "null_space_threshold": [5e-3, 2e-2], "ridge": [1.0, 10.0]},
 }
 ALONE = ("ft", "ft_prompt_last", "rome", "r_rome")
 
