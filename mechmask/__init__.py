@@ -120,6 +120,9 @@ if TYPE_CHECKING:
     from mechmask.study.draws import DrawnResults as DrawnResults
     from mechmask.study.draws import Draws as Draws
     from mechmask.study.draws import open_draws as open_draws
+    from mechmask.study.editing_config import EditingConfig as EditingConfig
+    from mechmask.study.editing_results import EditResults as EditResults
+    from mechmask.study.editing_results import open_edits as open_edits
     from mechmask.study.lenses import fitted_lens as fitted_lens
     from mechmask.study.paper import PaperConfig as PaperConfig
     from mechmask.study.paper import PaperStudy as PaperStudy
@@ -130,6 +133,7 @@ if TYPE_CHECKING:
     from mechmask.study.protocols.correction import CorrectionConfig as CorrectionConfig
     from mechmask.study.protocols.correction import CorrectionStudy as CorrectionStudy
     from mechmask.study.protocols.dose import DoseStudy as DoseStudy
+    from mechmask.study.protocols.editing import EditStudy as EditStudy
     from mechmask.study.protocols.graft_curve import graft_curve as graft_curve
     from mechmask.study.protocols.mask import MaskStudy as MaskStudy
     from mechmask.study.protocols.precision import PrecisionConfig as PrecisionConfig
@@ -175,6 +179,9 @@ if TYPE_CHECKING:
     from mechmask.write.methods.memit import MEMITConfig as MEMITConfig
     from mechmask.write.methods.r_rome import RROMEConfig as RROMEConfig
     from mechmask.write.methods.rome import ROMEConfig as ROMEConfig
+    from mechmask.write.reversal import RemovalMask as RemovalMask
+    from mechmask.write.reversal import ReversalConfig as ReversalConfig
+    from mechmask.write.reversal import learn_reversal as learn_reversal
     from mechmask.write.round_trip import RoundTrip as RoundTrip
     from mechmask.write.round_trip import round_trip as round_trip
     from mechmask.write.weights import WeightChange as WeightChange
@@ -283,6 +290,9 @@ _HOMES = {
     "DrawnResults": "study.draws",
     "Draws": "study.draws",
     "open_draws": "study.draws",
+    "EditingConfig": "study.editing_config",
+    "EditResults": "study.editing_results",
+    "open_edits": "study.editing_results",
     "fitted_lens": "study.lenses",
     "PaperConfig": "study.paper",
     "PaperStudy": "study.paper",
@@ -293,6 +303,7 @@ _HOMES = {
     "CorrectionConfig": "study.protocols.correction",
     "CorrectionStudy": "study.protocols.correction",
     "DoseStudy": "study.protocols.dose",
+    "EditStudy": "study.protocols.editing",
     "graft_curve": "study.protocols.graft_curve",
     "MaskStudy": "study.protocols.mask",
     "PrecisionConfig": "study.protocols.precision",
@@ -338,6 +349,9 @@ _HOMES = {
     "MEMITConfig": "write.methods.memit",
     "RROMEConfig": "write.methods.r_rome",
     "ROMEConfig": "write.methods.rome",
+    "learn_reversal": "write.reversal",
+    "RemovalMask": "write.reversal",
+    "ReversalConfig": "write.reversal",
     "round_trip": "write.round_trip",
     "RoundTrip": "write.round_trip",
     "WeightChange": "write.weights",

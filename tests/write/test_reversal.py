@@ -1,0 +1,141 @@
+"""Mask reversal: each row under its own masked weights is the model with those weights in place."""
+
+from __future__ import annotations
+
+import keyed_editors as naive
+import pytest
+import torch
+
+from mechmask import FactSet, FTLConfig, edit, read_logits
+from mechmask.errors import ChangeError, MechmaskError
+from mechmask.models.states import active
+from mechmask.write.methods.rome import ROMEConfig
+from mechmask.write.reversal import RemovalMask, ReversalConfig, _Reversal, learn_reversal
+from mechmask.write.weights import trainable
+
+ROME = ROMEConfig(
+    layers=(1,), value_lr=0.3, value_steps=40, value_clamp=30.0, value_decay=0.0, value_kl=0.0, value_stop=0.3,
+    moment_tokens=512, context_lengths=(),
+)  # fmt: skip
+FTL = FTLConfig(layer=1, clamp=1.0, lr=2e-2, steps=20)
+
+pytestmark = pytest.mark.filterwarnings("ignore:The .* edit did not take")
+
+
+@pytest.fixture
+def some(facts):
+    subjects = ("France", "Germany", "Spain", "Italy", "Berlin")
+    values = (("Paris", "Rome"), ("Rome", "Paris"), ("Madrid", "Paris"), ("Paris", "Madrid"), ("Maria", "Peter"))
+    fact = facts["France/capital"]
+    return FactSet(
+        fact.model_copy(
+            update={
+                "subject": s,
+                "prompt": f"The capital of {s}",
+                "old": old,
+                "new": new,
+                "id": s,
+                "paraphrases": (),
+                "distractors": (),
+            }
+        )
+        for s, (old, new) in zip(subjects, values, strict=True)
+    )
+
+
+def edits_of(model, facts, config=ROME):
+    return [edit(model, [fact], config=config, progress=False) for fact in facts]
+
+
+def followed(module, tokenizer, prompt):
+    with torch.no_grad():
+        return module(input_ids=torch.tensor([tokenizer(prompt)["input_ids"]])).logits[0, -1].log_softmax(-1)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "opt", "gemma3_text", "gptj"])
+@pytest.mark.parametrize("config", [ROME, FTL])
+def test_each_row_meets_its_own_masked_weights(tiny, some, family, config):
+    """Against one model at a time with the masked weights in place, run whole."""
+    model = tiny(family)
+    before = [followed(model.module, model.tokenizer, fact.prompt) for fact in some]
+    edits = edits_of(model, some, config)
+    projection = naive.projection_of(model.module, 1)
+    mask = torch.rand(projection.weight.shape, generator=torch.Generator().manual_seed(0)).round()
+    with trainable(model, {}):
+        asked = _Reversal(model, edits, some, batch_size=2)
+        found = torch.cat([asked.divergence([mask], number) for number in range(asked.n_batches)])
+    for i, (fact, change) in enumerate(zip(some, edits, strict=True)):
+        with change.applied(model), torch.no_grad():
+            kept = projection.weight.clone()
+            projection.weight.mul_(mask)
+            after = followed(model.module, model.tokenizer, fact.prompt)
+            projection.weight.copy_(kept)
+        naively = (before[i].exp() * (before[i] - after)).sum()
+        assert float(found[i]) == pytest.approx(float(naively), rel=1e-3, abs=1e-4)
+
+
+def test_a_learned_mask_undoes_edits_and_leaves_the_model_alone(tiny, some, traced, rngs):
+    model = tiny("llama")
+    edits = edits_of(model, some)
+    before, random = traced(model.module), rngs()
+    config = ReversalConfig(steps=60, lr=0.3, sparsity=0.1)
+    mask = learn_reversal(model, edits, some, config, progress=False)
+    assert traced(model.module) == before
+    untouched = rngs() == random
+    assert untouched
+    assert mask.losses[-1] < 0.5 * mask.losses[0]
+    assert 0 < mask.share < 1
+    again = learn_reversal(model, edits, some, config, progress=False)
+    assert all(torch.equal(again.removed[name], mask.removed[name]) for name in mask.removed)
+    regained = []
+    for fact, change in zip(some, edits, strict=True):
+        state = change.on(model)
+        masked = mask.change(state).on(state)
+        edited, undone = (read_logits(s, [fact]).margin.item() for s in (state, masked))
+        regained.append(edited - undone)
+    assert sum(regained) / len(regained) > 1.0  # nats
+
+
+def test_the_mask_sets_what_it_removes_to_zero_and_nothing_else(tiny, some):
+    model = tiny("gpt2")
+    name = "transformer.h.1.mlp.c_proj.weight"
+    removed = torch.zeros(64, 32, dtype=torch.bool)
+    removed[3, 4:9] = True
+    mask = RemovalMask({name: removed})
+    weights = {n: p.clone() for n, p in model.module.named_parameters()}
+    with active(mask.change(model).on(model)) as changed:
+        for n, p in changed.module.named_parameters():
+            assert torch.equal(p, weights[n].masked_fill(removed, 0) if n == name else weights[n])
+    assert mask.share == 5 / (64 * 32)
+
+
+def test_a_shuffled_mask_removes_as_many_of_every_row(tiny):
+    removed = torch.rand(16, 8, generator=torch.Generator().manual_seed(1)) < 0.3
+    shuffled = RemovalMask({"w": removed}).shuffled(seed=2).removed["w"]
+    assert torch.equal(shuffled.sum(1), removed.sum(1))
+    assert not torch.equal(shuffled, removed)
+
+
+def test_a_mask_is_kept_and_found_again(tmp_path):
+    mask = RemovalMask({"w": torch.eye(3, dtype=torch.bool)}, (2.0, 0.5))
+    mask.save(tmp_path / "mask")
+    again = RemovalMask.load(tmp_path / "mask")
+    assert torch.equal(again.removed["w"], mask.removed["w"])
+    assert again.losses == mask.losses
+    with pytest.raises(ChangeError, match="already exists"):
+        mask.save(tmp_path / "mask")
+    (tmp_path / "mask" / "mask.safetensors").write_bytes(b"no")
+    with pytest.raises(MechmaskError, match="mask"):
+        RemovalMask.load(tmp_path / "mask")
+
+
+def test_edits_that_do_not_belong_together_are_refused(tiny, some):
+    model = tiny("llama")
+    edits = edits_of(model, some[:2])
+    with pytest.raises(ChangeError, match="2 edits and 5 facts"):
+        learn_reversal(model, edits, some, progress=False)
+    other = edit(model, some[:1], config=FTLConfig(layer=0, clamp=1.0, lr=2e-2, steps=5), progress=False)
+    with pytest.raises(ChangeError, match="not into the same"):
+        learn_reversal(model, [edits[0], other], some[:2], progress=False)
+    with pytest.raises(ChangeError, match="has no weight"):
+        RemovalMask({"nothing": torch.eye(2, dtype=torch.bool)}).change(model)
