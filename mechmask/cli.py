@@ -217,7 +217,7 @@ def status(
 @app.command()
 def read(
     model: ModelName,
-    facts: Annotated[Path, typer.Argument(help="Facts: JSONL, CSV or CounterFact.")],
+    facts: Annotated[Path, typer.Argument(help="Facts: JSONL, CSV, or a data set as it is published.")],
     score: Annotated[ScoreName, typer.Option(help="How a value's tokens become one number.")] = "sequence",
     depth: Annotated[bool, typer.Option("--depth", help="Read every layer, not only the output.")] = False,
     lens: Annotated[str, typer.Option(help="With --depth: logit, ridge, tuned, or the directory of a lens.")] = "logit",

@@ -28,11 +28,11 @@ SHORT = [[5, 3], [10, 2]]  # number of tokens and of contexts
 GRIDS = {
     "ft": {"layer": [0, 10, 20]},
     "ft_prompt_last": {"layer": [0, 10, 20]},
-    "rome": {"layers": [[3], [6], [9], [12]], "value_decay": [0.5], "context_lengths": [SHORT]},
-    "r_rome": {"layers": [[3], [6], [9], [12]], "value_decay": [0.5], "context_lengths": [SHORT]},
-    "memit": {"layers": WINDOWS, "value_decay": [0.5], "moment_weight": [30.0, 1000.0, 5000.0]},
-    "emmet": {"layers": [[3], [6], [9], [12]], "value_decay": [0.5], "moment_weight": [1.0, 30.0]},
-    "alphaedit": {"layers": WINDOWS, "value_decay": [0.5], "null_space_threshold": [5e-3, 2e-2], "ridge": [1.0, 10.0]},
+    "rome": {"layers": [[3], [6], [9]], "value_decay": [0.5], "context_lengths": [SHORT]},
+    "r_rome": {"layers": [[3], [6], [9]], "value_decay": [0.5], "context_lengths": [SHORT]},
+    "memit": {"layers": WINDOWS, "value_decay": [0.5], "moment_weight": [1000.0, 5000.0]},
+    "emmet": {"layers": [[3], [6], [9]], "value_decay": [0.5], "moment_weight": [1.0, 100.0]},
+    "alphaedit": {"layers": WINDOWS, "value_decay": [0.5], "null_space_threshold": [2e-2], "ridge": [1.0, 10.0]},
 }
 ALONE = ("ft", "ft_prompt_last", "rome", "r_rome")
 
