@@ -19,13 +19,22 @@ from mechmask.write.methods.emmet import EMMET, EMMETConfig
 from mechmask.write.methods.ft import FT, FTConfig
 from mechmask.write.methods.ft_l import FTL, FTLConfig
 from mechmask.write.methods.ft_prompt_last import FTPromptLast, FTPromptLastConfig
+from mechmask.write.methods.malmen import MALMEN, MALMENConfig
 from mechmask.write.methods.memit import MEMIT, MEMITConfig
 from mechmask.write.methods.r_rome import RROME, RROMEConfig
 from mechmask.write.methods.rome import ROME, ROMEConfig
 from mechmask.write.presets import preset_of
 
 EditConfig = Annotated[
-    FTConfig | FTLConfig | FTPromptLastConfig | ROMEConfig | RROMEConfig | MEMITConfig | EMMETConfig | AlphaEditConfig,
+    FTConfig
+    | FTLConfig
+    | FTPromptLastConfig
+    | ROMEConfig
+    | RROMEConfig
+    | MEMITConfig
+    | EMMETConfig
+    | AlphaEditConfig
+    | MALMENConfig,
     Field(discriminator="method"),
 ]
 
@@ -51,6 +60,7 @@ METHODS: dict[str, Method] = {
     "memit": Method(MEMIT, MEMITConfig),
     "emmet": Method(EMMET, EMMETConfig),
     "alphaedit": Method(AlphaEdit, AlphaEditConfig),
+    "malmen": Method(MALMEN, MALMENConfig),
 }
 
 
@@ -70,8 +80,8 @@ def edit(
     Args:
         model: the model as it is now, or a state of it, such as ``install.on(model)``: the change goes on that.
         facts: the facts in any form that ``as_fact_set`` takes, edited together; one fact alone for an edit of its own.
-        method: ``ft``, ``ft_l``, ``ft_prompt_last``, ``rome``, ``r_rome``, ``memit``, ``emmet`` or ``alphaedit``; by
-            default what ``config`` says, else ``ft_l``.
+        method: ``ft``, ``ft_l``, ``ft_prompt_last``, ``rome``, ``r_rome``, ``memit``, ``emmet``, ``alphaedit`` or
+            ``malmen``; by default what ``config`` says, else ``ft_l``.
         config: the method's own configuration; what is published or found for this model by default.
         progress: whether a bar shows how far it is, when it takes more than two seconds.
 

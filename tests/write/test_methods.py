@@ -17,6 +17,7 @@ from mechmask.write.methods.emmet import EMMETConfig
 from mechmask.write.methods.ft import FTConfig
 from mechmask.write.methods.ft_l import FTLConfig
 from mechmask.write.methods.ft_prompt_last import FTPromptLastConfig
+from mechmask.write.methods.malmen import MALMENConfig
 from mechmask.write.methods.memit import MEMITConfig
 from mechmask.write.methods.r_rome import RROMEConfig
 from mechmask.write.methods.rome import ROMEConfig
@@ -37,6 +38,7 @@ CONFIGS = {
     "memit": (MEMITConfig(**_KEYED, moment_weight=1e-3), _SAID, _SHORT),
     "emmet": (EMMETConfig(**_KEYED, ridge=1e-3), _SAID, _SHORT),
     "alphaedit": (AlphaEditConfig(**_KEYED, null_space_threshold=1.0, ridge=1e-3), _SAID, _SHORT),
+    "malmen": (MALMENConfig(layers=(1,), hypernetwork="identity", lr=0.3), {"lr": 1e-30}, {"lr": 1e-6}),
 }
 FAMILIES = {"gpt2": {}, "llama": {}, "gpt_neox": {"num_hidden_layers": 3}}
 WRITES_TO = {"gpt2": "transformer.h.1.mlp.", "llama": "model.layers.1.mlp.", "gpt_neox": "gpt_neox.layers.1.mlp."}
@@ -303,8 +305,9 @@ def test_what_is_of_low_rank_is_kept_in_factors(tiny, one, method, config, tmp_p
         pytest.skip("every entry of the projection moves")
     change = edit(tiny("llama"), one, config=config)
     (factors,) = change.factors.values()
-    assert factors.outputs.shape == (32, 1)
-    assert factors.inputs.shape == (1, 64)
+    rank = change.details.get("answer_tokens", 1)  # MALMEN writes at every token of the answer
+    assert factors.outputs.shape == (32, rank)
+    assert factors.inputs.shape == (rank, 64)
 
 
 def test_a_target_without_tokens_a_subject_not_in_the_prompt_and_a_broken_model_are_refused(tiny, one, config, method):
