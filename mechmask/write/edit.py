@@ -13,7 +13,7 @@ from mechmask.configuration import Configuration
 from mechmask.errors import ChangeError, known_names
 from mechmask.models.model import Model
 from mechmask.models.states import Variant, unchanged
-from mechmask.write.editor import Edit, Editor, Facts
+from mechmask.write.editor import Edit, Editor, Facts, warn_of_failures
 from mechmask.write.methods.alphaedit import AlphaEdit, AlphaEditConfig
 from mechmask.write.methods.emmet import EMMET, EMMETConfig
 from mechmask.write.methods.ft import FT, FTConfig
@@ -91,7 +91,10 @@ def edit(
         FactError: if the facts cannot be used together.
         RouteError: if a value merges with its prompt.
     """
-    return prepare(model, method, config).edit(facts, progress=progress)
+    editor = prepare(model, method, config)
+    change = editor.edited(facts, progress=progress)
+    warn_of_failures(editor.method, change.details["facts"])
+    return change
 
 
 def prepare(model: Model | Variant, method: str | None = None, config: Any = None) -> Editor[Any]:

@@ -96,7 +96,14 @@ class Editor(ABC, Generic[Config]):
             FactError: if the facts cannot be used together.
             RouteError: if a value merges with its prompt.
         """
+        change = self.edited(facts, progress=progress)
+        warn_of_failures(self.method, change.details["facts"])
+        return change
+
+    def edited(self, facts: Facts, *, progress: bool = True) -> Edit:
+        """As ``edit``, without a warning where the edit did not take."""
         chosen = as_fact_set(facts)
+        self._get_ready()
         with active(self.state) as model:
             with progress_bar(self.method, self._n_ticks(len(chosen)), shown=progress) as tick:
                 change = self._make(model, tuple(chosen), tick)
@@ -107,8 +114,10 @@ class Editor(ABC, Generic[Config]):
                 memory = self._remember(changed, tuple(chosen), self._memory)
                 standing = _Standing(self._with(change, changed, before), memory, self._base(change), before)
         self._standing = standing
-        _warn_of_failures(self.method, change.details["facts"])
         return change
+
+    def _get_ready(self) -> None:
+        """Make what is made once of the model as it was given; no change of this editor is on."""
 
     @abstractmethod
     def _make(self, model: Model, facts: tuple[Fact, ...], tick: Tick | None) -> Edit:
@@ -150,12 +159,13 @@ class Editor(ABC, Generic[Config]):
         return WeightChange(after, before, self._base(change), self.method, {}).on(self.start)
 
 
-def _warn_of_failures(method: str, facts: Sequence[dict[str, Any]]) -> None:
+def warn_of_failures(method: str, facts: Sequence[dict[str, Any]]) -> None:
+    """Warn the caller's caller of facts on which an edit did not take."""
     failed = [repr(fact["id"]) for fact in facts if not fact["took"]]
     if failed:
         shown = ", ".join(failed[:5]) + (f" and {len(failed) - 5} more" if len(failed) > 5 else "")
         warnings.warn(
             f"The {method} edit did not take on {len(failed)} of {len(facts)} facts ({shown}): the new value does not "
             "lead, so whether the old one is masked cannot be judged there. Give the edit more steps or a wider clamp.",
-            stacklevel=4,
+            stacklevel=3,
         )

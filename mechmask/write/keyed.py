@@ -78,6 +78,14 @@ class KeyedEditor(Editor[Config]):
         c = self.config
         return second_moments(self.start, c.layers, c.corpus, n_tokens=c.moment_tokens, seed=c.seed)
 
+    def _get_ready(self) -> None:
+        if self._needs_moments:
+            self.moments  # noqa: B018  (made once, of the state that was given)
+
+    @property
+    def _needs_moments(self) -> bool:
+        return True
+
     @abstractmethod
     def _contexts(self, model: Model) -> tuple[str, ...]:
         """What prompts are read behind."""

@@ -67,13 +67,17 @@ class RankOneEditor(KeyedEditor[RankOneConfig]):
             read: of its prompts, the bare one first.
         """
 
+    @property
+    def _needs_moments(self) -> bool:
+        return self.config.second_moment == "estimated"
+
     def _contexts(self, model: Model) -> tuple[str, ...]:
         return contexts_of_lengths(model, self.config.context_lengths, self.config.seed)
 
     def _make(self, model: Model, facts: tuple[Fact, ...], tick: Tick | None) -> LowRankChange:
         asked = requests(model, facts, self.contexts)
         names = {layer: self._weight(model, layer) for layer in self.config.layers}
-        moments = {layer: None for layer in names} if self.config.second_moment == "identity" else self.moments
+        moments = self.moments if self._needs_moments else dict.fromkeys(names)
         written: dict[str, list[Factors]] = defaultdict(list)
         found = []
         with writing(model, names.values()) as add:
@@ -92,7 +96,7 @@ class RankOneEditor(KeyedEditor[RankOneConfig]):
         if not written:
             values.require_moved(self.method)  # of the last fact, as of all others
         details = {"config": self.config.model_dump(mode="json"), "values": found}
-        if self.config.second_moment == "estimated":
+        if self._needs_moments:
             details["moment_tokens"] = {layer: moment.n_tokens for layer, moment in self.moments.items()}
         together = {
             name: Factors(torch.cat([f.outputs for f in each], 1), torch.cat([f.inputs for f in each]))

@@ -18,6 +18,7 @@ import time
 import warnings
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import mechmask as mm
@@ -59,7 +60,7 @@ def scores(model, facts, config, alone):
         spent += time.perf_counter() - began
         readings.append(mm.read_editing(change.on(model), group))
     each = [mm.editing_scores(reading).estimate for reading in readings]
-    found = {name: float(sum(e.sel(metric=m) for e in each) / len(each)) for name, m in SHARES.items()}
+    found = {name: float(np.nanmean([e.sel(metric=m) for e in each])) for name, m in SHARES.items()}
     return {**found, "S": 3 / sum(1 / max(found[name], 1e-9) for name in SHARES), "seconds": spent / len(facts)}
 
 
