@@ -14,11 +14,13 @@ from mechmask.study.config import StudyConfig
 from mechmask.study.contrast_config import ContrastConfig
 from mechmask.study.dose_config import DoseConfig
 from mechmask.study.draws import DrawnResults
+from mechmask.study.editing_config import EditingConfig
 from mechmask.study.paper import PaperConfig, PaperStudy
 from mechmask.study.paper_results import PaperResults
 from mechmask.study.protocols.contrast import ContrastStudy
 from mechmask.study.protocols.correction import CorrectionConfig, CorrectionStudy
 from mechmask.study.protocols.dose import DoseStudy
+from mechmask.study.protocols.editing import EditStudy
 from mechmask.study.protocols.mask import MaskStudy
 from mechmask.study.protocols.precision import PrecisionConfig, PrecisionStudy
 from mechmask.study.protocols.reacquisition import ReacquisitionConfig, ReacquisitionStudy
@@ -56,6 +58,7 @@ PROTOCOLS = {
     "contrast": Registered(ContrastConfig, ContrastStudy),
     "correction": Registered(CorrectionConfig, CorrectionStudy),
     "dose": Registered(DoseConfig, DoseStudy),
+    "editing": Registered(EditingConfig, EditStudy),
     "precision": Registered(PrecisionConfig, PrecisionStudy),
     "twins": Registered(TwinsConfig, TwinStudy),
     "reactance": Registered(ReactanceConfig, ReactanceStudy),

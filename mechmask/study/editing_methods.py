@@ -1,0 +1,137 @@
+"""Editors of a study: their settings by name, each made ready once, and every edit with what it cost.
+
+An editor that stands ready is copied for every edit of a fact alone: contexts, second moments and whatever else a
+method reads of the model are read once, and no copy knows of another's edits, since where an editor stands is replaced
+as a whole and never changed in place.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from mechmask.errors import ChangeError, RouteError
+from mechmask.facts.fact_set import FactSet
+from mechmask.models.model import Model
+from mechmask.models.states import Variant
+from mechmask.study.cost import Cost, costing
+from mechmask.write.edit import METHODS, EditConfig, prepare, preset_for
+from mechmask.write.editor import Edit, Editor
+
+CANNOT_EDIT = (ChangeError, RouteError)
+"""What an editor says of a fact that it cannot edit."""
+
+
+def editors_of(model: Model, edits: Sequence[str | EditConfig]) -> dict[str, EditConfig]:
+    """The configuration of every editor, by the name that its states get.
+
+    Args:
+        model: the model that is edited.
+        edits: configurations, or names of methods, of which the preset for this model is taken.
+
+    Returns:
+        By method; a second editor of one method is ``ft_l_2``.
+
+    Raises:
+        ChangeError: if a method is not known, has no preset for this model, or writes into a block that the model
+            lacks.
+    """
+    settings: dict[str, EditConfig] = {}
+    for entry in edits:
+        config = preset_for(model, entry) if isinstance(entry, str) else entry
+        missing = [layer for layer in _layers(config) if layer >= model.n_layers]
+        if missing:
+            raise ChangeError(
+                f"{config.method} is to write into block {missing[0]}, and {model.name} has blocks 0 to "
+                f"{model.n_layers - 1}. Name another layer."
+            )
+        n = sum(there.method == config.method for there in settings.values())
+        settings[f"{config.method}_{n + 1}" if n else config.method] = config
+    return settings
+
+
+def methods_with_presets(model: Model) -> list[str]:
+    """Every method that has a setting for a model's family and size, in the order of the registry.
+
+    Args:
+        model: the model.
+
+    Raises:
+        ChangeError: if none has.
+    """
+    found, said = [], ""
+    for name in METHODS:
+        try:
+            preset_for(model, name)
+        except ChangeError as error:
+            said = said or str(error).split(". ")[0]
+        else:
+            found.append(name)
+    if not found:
+        raise ChangeError(
+            f"No edit method has a preset for {model.name} ({said}). Give an editor's own settings in a study's file: "
+            "protocol = 'editing' and [[study.edits]]."
+        )
+    return found
+
+
+class Ready:
+    """An editor of one state, made ready when it is first needed.
+
+    Args:
+        state: what is edited; it is left as it was.
+        config: of the editor.
+
+    Attributes:
+        state, config: as above.
+        cost: of making it ready; NaN until then.
+    """
+
+    def __init__(self, state: Model | Variant, config: EditConfig) -> None:
+        self.state, self.config, self.cost = state, config, Cost()
+        self._editor: Editor[Any] | None = None
+
+    def editor(self) -> Editor[Any]:
+        """An editor that stands at the start and knows of no edit.
+
+        Raises:
+            ChangeError: if it cannot be made ready.
+        """
+        if self._editor is None:
+            with costing(self.state.device) as self.cost, _without_warnings():
+                editor = prepare(self.state, config=self.config)
+                getattr(editor, "moments", None)  # read when first asked for: else the first fact would pay for all
+            self._editor = editor
+        return copy.copy(self._editor)
+
+
+def edited(editor: Editor[Any], facts: FactSet) -> tuple[Edit, Cost]:
+    """One edit, and what it cost.
+
+    Args:
+        editor: goes on from it.
+        facts: what is edited, together.
+
+    Raises:
+        ChangeError: if the edit fails.
+        RouteError: if there is no place to write a fact at.
+    """
+    with costing(editor.state.device) as cost, _without_warnings():
+        change = editor.edit(facts, progress=False)
+    return change, cost
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """That an edit did not take stands in every table, as ``took``."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
+
+
+def _layers(config: EditConfig) -> tuple[int, ...]:
+    settings: Mapping[str, Any] = config.model_dump(include={"layer", "layers"})
+    return (settings["layer"],) if "layer" in settings else tuple(settings.get("layers") or ())
