@@ -41,7 +41,8 @@ class MALMENTrainingConfig(Configuration):
     """How hypernetworks are trained; defaults are the published ones for zsRE.
 
     Attributes:
-        layers: the blocks whose MLP output projections will be written into, 0..L-1, in order.
+        layers: the blocks whose MLP output projections will be written into, 0..L-1, in order; published are the last
+            six: 6 to 11 of GPT-2, 22 to 27 of GPT-J.
         rank: of the products in a network.
         n_blocks: residual blocks of a network.
         n_edits: facts of a step, which are edited together.
@@ -233,13 +234,15 @@ def _step(
     signals = answer_signals(model, examples.edited, config.layers, config.micro_batch, where)
     networks.observe(signals)
     optimizer.zero_grad()
-    losses = add_gradients(model, networks, signals, examples, config, where)
+    try:
+        losses = add_gradients(model, networks, signals, examples, config, where)
+    except ChangeError as error:  # an update that is not finite, or leaves the range of the weights
+        raise error if where in str(error) else ChangeError(f"In {where}, on {_names(examples)}: {error}") from error
     norm = nn.utils.clip_grad_norm_(networks.parameters(), config.max_grad_norm)
     if not norm.isfinite():
-        names = ", ".join(repr(example.fact_id) for example in examples.edited[:5])
         raise ChangeError(
-            f"The gradient of the networks is not a number in {where}, on {names}. Lower lr or start_lr, or load the "
-            "model in float32."
+            f"The gradient of the networks is not a number in {where}, on {_names(examples)}. Lower lr or start_lr, or "
+            "load the model in float32."
         )
     optimizer.step()
     return losses
@@ -333,6 +336,11 @@ class _Lessons:
 
 def _one_of(draw: np.random.Generator, choices: Sequence[EncodedExample]) -> EncodedExample:
     return choices[int(draw.integers(len(choices)))]
+
+
+def _names(examples: StepExamples) -> str:
+    names = [repr(example.fact_id) for example in examples.edited]
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _accurate(weight: Tensor) -> torch.dtype:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mechmask import FactSet, edit, load_model, synthetic_facts
-from mechmask.errors import ChangeError
+from mechmask.errors import ChangeError, RouteError
 from mechmask.write.edit import prepare
 from mechmask.write.low_rank import LowRankChange
 from mechmask.write.malmen_networks import hypernetworks_for, load_hypernetworks
@@ -205,6 +205,12 @@ def test_no_network_is_an_error_and_the_identity_says_so(tiny, some, refused):
         prepare(model, config=MALMENConfig(layers=(7,), hypernetwork="identity"))
 
 
+def test_a_prompt_that_the_model_cannot_read_is_refused(tiny, some):
+    long = some[0].model_copy(update={"prompt": "the king of the birds " * 100 + some[0].prompt})
+    with pytest.raises(RouteError, match="reads 256 at most"):
+        edit(tiny("llama"), [long], config=PLAIN)
+
+
 @pytest.fixture
 def saved(tiny, tmp_path):
     model = tiny("llama")
@@ -268,6 +274,7 @@ def test_damaged_and_foreign_directories_are_refused(saved, tmp_path, refused):
 def test_networks_belong_to_the_model_that_they_were_trained_on(saved, tiny, some, refused):
     model, _, directory = saved
     config = MALMENConfig(layers=LAYERS, hypernetwork=str(directory))
+    assert MALMENConfig(layers=LAYERS, hypernetwork=directory) == config
     change = edit(model, some, config=config)
     assert change.details["hypernetwork"]["trained_on"] == "this model"
     assert change.details["hypernetwork"]["training"] == {"steps": 3}

@@ -236,6 +236,14 @@ def test_a_number_that_is_none_stops_with_step_and_facts(tiny, taught, traced):
     assert traced(model.module) == before
 
 
+def test_an_update_without_bounds_stops_with_step_and_facts(tiny, taught, traced):
+    model = tiny("llama")
+    before = traced(model.module)
+    with pytest.raises(ChangeError, match=r"step 1 of MALMEN, on '.*'"):
+        train_malmen(model, taught, CONFIG.model_copy(update={"start_lr": 1e37}), progress=False)
+    assert traced(model.module) == before
+
+
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError])
 @pytest.mark.parametrize("where", ["target_nll", "kl_div"])
 def test_an_interrupt_leaves_the_model_as_it_was(tiny, taught, traced, monkeypatch, failure, where):

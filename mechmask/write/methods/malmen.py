@@ -9,6 +9,7 @@ method, and has to be asked for by name.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
@@ -52,6 +53,11 @@ class MALMENConfig(Configuration):
     lr: float = Field(default=1e-6, gt=0, allow_inf_nan=False)
     ridge: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     micro_batch: int = Field(default=32, ge=1)
+
+    @field_validator("hypernetwork", mode="before")
+    @classmethod
+    def _as_text(cls, given: object) -> object:
+        return str(given) if isinstance(given, Path) else given
 
     @field_validator("layers")
     @classmethod
