@@ -24,7 +24,7 @@ from mechmask.write.keys import KeysAndValues, SubjectWalk, mentions_of
 from mechmask.write.low_rank import Factors, LowRankChange, low_rank_change, writing
 from mechmask.write.requests import Request, requests
 from mechmask.write.solves import rank_one
-from mechmask.write.values import seek_values
+from mechmask.write.values import said_already, seek_values
 from mechmask.write.weights import trainable
 
 
@@ -94,7 +94,7 @@ class RankOneEditor(KeyedEditor[RankOneConfig]):
                 if tick is not None:
                     tick(request.fact_id)
         if not written:
-            values.require_moved(self.method)  # of the last fact, as of all others
+            raise said_already(self.method)
         details = {"config": self.config.model_dump(mode="json"), "values": found}
         if self._needs_moments:
             details["moment_tokens"] = {layer: moment.n_tokens for layer, moment in self.moments.items()}

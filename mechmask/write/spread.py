@@ -24,7 +24,7 @@ from mechmask.write.keyed import KeyedConfig, KeyedEditor
 from mechmask.write.keys import SubjectWalk, averaged, mentions_of
 from mechmask.write.low_rank import Factors, LowRankChange, low_rank_change, writing
 from mechmask.write.requests import Request, requests
-from mechmask.write.values import Place, seek_values
+from mechmask.write.values import Place, said_already, seek_values
 from mechmask.write.weights import trainable
 
 _BARE_SHARE = 0.5  # published code averages over kinds of context: none, and generated ones
@@ -62,16 +62,13 @@ class SpreadEditor(KeyedEditor[Any]):
             )
 
     @abstractmethod
-    def _solve(
-        self, layer: int, keys: Float[Tensor, "key fact"], residuals: Float[Tensor, "width fact"], number: int
-    ) -> Factors:
+    def _solve(self, layer: int, keys: Float[Tensor, "key fact"], residuals: Float[Tensor, "width fact"]) -> Factors:
         """The update of one layer.
 
         Args:
             layer: the block.
             keys: of the facts, in float64.
             residuals: what is to be added at each.
-            number: the place of the layer among those that are written into.
         """
 
     def _contexts(self, model: Model) -> tuple[str, ...]:
@@ -85,7 +82,8 @@ class SpreadEditor(KeyedEditor[Any]):
         asked = requests(model, facts, self.contexts)
         layers = self.config.layers
         values = seek_values(model, asked, layers[-1], self.config, self._place, tick)
-        values.require_moved(self.method)
+        if not any(values.steps):
+            raise said_already(self.method)
         names = {layer: self._weight(model, layer) for layer in layers}
         factors = {}
         with trainable(model, {}), writing(model, names.values()) as add:
@@ -93,7 +91,7 @@ class SpreadEditor(KeyedEditor[Any]):
             for number, (layer, name) in enumerate(names.items()):
                 rise.go_to(layer)
                 missing = values.targets - rise.standing(self._place)
-                factors[name] = self._solve(layer, rise.keys().mT, missing.mT / (len(layers) - number), number)
+                factors[name] = self._solve(layer, rise.keys().mT, missing.mT / (len(layers) - number))
                 add(name, factors[name])
         return low_rank_change(model, factors, self.method, self._details(values.details(asked)))
 

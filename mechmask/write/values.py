@@ -82,18 +82,6 @@ class Values:
         """What is to stand there."""
         return self.initial + self.delta
 
-    def require_moved(self, method: str) -> None:
-        """Refuse values that are all what stands there already.
-
-        Raises:
-            ChangeError: if no delta was moved.
-        """
-        if not any(self.steps):
-            raise ChangeError(
-                f"The {method} change changes nothing: the model says every new value as it is, to a loss below "
-                "value_stop. Take facts whose new value it does not say, or lower value_stop."
-            )
-
     def details(self, requests: Sequence[Request]) -> list[dict[str, Any]]:
         """How the search went for each fact, as JSON values."""
         sizes, lengths = self.initial.norm(dim=1).tolist(), self.delta.norm(dim=1).tolist()
@@ -103,6 +91,14 @@ class Values:
                 requests, self.losses, self.steps, lengths, sizes, strict=True
             )
         ]
+
+
+def said_already(method: str) -> ChangeError:
+    """What is raised where every value that was sought is what stands there."""
+    return ChangeError(
+        f"The {method} change changes nothing: the model says every new value as it is, to a loss below value_stop. "
+        "Take facts whose new value it does not say, or lower value_stop."
+    )
 
 
 def seek_values(

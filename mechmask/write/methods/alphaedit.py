@@ -43,9 +43,7 @@ class AlphaEdit(SpreadEditor):
 
     method: ClassVar[str] = "alphaedit"
 
-    def _solve(
-        self, layer: int, keys: Float[Tensor, "key fact"], residuals: Float[Tensor, "width fact"], number: int
-    ) -> Factors:
+    def _solve(self, layer: int, keys: Float[Tensor, "key fact"], residuals: Float[Tensor, "width fact"]) -> Factors:
         threshold = self.config.null_space_threshold
         retained = self.moments[layer].retained(threshold)
         if retained.shape[0] == retained.shape[1]:
@@ -53,19 +51,20 @@ class AlphaEdit(SpreadEditor):
                 f"No direction of block {layer} is free: the keys of text take each by {threshold:g} or more. "
                 "Raise null_space_threshold."
             )
-        past = keys[:, :0] if self._memory is None else self._memory[number]
+        past = keys[:, :0] if self._memory is None else self._memory[layer]
         return in_null_space(keys, residuals, retained, past, self.config.ridge)
 
     def _remember(self, model: Model, facts: tuple[Fact, ...], memory: Any) -> Any:
         """The keys of all facts so far in each layer, each read right after its own edit."""
         asked, layers = requests(model, facts, self.contexts), self.config.layers
-        keys = []
+        keys = {}
         with trainable(model, {}):
             rise = Rise(model, asked, layers)
             for layer in layers:
                 rise.go_to(layer)
-                keys.append(rise.keys().mT)
-        return keys if memory is None else [_joined(past, new) for past, new in zip(memory, keys, strict=True)]
+                new = rise.keys().mT
+                keys[layer] = new if memory is None else _joined(memory[layer], new)
+        return keys
 
 
 def _joined(past: Float[Tensor, "key before"], new: Float[Tensor, "key fact"]) -> Float[Tensor, "key all"]:

@@ -35,12 +35,6 @@ class EMMET(SpreadEditor):
 
     method: ClassVar[str] = "emmet"
 
-    def _solve(
-        self,
-        layer: int,
-        keys: Float[Tensor, "key fact"],
-        residuals: Float[Tensor, "width fact"],
-        number: int,  # noqa: ARG002
-    ) -> Factors:
+    def _solve(self, layer: int, keys: Float[Tensor, "key fact"], residuals: Float[Tensor, "width fact"]) -> Factors:
         ridge = self.config.ridge * self.config.moment_weight if keys.shape[1] > 1 else 0.0
         return constrained(keys, residuals, self.moments[layer], ridge)

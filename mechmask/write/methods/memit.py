@@ -29,11 +29,5 @@ class MEMIT(SpreadEditor):
 
     method: ClassVar[str] = "memit"
 
-    def _solve(
-        self,
-        layer: int,
-        keys: Float[Tensor, "key fact"],
-        residuals: Float[Tensor, "width fact"],
-        number: int,  # noqa: ARG002
-    ) -> Factors:
+    def _solve(self, layer: int, keys: Float[Tensor, "key fact"], residuals: Float[Tensor, "width fact"]) -> Factors:
         return least_squares(keys, residuals, self.moments[layer], self.config.moment_weight)
