@@ -16,6 +16,8 @@ from mechmask.draw.depth import depth
 from mechmask.draw.dose import dose
 from mechmask.draw.drawing import save_figure
 from mechmask.draw.drift import drift
+from mechmask.draw.editors import editors
+from mechmask.draw.editors_depth import editors_depth
 from mechmask.draw.erase import erase
 from mechmask.draw.heatmap import heatmap
 from mechmask.draw.interventions import interventions
@@ -39,6 +41,8 @@ __all__ = [
     "depth",
     "dose",
     "drift",
+    "editors",
+    "editors_depth",
     "erase",
     "heatmap",
     "interactive",

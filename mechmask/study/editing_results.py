@@ -68,7 +68,7 @@ class EditResults(StudyResults):
             (a ratio), ``commit_layer`` of the new value (layers), ``rebound``, the share of paraphrases on which old
             leads again where the edit took, and of a text ``kl`` (nats per token) and ``perplexity_ratio``. Counts
             ``n`` of facts, ``took`` and ``failed``; the ``verdict`` on the group of facts on which the edit took with
-            its ``reason``, and counts of verdicts on single facts; ``seconds`` a fact and ``memory_mib`` of an edit,
+            ``why``, and counts of verdicts on single facts; ``seconds`` a fact and ``memory_mib`` of an edit,
             ``prepare_seconds`` of making the editor ready. NaN where nothing was read or measured.
         """
         editing, verdicts, cost = self.editing, self.verdicts, self.cost
@@ -102,13 +102,13 @@ class EditResults(StudyResults):
         """What stands about verdicts in a row of the table; none before any edit."""
         counts = ("took", "failed", *VERDICTS)
         if state == BEFORE:
-            return {"n": n, "verdict": "", "reason": "", **dict.fromkeys(counts, 0)}
+            return {"n": n, "verdict": "", "why": "", **dict.fromkeys(counts, 0)}
         one = verdicts.sel(state=state)
         group, reason = str(one.group_verdict.values), str(one.group_reason.values)
         return {
             "n": n,
             "verdict": group,
-            "reason": describe(reason),
+            "why": describe(reason),
             **{name: int(one[f"n_{name}"]) for name in counts},
         }
 
@@ -157,7 +157,7 @@ def _sentence(state: str, row: Mapping[str, Any]) -> str:
     scores = f"ES {row['ES']:.2f}, S {row['S']:.2f}"
     said = f"{state_name(state)} takes on {row['took']} of {row['n']} facts{refused} ({scores})"
     if row["verdict"] == "undecided":
-        return f"{said}; whether old values are masked or erased is undecided ({row['reason']})."
+        return f"{said}; whether old values are masked or erased is undecided ({row['why']})."
     ratio = f"EI* {row['EI*']:.2f} [{row['EI*_low']:.2f}, {row['EI*_high']:.2f}]"
     return f"{said}; where it takes, old values are as a group {row['verdict']} ({ratio})."
 

@@ -352,6 +352,30 @@ def contrast_results() -> tuple[xr.Dataset, xr.Dataset]:
 
 
 @pytest.fixture
+def editors_results() -> tuple[xr.Dataset, xr.Dataset]:
+    """Three editors on ten facts: one masks, one erases and fails on a fact, of one no group interval is known."""
+    metrics = ["efficacy_score", "paraphrase_score", "neighborhood_score", "harmonic_score", "generation_entropy"]
+    names = ["ft_l", "rome", "memit"]
+    estimate = np.array([[0.1, 0.2, 0.8, 0.2, 6.1], [0.9, 0.6, 0.7, 0.7, 6.0], [1.0, 0.8, 0.9, 0.9, 6.2], [0.5] * 5])
+    ends = {"low": estimate - 0.1, "high": np.minimum(estimate + 0.05, 1)}
+    editing = {name: (("state", "metric"), values) for name, values in {"estimate": estimate, **ends}.items()}
+    verdict = np.full((3, 10), "masked", dtype="<U10")
+    verdict[1, :7], verdict[1, 7:], verdict[2] = "erased", "undecided", "undecided"
+    counts = {"n_facts": [10, 10, 10], "n_took": [10, 9, 4], "n_failed": [0, 1, 0]}
+    group = {
+        "group_verdict": ["masked", "erased", "undecided"],
+        "normalised": [0.3, 0.95, 0.5],
+        "normalised_low": [0.1, 0.8, -np.inf],
+        "normalised_high": [0.5, 1.1, np.inf],
+    }
+    found = {name: ("state", values) for name, values in {**counts, **group}.items()}
+    return (
+        xr.Dataset(editing, {"state": ["before", *names], "metric": metrics}, {"level": 0.95}),
+        xr.Dataset({"verdict": (("state", "fact"), verdict), **found}, {"state": names, "fact": IDS[:10]}),
+    )
+
+
+@pytest.fixture
 def calibration_tables() -> tuple[pd.DataFrame, pd.DataFrame]:
     """AUROCs of three candidates, one of which reads the prompt alone, at three doses, and verdicts in four cases."""
     rng = np.random.default_rng(13)
@@ -386,6 +410,8 @@ def figures(
 
     two_states = request.getfixturevalue("depth_reading").isel(state=[1, 2])
     intervened = request.getfixturevalue("intervened")
+    of_editors = request.getfixturevalue("depth_reading")
+    of_editors = of_editors.assign_coords(state=["before", *of_editors.state.values[1:]])
     calibrated = request.getfixturevalue("calibration_tables")
     return {
         "association": of("association", "reactance_table", x="prior", y="margin"),
@@ -397,6 +423,8 @@ def figures(
         "depth": lambda **options: draw.depth(two_states, **options),
         "dose": of("dose", "dose_result"),
         "drift": of("drift", "drift_reading"),
+        "editors": lambda **options: draw.editors(*request.getfixturevalue("editors_results"), **options),
+        "editors_depth": lambda **options: draw.editors_depth(of_editors, **options),
         "erase": of("erase", "erase_result"),
         "heatmap": lambda **options: draw.heatmap(two_states, **options),
         "interventions": lambda **options: draw.interventions(two_readings[1], *intervened, **options),

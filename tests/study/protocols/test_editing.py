@@ -140,7 +140,7 @@ def test_what_is_left_of_old_is_that_of_each_fact_under_its_own_edit(done, model
     assert found["erase_index"] == pytest.approx(float(results.erase["index"].sel(state=name).mean()), abs=1e-6)
     assert found["kl"] == pytest.approx(np.mean(kl), rel=1e-3)
     if name == "alphaedit":  # it does not take here, and what did not take is not judged
-        assert (judged, row["verdict"], row["reason"]) == (0, "undecided", "the edit did not take")
+        assert (judged, row["verdict"], row["why"]) == (0, "undecided", "the edit did not take")
         assert np.isnan([row["EI*"], row["rebound"]]).all()
         assert np.isnan([found["commit_layer"], *layers]).all()
         return
