@@ -32,7 +32,7 @@ GRIDS = {
     "rome": {"layers": [[3], [6], [9]], "value_decay": [0.5], "context_lengths": [SHORT]},
     "r_rome": {"layers": [[3], [6], [9]], "value_decay": [0.5], "context_lengths": [SHORT]},
     "memit": {"layers": WINDOWS, "value_decay": [0.5], "moment_weight": [1000.0, 5000.0]},
-    "emmet": {"layers": [[3], [6], [9]], "value_decay": [0.5], "moment_weight": [1.0, 100.0]},
+    "emmet": {"layers": [[3], [6], [9]], "value_decay": [0.5], "moment_weight": [100.0]},
     "alphaedit": {"layers": WINDOWS, "value_decay": [0.5], "null_space_threshold": [2e-2], "ridge": [1.0, 10.0]},
 }
 ALONE = ("ft", "ft_prompt_last", "rome", "r_rome")
