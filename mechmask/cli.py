@@ -45,6 +45,7 @@ app.add_typer(lenses, name="lens")
 ScoreName = Literal["sequence", "mean", "divergence"]
 BackendName = Literal["transformer_lens", "nnsight"]
 FittedLensName = Literal["tuned", "ridge"]
+EditedHow = Literal["each", "together", "sequence"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script instead of a table.")]
 ModelName = Annotated[
@@ -165,6 +166,47 @@ def study(
         with loading("the model"):
             described = study_from_file(config)
         _report(described.run(out), json)
+
+
+@app.command()
+def edit(
+    model: ModelName,
+    data: Annotated[Path, typer.Argument(help="Facts: CounterFact, zsRE, own JSONL or CSV, and others.")],
+    out: Annotated[Path, typer.Option(help="Directory of the study; taken up again where it stopped.")],
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="Editors with commas between them: names, such as ft_l, whose preset for the model is taken; TOML "
+            "files with an editor's own settings; or all that have a preset."
+        ),
+    ] = "all",
+    facts: Annotated[int, typer.Option(help="Facts that the model knows, at most so many.", min=1)] = 100,
+    format: Annotated[str, typer.Option(help="Of the data, as load_facts takes it, such as counterfact.")] = "auto",
+    edited: Annotated[
+        EditedHow, typer.Option(help="Each fact alone, all together, or one after the other on one model.")
+    ] = "each",
+    text: Annotated[
+        str | None, typer.Option(help="UTF-8 text to read drift on, or model: text that it samples itself.")
+    ] = None,
+    generation: Annotated[bool, typer.Option(help="Whether texts are sampled, for GE.")] = True,
+    seed: Annotated[int, typer.Option(help="Draws the facts, and texts.", min=0)] = 0,
+    json: Json = False,
+) -> None:
+    """Editors side by side on facts that the model knows: ES, PS, NS, S and GE beside the verdict on the old value."""
+    with _resumable(out):
+        with loading():
+            from mechmask.facts.load import load_facts
+            from mechmask.models.load import load_model
+            from mechmask.study.editing_facts import drawn_facts
+            from mechmask.study.editing_methods import configured
+            from mechmask.study.protocols.editing import EditStudy
+
+        contested = load_facts(data, format)
+        with loading("the model"):
+            loaded = load_model(model)
+        settings = {"edited": edited, "text": text, "generation": generation, "seed": seed}
+        config = configured(loaded, methods, settings)
+        _report(EditStudy(loaded, drawn_facts(loaded, contested, facts, seed=seed), config).run(out), json)
 
 
 @app.command()
@@ -376,8 +418,9 @@ def _as_json(done: StudyResults | DrawnResults | PaperResults) -> dict[str, obje
 def _show_summary(done: StudyResults | DrawnResults | PaperResults, title: str) -> None:
     columns = [
         *("index", "paper_verdict", "trace_before", "trace_after"),
-        *("normalised", "took", "facts", "measured", "unit", "estimate", "low", "high", "n"),
-        *("verdict", "reason", "commit_layer"),
+        *("ES", "PS", "NS", "S", "GE", "erase_index", "EI*", "standing", "trace", "rebound", "kl", "perplexity_ratio"),
+        *("normalised", "took", "failed", "facts", "measured", "unit", "estimate", "low", "high", "n"),
+        *("verdict", "reason", "commit_layer", "seconds", "memory_mib"),
     ]
     table = done.summary()
     show(table.loc[:, [name for name in columns if name in table]], title, json=False)

@@ -92,7 +92,18 @@ print("heavy:", *sorted(heavy))
     assert done.stdout.splitlines()[-1] == "heavy:"
 
 
-COMMANDS = (["demo"], ["study"], ["calibrate"], ["power"], ["status"], ["read"], ["doctor"], ["lens"], ["lens", "fit"])
+COMMANDS = (
+    ["demo"],
+    ["study"],
+    ["edit"],
+    ["calibrate"],
+    ["power"],
+    ["status"],
+    ["read"],
+    ["doctor"],
+    ["lens"],
+    ["lens", "fit"],
+)
 
 
 def test_every_command_has_its_help(mechmask):

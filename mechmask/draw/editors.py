@@ -93,7 +93,7 @@ def editors(
         page.entitle(scores, "The field's scores")
         page.label_x(scores, "share")
         page.entitle(group, "What is left of old")
-        page.label_x(group, "EI* of the group: 0 kept, 1 as never known")
+        page.label_x(group, "EI*: 0 kept, 1 as never known")
         page.entitle(facts, "Fact by fact")
         page.label_x(facts, "facts")
         page.legend(_entries(page, verdicts), _note(editing, verdicts, goes_on), 2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mechmask.configuration import NONE_BY_NAME
 from mechmask.read.backends import BackendName
@@ -37,7 +37,7 @@ class EditingConfig(VerdictConfig):
         text_tokens: of that text, at most.
     """
 
-    edits: tuple[Editor, ...] = Field(default=("ft_l",), min_length=1)
+    edits: tuple[Editor, ...] = ("ft_l",)
     edited: Literal["each", "together", "sequence"] = "each"
     read_every: int = Field(default=10, ge=1)
     install: Annotated[FinetuneConfig | None, NONE_BY_NAME] = None
@@ -49,3 +49,10 @@ class EditingConfig(VerdictConfig):
     seed: int = Field(default=0, ge=0)
     text: Annotated[str | None, NONE_BY_NAME] = None
     text_tokens: int = Field(default=1024, ge=2)
+
+    @field_validator("edits")
+    @classmethod
+    def _some(cls, edits: tuple[Editor, ...]) -> tuple[Editor, ...]:
+        if not edits:
+            raise ValueError("there is no editor. Give at least one")
+        return edits

@@ -11,15 +11,21 @@ import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from mechmask.configuration import validated
 from mechmask.errors import ChangeError, RouteError
 from mechmask.facts.fact_set import FactSet
 from mechmask.models.model import Model
 from mechmask.models.states import Variant
+from mechmask.study.config import read_toml
 from mechmask.study.cost import Cost, costing
+from mechmask.study.editing_config import EditingConfig
 from mechmask.write.edit import METHODS, EditConfig, prepare, preset_for
 from mechmask.write.editor import Edit, Editor
+
+ALL = "all"
 
 CANNOT_EDIT = (ChangeError, RouteError)
 """What an editor says of a fact that it cannot edit."""
@@ -76,6 +82,30 @@ def methods_with_presets(model: Model) -> list[str]:
             "protocol = 'editing' and [[study.edits]]."
         )
     return found
+
+
+def configured(model: Model, methods: str, settings: Mapping[str, Any]) -> EditingConfig:
+    """The configuration that the command line asks for.
+
+    Args:
+        model: whose presets are taken.
+        methods: with commas between them names of methods, files (``.toml``) with an editor's own settings, or ``all``,
+            every method that has a preset.
+        settings: the other fields of ``EditingConfig``, as far as they are given.
+
+    Raises:
+        StudyError: if a method is not known, a file cannot be read, or a setting is not usable.
+        ChangeError: if no method has a preset, or one that is named has none.
+    """
+    edits: list[Any] = []
+    for entry in filter(None, (part.strip() for part in methods.split(","))):
+        if entry == ALL:
+            edits += methods_with_presets(model)
+        else:
+            edits.append(read_toml(Path(entry)) if entry.lower().endswith(".toml") else entry)
+    config = validated(EditingConfig, {**settings, "edits": edits}, "mechmask edit")
+    editors_of(model, config.edits)
+    return config
 
 
 class Ready:

@@ -1,0 +1,181 @@
+"""``mechmask edit``: the library's table from the library's draw of facts; what cannot be is one line and code 2."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import NamedTuple, get_args
+
+import pytest
+
+from mechmask import cli
+
+EDITOR = 'method = "ft_l"\nlayer = 1\nclamp = 1.0\nlr = 2e-2\nsteps = 10\n'
+OPTIONS = ("--facts", 2, "--no-generation", "--seed", 3)
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def edit(monkeypatch, capfd):
+    """``edit(*arguments)``: the command by the console script's own entry point, in this process."""
+
+    def run(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["mechmask", "edit", *map(str, arguments)])
+        capfd.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        captured = capfd.readouterr()
+        return Result(int(code), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def world():
+    import mechmask as mm
+
+    facts = mm.world_facts(relations=["capital"], distractors=3, neighbors=1)[:9]
+    return mm.FactSet(fact.model_copy(update={"paraphrases": fact.paraphrases[:1]}) for fact in facts)
+
+
+@pytest.fixture(scope="module")
+def place(tiny, world, tmp_path_factory) -> Path:
+    """A directory with a tiny model that knows most of some facts, one that knows none, the facts, and an editor."""
+    import mechmask as mm
+
+    root, model = tmp_path_factory.mktemp("place"), tiny("llama")
+    world.to_jsonl(root / "facts.jsonl")
+    (root / "editor.toml").write_text(EDITOR)
+    taught = mm.finetune(model, world.install_examples(), mm.FinetuneConfig(method="full", lr=5e-3, steps=60))
+    with taught.applied(model):
+        model.module.save_pretrained(root / "knows")
+    tiny("llama").module.save_pretrained(root / "ignorant")
+    for name in ("knows", "ignorant"):
+        model.tokenizer.save_pretrained(root / name)
+    return root
+
+
+@pytest.fixture(scope="module")
+def shown(place):
+    """Arguments of a command that works."""
+    return [place / "knows", place / "facts.jsonl", "--methods", place / "editor.toml", *OPTIONS]
+
+
+def test_it_is_the_library_s_table_of_the_library_s_draw_and_is_taken_up_again(edit, shown, place, tmp_path, world):
+    import mechmask as mm
+    from mechmask.study.editing_facts import drawn_facts
+
+    first = edit(*shown, "--out", tmp_path / "run")
+    assert first.code == 0, first.err
+    assert "FT-L takes on" in first.out and "Traceback" not in first.err
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "edits").rglob("*.nc")}
+    again = edit(*shown, "--out", tmp_path / "run", "--json")
+    report = json.loads(again.out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run" / "edits").rglob("*.nc")} == written
+    model = mm.load_model(place / "knows")
+    facts = drawn_facts(model, mm.load_facts(place / "facts.jsonl"), 2, seed=3)
+    editor = mm.FTLConfig(layer=1, clamp=1.0, lr=2e-2, steps=10)
+    results = mm.EditStudy(model, facts, mm.EditingConfig(edits=(editor,), generation=False, seed=3)).run(
+        tmp_path / "by_hand"
+    )
+    rows = {row["state"]: row for row in report["summary"]}
+    assert list(rows) == ["before", "ft_l"]
+    for name in ("ES", "PS", "NS", "standing", "trace", "took"):
+        assert rows["ft_l"][name] == pytest.approx(results.summary().loc["ft_l", name])
+    assert report["conclusion"] == results.conclusion()
+
+
+def test_the_facts_are_those_that_the_model_knows_drawn_by_the_seed(place, world):
+    import mechmask as mm
+    from mechmask.study.editing_facts import drawn_facts
+
+    model = mm.load_model(place / "knows")
+    known = set(mm.known_facts(model, world).ids)
+    drawn = {seed: drawn_facts(model, world, 3, seed=seed) for seed in (0, 0, 1)}
+    for facts in drawn.values():
+        n = len(facts.contradicted)
+        assert 1 <= n <= 3 and {*facts.contradicted.ids, *facts.control.ids} <= known and facts.control
+        assert len(facts.never) == n + 12 and {fact.stands_for for fact in facts.never} == set(facts.contradicted.ids)
+    assert drawn[0] == drawn_facts(model, world, 3, seed=0) and drawn[0].ids != drawn[1].ids
+    bare = mm.FactSet(fact.model_copy(update={"distractors": ()}) for fact in world)
+    with pytest.raises(mm.MechmaskError, match="knows 0 of the 0 facts"):
+        drawn_facts(model, bare, 3)
+
+
+def test_choices_are_those_of_the_library():
+    from mechmask.study.editing_config import EditingConfig
+
+    assert get_args(cli.EditedHow) == get_args(EditingConfig.model_fields["edited"].annotation)
+
+
+def _written(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+ERRORS = {
+    "unknown method": (lambda p, t: [p / "knows", p / "facts.jsonl", "--methods", "ft_l,rime"], "rime"),
+    "no preset at all": (lambda p, t: [p / "knows", p / "facts.jsonl"], "No edit method has a preset"),
+    "no preset of this one": (lambda p, t: [p / "knows", p / "facts.jsonl", "--methods", "rome"], "No ROME setting"),
+    "no method": (lambda p, t: [p / "knows", p / "facts.jsonl", "--methods", ","], "edits"),
+    "editor's file missing": (lambda p, t: [p / "knows", p / "facts.jsonl", "--methods", t / "no.toml"], "Cannot read"),
+    "editor's file nonsense": (
+        lambda p, t: [
+            p / "knows",
+            p / "facts.jsonl",
+            "--methods",
+            _written(t / "e.toml", "method = 'ft_l'\nlayer = 1"),
+        ],
+        "clamp",
+    ),
+    "block that is not there": (
+        lambda p, t: [
+            p / "knows",
+            p / "facts.jsonl",
+            "--methods",
+            _written(t / "e.toml", EDITOR.replace("= 1\n", "= 7\n")),
+        ],
+        "blocks 0 to 2",
+    ),
+    "facts not known": (lambda p, t: [p / "ignorant", p / "facts.jsonl", "--methods", p / "editor.toml"], "knows 0 of"),
+    "data missing": (lambda p, t: [p / "knows", t / "none.jsonl", "--methods", p / "editor.toml"], "none.jsonl"),
+    "format unknown": (lambda p, t: [p / "knows", p / "facts.jsonl", "--format", "counterfct"], "counterfct"),
+    "no facts": (lambda p, t: [p / "knows", p / "facts.jsonl", "--facts", 0], "--facts"),
+    "edited nohow": (lambda p, t: [p / "knows", p / "facts.jsonl", "--edited", "twice"], "--edited"),
+    "text missing": (
+        lambda p, t: [p / "knows", p / "facts.jsonl", "--methods", p / "editor.toml", "--text", t / "no.txt", *OPTIONS],
+        "no.txt",
+    ),
+    "model missing": (lambda p, t: [t / "nowhere", p / "facts.jsonl"], "nowhere"),
+    "something else is there": (
+        lambda p, t: [
+            *[p / "knows", p / "facts.jsonl", "--methods", p / "editor.toml", *OPTIONS],
+            *["--out", _written(t / "mine.txt", "mine")],
+        ],
+        "is a file",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_an_error_is_one_line_and_exit_code_two(edit, place, tmp_path, kind):
+    made, said = ERRORS[kind]
+    arguments = made(place, tmp_path)
+    done = edit(*arguments, *(() if "--out" in arguments else ("--out", tmp_path / "run")))
+    lines = [line for line in done.err.splitlines() if line.strip()]
+    assert (done.code, done.out, len(lines)) == (2, "", 1), done.err
+    assert lines[0].startswith("mechmask: ") and said in lines[0]
+
+
+def test_its_help_loads_nothing_heavy(edit):
+    done = edit("--help")
+    assert done.code == 0 and "--methods" in done.out and "--edited" in done.out
