@@ -2,7 +2,8 @@
 
 Facts held out are edited some at a time, as many as in a step of training, each time from the unedited model. Scores
 are the field's (mechmask.editing_scores) with intervals over facts: of the unedited model, of networks that have taken
-one step, which are all but the identity they begin as, and of networks after each number of steps asked for.
+one step, which are all but the identity they begin as, and of networks after each number of steps asked for. With
+--steps and no number only the former: at another --start-lr they say what a larger step of the identity trades.
 
     python tests/benchmarks/malmen.py ../shared/data/zsre/zsre_mend.json --format zsre_counterfactual \
         --out tests/benchmarks/results/malmen.json
@@ -75,13 +76,13 @@ def main():
     parser.add_argument("--format", default="auto")
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--layers", type=int, nargs="+", default=[24, 25, 26, 27, 28, 29])
-    parser.add_argument("--held-out", type=int, default=96)
+    parser.add_argument("--held-out", type=int, default=64)
     parser.add_argument("--train", type=int, default=100_000, help="facts to train on, at most")
-    parser.add_argument("--n-edits", type=int, default=32)
-    parser.add_argument("--steps", type=int, nargs="+", default=[100])
+    parser.add_argument("--n-edits", type=int, default=16)
+    parser.add_argument("--steps", type=int, nargs="*", default=[80])
     parser.add_argument("--rank", type=int, default=256)
-    parser.add_argument("--lr", type=float, default=1e-4)
-    parser.add_argument("--start-lr", type=float, default=1e-6)
+    parser.add_argument("--lr", type=float, default=1e-5)
+    parser.add_argument("--start-lr", type=float, default=1e-4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path)
