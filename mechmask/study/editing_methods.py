@@ -8,9 +8,7 @@ as a whole and never changed in place.
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,9 +129,9 @@ class Ready:
             ChangeError: if it cannot be made ready.
         """
         if self._editor is None:
-            with costing(self.state.device) as self.cost, _without_warnings():
+            with costing(self.state.device) as self.cost:
                 editor = prepare(self.state, config=self.config)
-                getattr(editor, "moments", None)  # read when first asked for: else the first fact would pay for all
+                editor._get_ready()  # which the first edit would do, and pay for all others
             self._editor = editor
         return copy.copy(self._editor)
 
@@ -149,17 +147,9 @@ def edited(editor: Editor[Any], facts: FactSet) -> tuple[Edit, Cost]:
         ChangeError: if the edit fails.
         RouteError: if there is no place to write a fact at.
     """
-    with costing(editor.state.device) as cost, _without_warnings():
-        change = editor.edit(facts, progress=False)
+    with costing(editor.state.device) as cost:
+        change = editor.edited(facts, progress=False)
     return change, cost
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """That an edit did not take stands in every table, as ``took``."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        yield
 
 
 def _layers(config: EditConfig) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ edits, so that a reader sees where an editor that scores well has only put the n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import xarray as xr
@@ -190,26 +190,41 @@ class EditStudy:
     def _conclude(self, run: Run, before: Mapping[str, Step], made: Mapping[str, Sequence[Made]]) -> None:
         """What the readings say, which needs no model."""
         c, level = self.config, {"level": self.config.level}
-        start = self._start({twin: readings_in(step) for twin, step in before.items()})
-        read = {name: [edited_in(one.facts, one.steps) for one in each] for name, each in made.items()}
-        judged = {name: each[-1:] if c.edited == "sequence" else each for name, each in read.items()}
-        sources = [*before.values(), *(step for each in made.values() for one in each for step in one.steps.values())]
-        states = {BEFORE: [Edited(tuple(start.facts), {})], **judged}
+        in_sequence = c.edited == "sequence"
+
+        @cache  # of a study that is whole nothing is read again
+        def start() -> Start:
+            return self._start({twin: readings_in(step) for twin, step in before.items()})
+
+        @cache
+        def read() -> dict[str, list[Edited]]:
+            return {name: [edited_in(one.facts, one.steps) for one in each] for name, each in made.items()}
+
+        def judged() -> dict[str, list[Edited]]:
+            return {name: each[-1:] if in_sequence else each for name, each in read().items()}
 
         def along(of: Callable[[Start, Sequence[Edited]], xr.Dataset]) -> xr.Dataset:
-            return joined_states({state: of(start, edits) for state, edits in states.items()})
+            states = {BEFORE: [Edited(tuple(start().facts), {})], **judged()}
+            return joined_states({state: of(start(), edits) for state, edits in states.items()})
 
+        def worn() -> xr.Dataset:
+            numbered = {name: {len(edit.facts): edit for edit in each} for name, each in read().items()}
+            return sequence_of(start(), numbered, c.level)
+
+        sources = [*before.values(), *(step for each in made.values() for one in each for step in one.steps.values())]
         by_ruler = {"depth": depth_of, "answers": editing_of}
         by_ruler |= {"generations": generations_of} if c.generation else {}
         for name, of in by_ruler.items():
             outcome(run, name, sources, partial(along, of))
-        erase = outcome(run, "erase", sources, lambda: erase_of_editors(start, judged, c.options), c.options)
-        judging = {"editing": partial(metrics_of, start, judged), "verdicts": partial(verdicts_of, judged)}
+        erase = outcome(run, "erase", sources, lambda: erase_of_editors(start(), judged(), c.options), c.options)
+        judging = {
+            "editing": lambda found: metrics_of(start(), judged(), found, c.level),
+            "verdicts": lambda found: verdicts_of(judged(), found, c.level),
+        }
         for name, judge in judging.items():
-            outcome(run, name, [*sources, erase], lambda of=judge: of(reading_in(erase), c.level), level)
-        if c.edited == "sequence":
-            numbered = {name: {len(edit.facts): edit for edit in each} for name, each in read.items()}
-            outcome(run, "sequence", sources, lambda: sequence_of(start, numbered, c.level), level)
+            outcome(run, name, [*sources, erase], lambda of=judge: of(reading_in(erase)), level)
+        if in_sequence:
+            outcome(run, "sequence", sources, worn, level)
         measured = {name: [step for one in each for step in one.costs] for name, each in made.items()}
         costs = {step.name: step for each in measured.values() for step in each}
         outcome(run, "cost", [*sources, *costs.values()], lambda: costs_of(calls_of(measured), c.level), level)

@@ -202,9 +202,9 @@ def plain():
 def test_killed_again_and_again_it_ends_with_the_same_bits(
     model, few, plain, tmp_path, contents, kept, killed_after_every
 ):
-    study = EditStudy(model, few, plain.model_copy(update={"edits": (FTL, ALPHA), "generation": True}))
+    study = EditStudy(model, few, plain.model_copy(update={"edits": (FTL,), "generation": True}))
     study.run(tmp_path / "whole")
-    assert killed_after_every(4, study, tmp_path / "run") > 2
+    assert killed_after_every(4, study, tmp_path / "run") > 1
     left, right = kept(tmp_path / "run"), kept(tmp_path / "whole")
     assert left.keys() == right.keys() and not [name for name in right if left[name] != right[name]]
     before = contents(tmp_path / "run")
