@@ -171,11 +171,14 @@ if TYPE_CHECKING:
     from mechmask.write.load import load_change as load_change
     from mechmask.write.low_rank import LowRankChange as LowRankChange
     from mechmask.write.low_rank import low_rank_change as low_rank_change
+    from mechmask.write.malmen_training import MALMENTrainingConfig as MALMENTrainingConfig
+    from mechmask.write.malmen_training import train_malmen as train_malmen
     from mechmask.write.methods.alphaedit import AlphaEditConfig as AlphaEditConfig
     from mechmask.write.methods.emmet import EMMETConfig as EMMETConfig
     from mechmask.write.methods.ft import FTConfig as FTConfig
     from mechmask.write.methods.ft_l import FTLConfig as FTLConfig
     from mechmask.write.methods.ft_prompt_last import FTPromptLastConfig as FTPromptLastConfig
+    from mechmask.write.methods.malmen import MALMENConfig as MALMENConfig
     from mechmask.write.methods.memit import MEMITConfig as MEMITConfig
     from mechmask.write.methods.r_rome import RROMEConfig as RROMEConfig
     from mechmask.write.methods.rome import ROMEConfig as ROMEConfig
@@ -341,11 +344,14 @@ _HOMES = {
     "load_change": "write.load",
     "low_rank_change": "write.low_rank",
     "LowRankChange": "write.low_rank",
+    "MALMENTrainingConfig": "write.malmen_training",
+    "train_malmen": "write.malmen_training",
     "AlphaEditConfig": "write.methods.alphaedit",
     "EMMETConfig": "write.methods.emmet",
     "FTConfig": "write.methods.ft",
     "FTLConfig": "write.methods.ft_l",
     "FTPromptLastConfig": "write.methods.ft_prompt_last",
+    "MALMENConfig": "write.methods.malmen",
     "MEMITConfig": "write.methods.memit",
     "RROMEConfig": "write.methods.r_rome",
     "ROMEConfig": "write.methods.rome",

@@ -9,9 +9,13 @@ STATE_NAMES = {
     "nf4": "NF4",
     "ft": "FT",
     "ft_l": "FT-L",
+    "ft_prompt_last": "FT (last prompt token)",
     "rome": "ROME",
+    "r_rome": "r-ROME",
     "memit": "MEMIT",
+    "emmet": "EMMET",
     "alphaedit": "AlphaEdit",
+    "malmen": "MALMEN",
 }
 
 

@@ -101,7 +101,12 @@ class Editor(ABC, Generic[Config]):
         return change
 
     def edited(self, facts: Facts, *, progress: bool = True) -> Edit:
-        """As ``edit``, without a warning where the edit did not take."""
+        """As ``edit``, without a warning where the edit did not take.
+
+        Args:
+            facts: as in ``edit``.
+            progress: as in ``edit``.
+        """
         chosen = as_fact_set(facts)
         self._get_ready()
         with active(self.state) as model:
@@ -160,7 +165,12 @@ class Editor(ABC, Generic[Config]):
 
 
 def warn_of_failures(method: str, facts: Sequence[dict[str, Any]]) -> None:
-    """Warn the caller's caller of facts on which an edit did not take."""
+    """Warn the caller's caller of facts on which an edit did not take.
+
+    Args:
+        method: the name of the editor.
+        facts: what ``outcomes`` said of each.
+    """
     failed = [repr(fact["id"]) for fact in facts if not fact["took"]]
     if failed:
         shown = ", ".join(failed[:5]) + (f" and {len(failed) - 5} more" if len(failed) > 5 else "")

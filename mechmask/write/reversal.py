@@ -92,6 +92,9 @@ class RemovalMask:
     def change(self, state: Model | Variant) -> WeightChange:
         """The change that removes the weights from a state, such as an edited model.
 
+        Args:
+            state: a model or a state whose weights the mask was learned on.
+
         Raises:
             ChangeError: if a weight is not there, or every one that is removed is zero already.
         """
@@ -102,7 +105,11 @@ class RemovalMask:
             return WeightChange(after, before, model.fingerprint, "mask", {"share_removed": self.share})
 
     def shuffled(self, seed: int = 0) -> RemovalMask:
-        """A mask that removes as many weights of each row, drawn at random: what removing alone does."""
+        """A mask that removes as many weights of each row, drawn at random: what removing alone does.
+
+        Args:
+            seed: of the draw.
+        """
         generator = torch.Generator().manual_seed(seed)
         drawn = {
             name: mask.gather(1, torch.rand(mask.shape, generator=generator).argsort(1))
@@ -112,6 +119,9 @@ class RemovalMask:
 
     def save(self, directory: str | Path) -> None:
         """Write the mask into a new directory, atomically.
+
+        Args:
+            directory: where to; it must not exist yet.
 
         Raises:
             ChangeError: if the directory already exists.
@@ -126,6 +136,9 @@ class RemovalMask:
     @classmethod
     def load(cls, directory: str | Path) -> RemovalMask:
         """The mask that was saved in a directory.
+
+        Args:
+            directory: where it is.
 
         Raises:
             FileError: if there is none, or it is damaged.
