@@ -18,10 +18,11 @@ from mechmask.measure.generations import text_entropy
 from mechmask.measure.verdict import took
 from mechmask.study.editing_methods import editors_of, methods_with_presets
 from mechmask.study.protocols.editing import EditStudy
+from mechmask.study.toml import study_from_file
 
 FTL = mm.FTLConfig(layer=1, clamp=1.0, lr=2e-2, steps=20)
 KEYED = {"layers": (1,), "value_lr": 0.3, "value_clamp": 30.0, "value_decay": 0.0, "value_kl": 0.0, "value_stop": 0.2}
-ALPHA = mm.AlphaEditConfig(**KEYED, value_steps=40, moment_tokens=512, null_space_threshold=1.0, ridge=1e-3)
+ALPHA = mm.AlphaEditConfig(**KEYED, value_steps=10, moment_tokens=512, null_space_threshold=1.0, ridge=1e-3)
 SMALL = {"n_tokens": 16, "text_tokens": 128}
 MEASURED = ("costs/", "results/cost/", "editing.csv", "exports.json", "figures/", "run.json")
 
@@ -274,13 +275,14 @@ def test_a_sequence_goes_on_from_its_own_edits_and_says_how_the_model_wears_down
                 assert float(at.sel(metric=metric)) == pytest.approx(float(of.sel(metric=metric)), rel=1e-3)
     expected = mm.erase_index(*(mm.read_logits(one, few, phrasings="all") for one in (model, editor.state)))
     np.testing.assert_allclose(results.erase["index"].sel(state="alphaedit"), expected["index"], atol=1e-3)
-    killed_after_every(2, EditStudy(model, few, config), tmp_path / "killed")
+    killed_after_every(4, EditStudy(model, few, config), tmp_path / "killed")
     assert kept(tmp_path / "killed") == kept(tmp_path / "run")
 
 
 def test_installed_facts_are_held_against_the_twin_that_was_not_taught_them(tiny, few, plain, tmp_path, undrawn):
     install = mm.FinetuneConfig(steps=4, lr=1e-2, rank=4)
-    config = plain.model_copy(update={"install": install, "edits": (FTL,)})
+    short = FTL.model_copy(update={"steps": 4})
+    config = plain.model_copy(update={"install": install, "edits": (short,)})
     model = tiny("llama")
     study = EditStudy(model, few, config)
     results = study.run(tmp_path / "run")
@@ -296,7 +298,7 @@ def test_installed_facts_are_held_against_the_twin_that_was_not_taught_them(tiny
             old = []
             for twin in (name, other):
                 with quiet():
-                    state = mm.edit(twins[twin], few.select([fact]), config=FTL).on(twins[twin])
+                    state = mm.edit(twins[twin], few.select([fact]), config=short).on(twins[twin])
                 logprob = mm.read_logits(state, one, phrasings="all").logprob.sel(fact=fact)
                 rivals = [route for route in logprob.route.values if route.startswith("distractor")]
                 standing = logprob.sel(route="old") - logprob.sel(route=rivals).mean("route")
@@ -307,6 +309,22 @@ def test_installed_facts_are_held_against_the_twin_that_was_not_taught_them(tiny
                     np.testing.assert_allclose(own, answers, atol=1e-3)
             found = float(results.erase.trace_after.sel(state="ft_l", fact=fact))
             assert found == pytest.approx(old[0] - old[1], abs=2e-3)
+
+
+def test_it_runs_from_a_file(tiny, few, tmp_path):
+    model = tiny("llama")
+    for part in (model.module, model.tokenizer):
+        part.save_pretrained(tmp_path / "model")
+    few.to_jsonl(tmp_path / "facts.jsonl")
+    (tmp_path / "study.toml").write_text(
+        "[model]\nsource = 'model'\n[facts]\npath = 'facts.jsonl'\n"
+        "[study]\nprotocol = 'editing'\nedited = 'sequence'\nread_every = 2\ntext = 'model'\n"
+        "[[study.edits]]\nmethod = 'ft_l'\nlayer = 1\nclamp = 1.0\n"
+    )
+    study = study_from_file(tmp_path / "study.toml")
+    assert isinstance(study, EditStudy) and study.facts == few
+    assert (study.config.edited, study.config.read_every, study.config.text) == ("sequence", 2, "model")
+    assert study.edits == {"ft_l": mm.FTLConfig(layer=1, clamp=1.0)}
 
 
 REFUSED = [
