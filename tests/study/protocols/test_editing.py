@@ -200,6 +200,7 @@ def plain():
     return mm.EditingConfig(edits=(ALPHA,), generation=False, **SMALL)
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_it_ends_with_the_same_bits(
     model, few, plain, tmp_path, contents, kept, killed_after_every
 ):
@@ -256,6 +257,7 @@ def test_together_is_one_edit_of_all(model, facts, plain, tmp_path, undrawn):
     assert int(results.cost.n.sel(state="alphaedit", metric="seconds")) == 1
 
 
+@pytest.mark.slow
 def test_a_sequence_goes_on_from_its_own_edits_and_says_how_the_model_wears_down(
     model, few, plain, tmp_path, undrawn, kept, killed_after_every
 ):
@@ -279,6 +281,7 @@ def test_a_sequence_goes_on_from_its_own_edits_and_says_how_the_model_wears_down
     assert kept(tmp_path / "killed") == kept(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_installed_facts_are_held_against_the_twin_that_was_not_taught_them(tiny, few, plain, tmp_path, undrawn):
     install = mm.FinetuneConfig(steps=4, lr=1e-2, rank=4)
     short = FTL.model_copy(update={"steps": 4})
