@@ -8,7 +8,7 @@ as a whole and never changed in place.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from mechmask.models.states import Variant
 from mechmask.study.config import read_toml
 from mechmask.study.cost import Cost, costing
 from mechmask.study.editing_config import EditingConfig
+from mechmask.study.states import edit_settings
 from mechmask.write.edit import METHODS, EditConfig, prepare, preset_for
 from mechmask.write.editor import Edit, Editor
 
@@ -27,34 +28,6 @@ ALL = "all"
 
 CANNOT_EDIT = (ChangeError, RouteError)
 """What an editor says of a fact that it cannot edit."""
-
-
-def editors_of(model: Model, edits: Sequence[str | EditConfig]) -> dict[str, EditConfig]:
-    """The configuration of every editor, by the name that its states get.
-
-    Args:
-        model: the model that is edited.
-        edits: configurations, or names of methods, of which the preset for this model is taken.
-
-    Returns:
-        By method; a second editor of one method is ``ft_l_2``.
-
-    Raises:
-        ChangeError: if a method is not known, has no preset for this model, or writes into a block that the model
-            lacks.
-    """
-    settings: dict[str, EditConfig] = {}
-    for entry in edits:
-        config = preset_for(model, entry) if isinstance(entry, str) else entry
-        missing = [layer for layer in _layers(config) if layer >= model.n_layers]
-        if missing:
-            raise ChangeError(
-                f"{config.method} is to write into block {missing[0]}, and {model.name} has blocks 0 to "
-                f"{model.n_layers - 1}. Name another layer."
-            )
-        n = sum(there.method == config.method for there in settings.values())
-        settings[f"{config.method}_{n + 1}" if n else config.method] = config
-    return settings
 
 
 def methods_with_presets(model: Model) -> list[str]:
@@ -102,7 +75,7 @@ def configured(model: Model, methods: str, settings: Mapping[str, Any]) -> Editi
         else:
             edits.append(read_toml(Path(entry)) if entry.lower().endswith(".toml") else entry)
     config = validated(EditingConfig, {**settings, "edits": edits}, "mechmask edit")
-    editors_of(model, config.edits)
+    edit_settings(model, config.edits)
     return config
 
 
@@ -131,7 +104,7 @@ class Ready:
         if self._editor is None:
             with costing(self.state.device) as self.cost:
                 editor = prepare(self.state, config=self.config)
-                editor._get_ready()  # which the first edit would do, and pay for all others
+                editor.get_ready()  # which the first edit would do, and pay for all others
             self._editor = editor
         return copy.copy(self._editor)
 
@@ -150,8 +123,3 @@ def edited(editor: Editor[Any], facts: FactSet) -> tuple[Edit, Cost]:
     with costing(editor.state.device) as cost:
         change = editor.edited(facts, progress=False)
     return change, cost
-
-
-def _layers(config: EditConfig) -> tuple[int, ...]:
-    settings: Mapping[str, Any] = config.model_dump(include={"layer", "layers"})
-    return (settings["layer"],) if "layer" in settings else tuple(settings.get("layers") or ())

@@ -17,7 +17,7 @@ from mechmask.study.cost import Cost
 from mechmask.study.editing_methods import CANNOT_EDIT, Ready, edited
 from mechmask.study.editing_readings import Rulers, save_all
 from mechmask.study.run import Run
-from mechmask.study.states import StudyState, require_as_it_came
+from mechmask.study.states import StudyState, edit_sources, require_as_it_came
 from mechmask.study.step import Settings, Step
 
 
@@ -80,9 +80,11 @@ class Editing:
         chosen, in_sequence = self.facts.select(facts), self.mode == "sequence"
         mode = {"edited": self.mode, "ends": is_last and in_sequence}
         settings = Settings.of(self.ready.config) | self.rulers.settings | Settings(mode, mode)
-        inputs = {**self.run.inputs, **self.start.inputs, **self.rulers.inputs, "edited": chosen.fingerprint()}
+        sources = edit_sources(self.ready.config)
+        inputs = {**self.run.inputs, **self.start.inputs, **self.rulers.inputs, **sources}
+        inputs["edited"] = chosen.fingerprint()
         cost, prepared = f"costs/{self.below}/{number:04d}", f"costs/{self.below}/prepare"
-        of_editor = Settings.of(self.ready.config), {**self.run.inputs, **self.start.inputs}
+        of_editor = Settings.of(self.ready.config), {**self.run.inputs, **self.start.inputs, **sources}
 
         def make(directory: Path) -> Mapping[str, Any]:
             require_as_it_came(self.run, self.start)

@@ -25,7 +25,7 @@ from mechmask.study.lenses import FittedLens, fitted_lens
 from mechmask.study.run import Run
 from mechmask.study.step import NO_SETTINGS, Settings, Step, code_digest, digest_of, file_in
 from mechmask.write.change import Change
-from mechmask.write.edit import EditConfig, edit, preset_for
+from mechmask.write.edit import EditConfig, edit, layers_of, preset_for
 from mechmask.write.load import load_change
 
 # Options of a reading that change its cost and nothing that it says.
@@ -135,15 +135,34 @@ def edit_settings(model: Model, edits: Sequence[str | EditConfig]) -> dict[str, 
 
     Raises:
         ChangeError: if a method is not known, or has no preset for this model.
-        ModelError: if the model lacks the block that is to be edited.
+        ModelError: if the model lacks a block that is to be edited.
     """
     settings: dict[str, EditConfig] = {}
     for entry in edits:
         config = preset_for(model, entry) if isinstance(entry, str) else entry
-        model.anatomy.mlp_output(config.layer)  # refuses a block that the model lacks before any work
+        for layer in layers_of(config):
+            model.anatomy.mlp_output(layer)  # refuses a block that the model lacks before any work
         n = sum(there.method == config.method for there in settings.values())
         settings[f"{config.method}_{n + 1}" if n else config.method] = config
     return settings
+
+
+def edit_sources(config: EditConfig) -> dict[str, str]:
+    """What an editor reads of files that its configuration names, as digests: other contents make other edits.
+
+    Args:
+        config: of the editor.
+
+    Raises:
+        FileError: if a file cannot be read.
+    """
+    named = {name: getattr(config, name, None) for name in ("corpus", "hypernetwork")}
+    paths = {name: Path(value) for name, value in named.items() if isinstance(value, str)}
+    digests = {}
+    for name, path in paths.items():
+        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        digests |= {f"{name}/{file.name}": content_digest(file) for file in files if file.exists()}
+    return digests
 
 
 def each_edit(
@@ -184,7 +203,8 @@ def _edited(run: Run, start: StudyState, fact_id: str, name: str, config: EditCo
         change.save(directory / "change")
         return {"fact": fact_id, "method": change.method}
 
-    inputs = {**run.inputs, **start.inputs, "edited": run.facts.select([fact_id]).fingerprint()}
+    edited = run.facts.select([fact_id]).fingerprint()
+    inputs = {**run.inputs, **start.inputs, **edit_sources(config), "edited": edited}
     return run.step(f"changes/{name}", Settings.of(config), inputs, make)
 
 

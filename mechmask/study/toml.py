@@ -54,6 +54,7 @@ class ModelTable(Configuration):
 
 class _FactsTable(Configuration):
     path: Path | None = None
+    format: str | None = None  # of the file, where it does not say it itself
     synthetic: SyntheticTable | None = None
     world: WorldTable | None = None
 
@@ -90,6 +91,10 @@ def study_from_file(path: Path) -> Study:
     _beside_file(path, _in(content.get("facts"), "world"), "path")
     _beside_file(path, _in(table, "known"), "path")
     _beside_file(path, content.get("model"), "source", may_be_elsewhere=True)
+    for edit in (table.get("edits") if isinstance(table, dict) else None) or ():
+        for named in ("corpus", "hypernetwork"):
+            _beside_file(path, edit, named, may_be_elsewhere=True)
+    _beside_file(path, table, "text", may_be_elsewhere=True)
     for correction in (table, _in(table, "correction")):
         _beside_file(path, correction, "reference", may_be_elsewhere=True)
     name = table.pop("protocol", MASK) if isinstance(table, dict) else MASK
@@ -131,7 +136,9 @@ def _beside_file(path: Path, table: object, name: str, may_be_elsewhere: bool = 
 
 
 def _require_sources(table: _FactsTable, path: Path, n: int) -> None:
-    named = [name for name, value in table if value is not None]
+    named = [name for name, value in table if value is not None and name != "format"]
+    if table.format is not None and table.path is None:
+        raise StudyError(f"{path.name}: format is that of a file of facts, and there is none. Give its path.")
     if len(named) != n:
         remedy = "Give one of path, synthetic, world." if n else "This protocol draws its own: leave the table out."
         raise StudyError(f"{path.name}: [facts] names {len(named)} sources. {remedy}")
@@ -148,7 +155,7 @@ def _require_drawn(described: StudyFile, draws_facts: bool, path: Path) -> None:
 
 def _facts(table: _FactsTable, model: Model, path: Path, draw: int) -> FactSet:
     if table.path is not None:
-        return load_facts(path.parent / table.path)
+        return load_facts(path.parent / table.path, table.format or "auto")
     if table.synthetic is not None:
         return table.synthetic.facts(draw)
     return (table.world or WorldTable()).facts(model, draw)

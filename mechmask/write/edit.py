@@ -136,6 +136,15 @@ def preset_for(model: Model, method: str = "ft_l") -> Any:
     return _method(method).config.model_validate(preset_of(method, model).config)
 
 
+def layers_of(config: Any) -> tuple[int, ...]:
+    """The blocks that an editor writes into.
+
+    Args:
+        config: a configuration of any method.
+    """
+    return (config.layer,) if hasattr(config, "layer") else tuple(config.layers)
+
+
 def _method(name: str) -> Method:
     if name not in METHODS:
         raise ChangeError(f"There is no edit method {name!r}. {known_names(name, METHODS)}")

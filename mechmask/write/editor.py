@@ -108,7 +108,7 @@ class Editor(ABC, Generic[Config]):
             progress: as in ``edit``.
         """
         chosen = as_fact_set(facts)
-        self._get_ready()
+        self.get_ready()
         with active(self.state) as model:
             with progress_bar(self.method, self._n_ticks(len(chosen)), shown=progress) as tick:
                 change = self._make(model, tuple(chosen), tick)
@@ -121,7 +121,7 @@ class Editor(ABC, Generic[Config]):
         self._standing = standing
         return change
 
-    def _get_ready(self) -> None:
+    def get_ready(self) -> None:
         """Make what is made once of the model as it was given; no change of this editor is on."""
 
     @abstractmethod

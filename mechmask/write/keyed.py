@@ -78,7 +78,8 @@ class KeyedEditor(Editor[Config]):
         c = self.config
         return second_moments(self.start, c.layers, c.corpus, n_tokens=c.moment_tokens, seed=c.seed)
 
-    def _get_ready(self) -> None:
+    def get_ready(self) -> None:
+        """Make the second moments, where the settings ask for them."""
         if self._needs_moments:
             self.moments  # noqa: B018  (made once, of the state that was given)
 

@@ -205,7 +205,28 @@ def test_a_table_of_an_edit_lists_what_it_knows(written):
         study_from_file(written(text))
     message = str(caught.value)
     assert "the setting 'study.edits[0].clamp' is not known. Known are layer, lr, steps, " in message
-    assert "study.edits[1] does not say its method. Give one of ft, ft_l." in message
+    assert "study.edits[1] does not say its method. Give one of ft, ft_l, ft_prompt_last, rome, " in message
+
+
+def test_a_file_of_facts_in_a_format_of_its_own(written, tmp_path):
+    """zsRE's two readings are told apart by name alone."""
+    record = {
+        "subject": "Uxmon",
+        "src": "What is the mass of Uxmon?",
+        "rephrase": "Which mass has Uxmon?",
+        "alt": "5 kg",
+    }
+    record |= {"answers": ["7 kg"], "loc": "nq question: who was first", "loc_ans": "Ana"}
+    (tmp_path / "zsre.json").write_text(
+        json.dumps([record, {**record, "subject": "Arbel", "src": "How old is Arbel?"}])
+    )
+    facts = "[facts]\npath = 'zsre.json'\n"
+    study = study_from_file(written(f"{facts}format = 'zsre_counterfactual'\n[study]\nedits = []\n"))
+    assert [(fact.old, fact.new) for fact in study.facts] == [("7 kg", "5 kg")] * 2
+    with pytest.raises(MechmaskError, match="zsre_true"):
+        study_from_file(written(facts))
+    with pytest.raises(StudyError, match="Give its path"):
+        study_from_file(written("[facts]\nformat = 'jsonl'\n[facts.synthetic]\nn = 4\n"))
 
 
 @pytest.mark.parametrize(("edits", "n"), [("edits = []", 0), ("", 1)])

@@ -24,7 +24,7 @@ from mechmask.read.scoring.labels import provenance
 from mechmask.study.crossover import installed_twins, joined_twins, require_shares, shares
 from mechmask.study.editing_config import EditingConfig
 from mechmask.study.editing_exports import export_editing
-from mechmask.study.editing_methods import Ready, editors_of
+from mechmask.study.editing_methods import Ready
 from mechmask.study.editing_readings import Rulers, require_asked, save_all
 from mechmask.study.editing_results import EditResults, edited_in, readings_in
 from mechmask.study.editing_steps import Editing, Made, calls_of, rest_of
@@ -44,7 +44,7 @@ from mechmask.study.editing_tables import (
 )
 from mechmask.study.outcome import outcome
 from mechmask.study.run import Run
-from mechmask.study.states import StudyState, reading_in, require_as_it_came, untouched
+from mechmask.study.states import StudyState, edit_settings, reading_in, require_as_it_came, untouched
 from mechmask.study.step import Step
 from mechmask.write.edit import EditConfig
 from mechmask.write.finetune import lora_config
@@ -65,7 +65,8 @@ class EditStudy:
     Raises:
         StudyError: if a role is missing, no fact has distractors and the statistic needs them, or the facts are to be
             installed by a DoRA, on which nothing can be stacked.
-        ChangeError: if an editor has no setting for this model, or writes into a block that it lacks.
+        ChangeError: if an editor has no setting for this model.
+        ModelError: if an editor writes into a block that the model lacks.
         RouteError: if a value cannot be told from a prompt or from its rival.
         ReadingError: if an implication of a fact is of a kind that its other prompts have.
     """
@@ -73,7 +74,7 @@ class EditStudy:
     def __init__(self, model: Model, facts: FactSet, config: EditingConfig | None = None) -> None:
         self.model, self.facts, self.config = model, as_fact_set(facts), config or EditingConfig()
         self._require_usable()
-        self.edits = editors_of(model, self.config.edits)
+        self.edits = edit_settings(model, self.config.edits)
         require_asked(model, self.facts)
 
     def __repr__(self) -> str:

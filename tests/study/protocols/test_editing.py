@@ -13,11 +13,12 @@ import pytest
 from scipy import stats
 
 import mechmask as mm
-from mechmask.errors import ChangeError, StudyError
+from mechmask.errors import ChangeError, ModelError, StudyError
 from mechmask.measure.generations import text_entropy
 from mechmask.measure.verdict import took
-from mechmask.study.editing_methods import editors_of, methods_with_presets
+from mechmask.study.editing_methods import methods_with_presets
 from mechmask.study.protocols.editing import EditStudy
+from mechmask.study.states import edit_settings
 from mechmask.study.toml import study_from_file
 
 FTL = mm.FTLConfig(layer=1, clamp=1.0, lr=2e-2, steps=20)
@@ -350,13 +351,13 @@ def test_what_makes_no_study_is_refused_before_any_work(tiny, facts, settings, s
 def test_an_editor_that_does_not_fit_the_model_is_refused(tiny, facts):
     model = tiny("llama")
     for edits in ((FTL.model_copy(update={"layer": 9}),), (ALPHA.model_copy(update={"layers": (1, 7)}),)):
-        with pytest.raises(ChangeError, match="blocks 0 to 2"):
+        with pytest.raises(ModelError, match="blocks 0 to 2"):
             EditStudy(model, facts, mm.EditingConfig(edits=edits))
     with pytest.raises(ChangeError, match="setting is known"):
         EditStudy(model, facts)
     with pytest.raises(ChangeError, match="No edit method has a preset"):
         methods_with_presets(model)
-    assert list(editors_of(model, (FTL, ALPHA, FTL))) == ["ft_l", "alphaedit", "ft_l_2"]
+    assert list(edit_settings(model, (FTL, ALPHA, FTL))) == ["ft_l", "alphaedit", "ft_l_2"]
 
 
 def test_facts_without_a_role_or_a_distractor_are_refused(tiny, facts):
