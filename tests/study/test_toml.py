@@ -221,8 +221,8 @@ def test_a_file_of_facts_in_a_format_of_its_own(written, tmp_path):
         json.dumps([record, {**record, "subject": "Arbel", "src": "How old is Arbel?"}])
     )
     facts = "[facts]\npath = 'zsre.json'\n"
-    study = study_from_file(written(f"{facts}format = 'zsre_counterfactual'\n[study]\nedits = []\n"))
-    assert [(fact.old, fact.new) for fact in study.facts] == [("7 kg", "5 kg")] * 2
+    with pytest.raises(StudyError, match="there are 2 and 0"):  # facts, of which none is a control
+        study_from_file(written(f"{facts}format = 'zsre_counterfactual'\n"))
     with pytest.raises(MechmaskError, match="zsre_true"):
         study_from_file(written(facts))
     with pytest.raises(StudyError, match="Give its path"):
