@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from mechmask.errors import ReadingError
+from mechmask.errors import ModelError, ReadingError
 from mechmask.models.decoding import sampled
 from mechmask.models.model import Model
 from mechmask.models.states import Variant, active
@@ -120,13 +120,8 @@ def _sampled(
 ) -> list[list[int]]:
     try:
         return sampled(model, prompts, n_tokens - min(map(len, prompts)), generator, top_k)
-    except RuntimeError as error:
-        if "probability tensor" not in str(error):
-            raise
-        raise ReadingError(
-            f"The output of {model.name} is not finite, so no text can be sampled from it. Check the weights or the "
-            "change."
-        ) from error
+    except ModelError as error:
+        raise ReadingError(str(error)) from error
 
 
 def _text(model: Model, ids: Sequence[int]) -> str:

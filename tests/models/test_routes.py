@@ -304,7 +304,7 @@ def test_the_last_mention_of_a_subject_is_found_in_any_text(any_tokenizer):
     for text, subject, mention in zip(texts, subjects, encode_mentions(any_tokenizer, texts, subjects), strict=True):
         assert list(mention.ids) == any_tokenizer(text, add_special_tokens=True)["input_ids"][: len(mention.ids)]
         spans = any_tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
-        end = text.rindex(f"{subject} ") + len(subject) if f"{subject} " in text else len(text)
+        end = f"{text} ".rindex(f"{subject} ") + len(subject)
         start, stop = spans[mention.position]
         assert start < end <= stop
 
