@@ -94,7 +94,8 @@ def study_from_file(path: Path) -> Study:
     for edit in (table.get("edits") if isinstance(table, dict) else None) or ():
         for named in ("corpus", "hypernetwork"):
             _beside_file(path, edit, named, may_be_elsewhere=True)
-    _beside_file(path, table, "text", may_be_elsewhere=True)
+    if _in(table, "text") not in ("model", "none"):  # which are no paths
+        _beside_file(path, table, "text", may_be_elsewhere=True)
     for correction in (table, _in(table, "correction")):
         _beside_file(path, correction, "reference", may_be_elsewhere=True)
     name = table.pop("protocol", MASK) if isinstance(table, dict) else MASK
