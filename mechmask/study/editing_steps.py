@@ -7,6 +7,7 @@ that is kept too, and the study goes on.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +22,20 @@ from mechmask.study.states import StudyState, edit_sources, require_as_it_came
 from mechmask.study.step import Settings, Step
 
 
-def rest_of(facts: FactSet) -> FactSet:
-    """What no edit changes: controls and facts that were never known.
+def rest_of(facts: FactSet, edited: FactSet | None = None) -> FactSet:
+    """What no edit changes, and a verdict is held against: controls and facts that were never known.
 
     Args:
         facts: all facts of a study.
+        edited: facts that alone are judged; all by default. Of the pseudo-subjects of others only those are read then
+            that tell the noise: two or more of one fact.
     """
-    return facts.select(fact.id for fact in facts if fact.role != "contradicted")
+    rest = [fact for fact in facts if fact.role != "contradicted"]
+    if edited is not None:
+        n_of = Counter(fact.stands_for for fact in rest)
+        judged = {"", *edited.ids}
+        rest = [fact for fact in rest if fact.stands_for in judged or n_of[fact.stands_for] > 1]
+    return facts.select(fact.id for fact in rest)
 
 
 @dataclass(frozen=True)
@@ -110,7 +118,7 @@ class Editing:
         except CANNOT_EDIT as error:
             return dict.fromkeys(chosen.ids, str(error)), []
         state = change.on(self.start.state)
-        readings = self.rulers.read(state, chosen, rest_of(self.facts))
+        readings = self.rulers.read(state, chosen, rest_of(self.facts, chosen))
         save_all({**readings, **self.rulers.drift(self.start.state, state)}, directory)
         return {}, [cost.as_json(len(chosen))]
 

@@ -32,7 +32,7 @@ MEASURED = ("costs/", "results/cost/", "editing.csv", "exports.json", "figures/"
 def facts():
     """Three contradicted facts of several prompts, two controls, pseudo-subjects."""
     world = mm.world_facts(relations=["capital"], distractors=3, neighbors=2)
-    drawn = mm.assign_roles(world, n_contradicted=3, n_control=2, n_never=6, seed=1)
+    drawn = mm.assign_roles(world, n_contradicted=3, n_control=2, n_never=5, seed=1)
     fewer = drawn[0].model_copy(update={"paraphrases": drawn[0].paraphrases[:1], "neighbors": drawn[0].neighbors[:1]})
     return mm.FactSet([fewer, *drawn[1:]])
 
