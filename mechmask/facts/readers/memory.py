@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 def is_dataset(thing: object) -> TypeGuard[HubDataset]:
     """Whether ``thing`` is a data set of Hugging Face's library ``datasets``."""
-    datasets = sys.modules.get("datasets")
-    return datasets is not None and isinstance(thing, datasets.Dataset | datasets.IterableDataset)
+    library = sys.modules.get("datasets")  # or a module of the caller's own that has this name
+    kinds = (getattr(library, name, None) for name in ("Dataset", "IterableDataset"))
+    return any(isinstance(kind, type) and hasattr(kind, "with_format") and isinstance(thing, kind) for kind in kinds)
 
 
 def is_table(thing: object) -> TypeGuard[pd.DataFrame | HubDataset]:

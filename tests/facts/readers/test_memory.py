@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from types import ModuleType, SimpleNamespace
 
 import datasets
 import numpy as np
@@ -130,3 +131,14 @@ def test_neither_pandas_nor_datasets_is_imported():
         "new='2')]); assert not {'pandas', 'datasets', 'torch', 'numpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("content", [{}, {"Dataset": "a path"}, {"Dataset": list, "IterableDataset": SimpleNamespace}])
+def test_a_module_of_ones_own_may_be_called_datasets(content, monkeypatch):
+    own = ModuleType("datasets")
+    vars(own).update(content)
+    monkeypatch.setitem(sys.modules, "datasets", own)
+    assert [fact.subject for fact in mm.FactSet(RECORDS)] == ["Danielle", "Anatole"]
+    assert mm.FactSet(pd.DataFrame(RECORDS)) == mm.FactSet(RECORDS)
+    with pytest.raises(FactError, match="cannot be made of an object of type SimpleNamespace"):
+        mm.FactSet(SimpleNamespace())  # type: ignore[arg-type]
