@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from mechmask.facts.record import Record, unreadable_texts
 
@@ -54,12 +55,19 @@ class Implication(Record):
         prompt: ends just before the value, without a trailing space.
         value: what follows from the new value, bare.
         kind: how it follows, in the data set's word, such as ``reasoning``, ``subject_aliasing`` or ``reverse``
-            (subject and object swapped).
+            (subject and object swapped); never blank, since readings group prompts by it.
     """
 
     prompt: str
     value: str
     kind: str = "portability"
+
+    @field_validator("kind")
+    @classmethod
+    def _named(cls, kind: str) -> str:
+        if not kind.strip():
+            raise PydanticCustomError("blank", "it is blank")
+        return kind
 
 
 class Fact(Record):

@@ -64,6 +64,8 @@ def _field_problem(record: type[BaseModel], details: Mapping[str, Any]) -> str:
         return f"the field {field!r} is missing. Give it as text."
     if details["type"] == "string_type":
         return f"the field {field!r} is of type {kind}, not text. Give it as text."
+    if details["type"] == "blank":
+        return f"the field {field!r} is blank. Give text that is not."
     if details["type"] == "literal_error":
         return f"the field {field!r} cannot be {given}. Give one of {details['ctx']['expected']}."
     if details["type"] == "tuple_type":

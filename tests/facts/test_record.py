@@ -9,6 +9,7 @@ import mechmask as mm
 from mechmask.errors import FactError
 
 _FIELDS = {"subject": "Uxmon", "prompt": "The mass of Uxmon is", "old": "417", "new": "420"}
+_ASKED = {"prompt": "Zolm, as heavy as Uxmon, weighs", "value": "420"}
 
 
 @pytest.mark.parametrize(
@@ -19,6 +20,8 @@ _FIELDS = {"subject": "Uxmon", "prompt": "The mass of Uxmon is", "old": "417", "
         (lambda: mm.Fact(subject="a", prompt="a is", old="b"), "Fact: the field 'new' is missing. Give it as text."),
         (lambda: mm.Fact(**_FIELDS, role="nevr"), "Fact: the field 'role' cannot be 'nevr'. Give one of 'contr"),
         (lambda: mm.Neighbor(prompt="a", value=3), "Neighbor: the field 'value' is of type int, not text. Give "),
+        (lambda: mm.Implication(prompt="a", value="b", kind=""), "Implication: the field 'kind' is blank. Give text"),
+        (lambda: mm.Fact(**_FIELDS, implications=[{**_ASKED, "kind": " "}]), "field 'implications.0.kind' is blank. "),
         (lambda: mm.Example(prompt="a"), "Example: the field 'value' is missing. Give it as text."),
         (lambda: mm.Fact(**_FIELDS, relation="x" * 10**6, role="y" * 10**6), "Fact: the field 'role' cannot be 'yyy"),
     ],
