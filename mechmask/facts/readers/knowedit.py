@@ -1,9 +1,11 @@
 """KnowEdit (Zhang et al. 2024) and the files of EasyEdit that have its fields: prompt, ground truth and new target.
 
-The first ground truth is the old value, the others are true too. ``locality`` questions are neighbors, ``portability``
-questions implications of the kind that the data set names; each comes with its first answer. A record without ground
-truth, as in ``wiki_recent``, says nothing of what was held before and is left out. Distractors are other values of the
-file: of the same relation where records name one, else of the same shape in answers to prompts in the same words.
+The first ground truth is the old value and the first target the new one; what else the record gives of either, be it an
+alias in an inner list, is no distractor. A record of which old and new value share a name is left out. ``locality``
+questions are neighbors, ``portability`` questions implications of the kind that the data set names; each comes with its
+first answer. A record without ground truth, as in ``wiki_recent``, says nothing of what was held before and is left
+out. Distractors are other values of the file: of the same relation where records name one, else of the same shape in
+answers to prompts in the same words.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mechmask.facts.readers.questions import answer_groups
-from mechmask.facts.readers.records import Draft, NoFactError, Where, bare, drafts, record_name, text
+from mechmask.facts.readers.records import ONE_VALUE, Draft, NoFactError, Where, bare, drafts, record_name, text
 from mechmask.facts.readers.rivals import with_rivals
 from mechmask.facts.readers.text import Entries
 
@@ -25,10 +27,13 @@ def from_records(records: Iterable[Any], where: Where = record_name) -> Entries:
 
 
 def _draft(record: Mapping[str, Any], position: int) -> Draft:
-    subject, prompt, new = text(record, "subject"), text(record, "prompt"), _first(record["target_new"])
-    truths = _answers(record.get("ground_truth"))
+    subject, prompt = text(record, "subject"), text(record, "prompt")
+    truths, targets = _answers(record.get("ground_truth")), _answers(record["target_new"])
     if not truths:
         raise NoFactError(NO_OLD)
+    if not set(truths).isdisjoint(targets):
+        raise NoFactError(ONE_VALUE)
+    new = next(iter(targets), "")
     rephrased = next((record[key] for key in ("rephrase_prompt", "rephrase") if record.get(key)), [])
     beside = [*_asked(record.get("locality")), *_flat(record, "locality")]
     return {
@@ -44,7 +49,7 @@ def _draft(record: Mapping[str, Any], position: int) -> Draft:
             for kind, prompt, value in (*_asked(record.get("portability")), *_flat(record, "portability"))
         ],
         "relation": record.get("relation_id") or record.get("relation") or "",
-        "also_true": truths[1:],
+        "also_true": [*truths[1:], *(alias for alias in targets if alias != new)],
     }
 
 
@@ -73,13 +78,11 @@ def _first(answers: object) -> str:
 
 
 def _answers(answers: object) -> list[str]:
-    """The answers of a text, a list of texts or a list of lists of texts: of an inner list its first one."""
+    """The answers of a text, a list of texts or a list of lists of texts, each with its aliases behind it."""
     if answers is None:
         return []
-    if isinstance(answers, list | tuple):
-        firsts = (one[0] if isinstance(one, list | tuple) and one else one for one in answers)
-        return [one for one in (bare(first, "ground_truth") for first in firsts if first) if one]
-    return [one for one in [bare(answers, "ground_truth")] if one]
+    flat = (alias for one in _listed(answers) for alias in _listed(one) if alias)
+    return [one for one in (bare(alias, "answer") for alias in flat) if one]
 
 
 def _listed(value: object) -> list[object]:

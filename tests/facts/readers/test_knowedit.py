@@ -74,3 +74,24 @@ def test_what_says_nothing_of_what_was_held_is_left_out():
 def test_damaged_records_are_named(spoil):
     with pytest.raises(FactError, match=r"^Record 2 is not one of KnowEdit \("):
         mm.FactSet([OTHER, {**RECORD, **spoil}])
+
+
+def test_no_alias_of_an_answer_stands_against_it():
+    nested = {**RECORD, "ground_truth": [["Munich", "München"], ["Minga"]], "target_new": [["Berlin", "Spree-Athen"]]}
+    aliases = ["München", "Minga", "Spree-Athen"]
+    others = [
+        {**OTHER, "case_id": i, "prompt": f"{i}. Manon died in", "ground_truth": a} for i, a in enumerate(aliases)
+    ]
+    leo, *_ = mm.FactSet([nested, OTHER, *others])
+    assert (leo.old, leo.new) == ("Munich", "Berlin")
+    assert set(leo.distractors) == {"Louisiana", "Paris"}
+
+
+@pytest.mark.parametrize(
+    "same",
+    [{"ground_truth": [["Munich", "Berlin"]]}, {"target_new": ["Berlin", "Munich"]}],
+    ids=["the target is an alias of the truth", "the truth is an alias of the target"],
+)
+def test_a_target_that_is_true_by_another_name_is_left_out(same):
+    with pytest.warns(UserWarning, match="1 because the new value is a true one"):
+        assert mm.FactSet([OTHER, {**RECORD, **same}]).ids == ("Manon/7",)
