@@ -21,7 +21,7 @@ def from_records(records: Iterable[Any], where: Where = record_name) -> Entries:
     return with_rivals(*drafts(records, _draft, "CounterFact", where))
 
 
-def _draft(record: Mapping[str, Any], _: int) -> Draft:
+def _draft(record: Mapping[str, Any]) -> Draft:
     rewrite = record["requested_rewrite"]
     subject, relation, true = (
         text(rewrite, "subject"),

@@ -68,7 +68,7 @@ def _placed(found: object, domain: str, element: str, attribute: str | None) -> 
     return {**found, **where} if isinstance(found, Mapping) else found
 
 
-def _draft(record: Mapping[str, Any], _: int) -> Draft:
+def _draft(record: Mapping[str, Any]) -> Draft:
     subject = text(record, "subject" if "subject" in record else "element")
     phrasings = [text(record["questions"], name) for name in record["questions"]]
     naming = [phrasing for phrasing in phrasings if subject in phrasing]

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mechmask.facts.readers.questions import answer_groups, name_in, opposite
-from mechmask.facts.readers.records import NO_SUBJECT, Draft, NoFactError, Where, drafts, record_name, text
+from mechmask.facts.readers.records import NO_SUBJECT, Draft, NoFactError, Where, drafts, number_of, record_name, text
 from mechmask.facts.readers.rivals import with_rivals
 from mechmask.facts.readers.text import Entries
 
@@ -24,16 +24,16 @@ def from_records(records: Iterable[Any], where: Where = record_name) -> Entries:
     return with_rivals(*drafts(records, _draft, "HotpotQA", where), _groups)
 
 
-def _draft(record: Mapping[str, Any], position: int) -> Draft:
+def _draft(record: Mapping[str, Any]) -> Draft:
     question, answer = text(record, "question"), text(record, "answer")
     subject = next((title for title in _titles(record) if title and title in question), None) or name_in(question)
     if subject is None:
         raise NoFactError(NO_SUBJECT)
-    other = opposite(answer)
+    prompt, other = f"Question: {question}\nAnswer:", opposite(answer)
     return {
-        "id": f"{subject}/{record.get('_id', record.get('id', position))}",
+        "id": f"{subject}/{number_of(record, prompt, '_id', 'id')}",
         "subject": subject,
-        "prompt": f"Question: {question}\nAnswer:",
+        "prompt": prompt,
         "old": answer,
         "relation": text(record, "type"),
         **({"new": other} if other else {}),

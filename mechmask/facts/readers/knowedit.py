@@ -14,7 +14,17 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mechmask.facts.readers.questions import answer_groups
-from mechmask.facts.readers.records import ONE_VALUE, Draft, NoFactError, Where, bare, drafts, record_name, text
+from mechmask.facts.readers.records import (
+    ONE_VALUE,
+    Draft,
+    NoFactError,
+    Where,
+    bare,
+    drafts,
+    number_of,
+    record_name,
+    text,
+)
 from mechmask.facts.readers.rivals import with_rivals
 from mechmask.facts.readers.text import Entries
 
@@ -26,7 +36,7 @@ def from_records(records: Iterable[Any], where: Where = record_name) -> Entries:
     return with_rivals(*drafts(records, _draft, "KnowEdit", where), _groups)
 
 
-def _draft(record: Mapping[str, Any], position: int) -> Draft:
+def _draft(record: Mapping[str, Any]) -> Draft:
     subject, prompt = text(record, "subject"), text(record, "prompt")
     truths, targets = _answers(record.get("ground_truth")), _answers(record["target_new"])
     if not truths:
@@ -37,7 +47,7 @@ def _draft(record: Mapping[str, Any], position: int) -> Draft:
     rephrased = next((record[key] for key in ("rephrase_prompt", "rephrase") if record.get(key)), [])
     beside = [*_asked(record.get("locality")), *_flat(record, "locality")]
     return {
-        "id": f"{subject}/{record.get('case_id', position)}",
+        "id": f"{subject}/{number_of(record, prompt, 'case_id')}",
         "subject": subject,
         "prompt": prompt,
         "old": truths[0],

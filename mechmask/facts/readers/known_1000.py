@@ -20,7 +20,7 @@ def from_records(records: Iterable[Any], where: Where = record_name) -> Entries:
     return with_rivals(*drafts(records, _draft, "known_1000", where))
 
 
-def _draft(record: Mapping[str, Any], _: int) -> Draft:
+def _draft(record: Mapping[str, Any]) -> Draft:
     subject, relation = text(record, "subject"), text(record, "relation_id")
     return {
         "id": f"{subject}/{relation}/{record['known_id']}",

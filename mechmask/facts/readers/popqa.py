@@ -23,7 +23,7 @@ def from_records(records: Iterable[Any], where: Where = record_name) -> Entries:
     return with_rivals(*drafts(records, _draft, "PopQA", where))
 
 
-def _draft(record: Mapping[str, Any], _: int) -> Draft:
+def _draft(record: Mapping[str, Any]) -> Draft:
     triple = record.get("metadata") or record
     subject, relation = text(triple, "subj"), text(triple, "prop")
     answers = record["golden_answers"] if "golden_answers" in record else record["possible_answers"]

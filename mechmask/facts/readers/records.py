@@ -6,6 +6,7 @@ the rest can be used; a record of another form than the data set's is a problem 
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -34,35 +35,49 @@ def record_name(number: int) -> str:
 
 
 def drafts(
-    records: Iterable[Any], draft: Callable[[Mapping[str, Any], int], Draft], title: str, where: Where
+    records: Iterable[Any], draft: Callable[[Mapping[str, Any]], Draft], title: str, where: Where
 ) -> tuple[list[Draft], Entries]:
     """The drafts of the records that can be facts, and what kept the others from it.
 
     Args:
         records: as they are published.
-        draft: makes a draft of a record and its position, which begins at 0; raises ``NoFactError``, or any of the
-            errors that Python raises where a key lacks or a type is wrong.
+        draft: makes a draft of a record; raises ``NoFactError``, or any of the errors that Python raises where a key
+            lacks or a type is wrong.
         title: the data set's name, for sentences.
         where: names a record by its number, which begins at 1.
     """
     read = Entries()
     made: list[Draft] = []
     prompts: set[str] = set()
-    for position, record in enumerate(records):
+    for number, record in enumerate(records, 1):
         try:
-            one = _usable(draft(_mapping(record), position), prompts)
+            one = _usable(draft(_mapping(record)), prompts)
         except NoFactError as reason:
             read.left_out.append(str(reason))
             continue
         except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
             read.problems.append(
-                f"{where(position + 1)} is not one of {title} ({_reason(error)}). Give it as it is published; a file "
+                f"{where(number)} is not one of {title} ({_reason(error)}). Give it as it is published; a file "
                 "of your own facts ends in .jsonl or .csv."
             )
             continue
         prompts.add(one["prompt"])
         made.append(one)
     return made, read
+
+
+def number_of(record: Mapping[str, Any], prompt: str, *keys: str) -> str:
+    """What tells facts about one subject apart in their ids: a record's own number, else one that its prompt gives.
+
+    Never its place in the file: a fact has one id in every selection and order of the records.
+
+    Args:
+        record: as it is published.
+        prompt: of the fact.
+        keys: where the record may have its number.
+    """
+    own = (record[key] for key in keys if record.get(key) is not None)
+    return str(next(own, f"{zlib.crc32(prompt.encode('utf-8', 'replace')):08x}"))
 
 
 def text(record: Mapping[str, Any], key: str) -> str:

@@ -29,7 +29,7 @@ def from_records(records: Iterable[Any], where: Where = record_name) -> Entries:
     records = list(records)
     authors = _authors(records)
 
-    def draft(record: Mapping[str, Any], _: int) -> Draft:
+    def draft(record: Mapping[str, Any]) -> Draft:
         return _draft(record, authors.get(_author(record), ()))
 
     return with_rivals(*drafts(records, draft, "TOFU with entity spans", where), _groups)

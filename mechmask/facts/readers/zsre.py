@@ -20,7 +20,17 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mechmask.facts.readers.questions import answer_groups
-from mechmask.facts.readers.records import ONE_VALUE, Draft, NoFactError, Where, drafts, record_name, text, texts
+from mechmask.facts.readers.records import (
+    ONE_VALUE,
+    Draft,
+    NoFactError,
+    Where,
+    drafts,
+    number_of,
+    record_name,
+    text,
+    texts,
+)
 from mechmask.facts.readers.rivals import with_rivals
 from mechmask.facts.readers.text import Entries
 
@@ -35,8 +45,8 @@ def true_from_records(records: Iterable[Any], where: Where = record_name) -> Ent
     return with_rivals(*drafts(records, _corrected, "zsRE", where), _groups)
 
 
-def _contradicted(record: Mapping[str, Any], position: int) -> Draft:
-    draft = _draft(record, position)
+def _contradicted(record: Mapping[str, Any]) -> Draft:
+    draft = _draft(record)
     follows = record.get("portability")
     if follows is None:
         return draft
@@ -44,21 +54,22 @@ def _contradicted(record: Mapping[str, Any], position: int) -> Draft:
     return {**draft, "implications": [asked]}
 
 
-def _corrected(record: Mapping[str, Any], position: int) -> Draft:
-    draft = _draft(record, position)
+def _corrected(record: Mapping[str, Any]) -> Draft:
+    draft = _draft(record)
     true = draft["old"]
     return {**draft, "old": draft["new"], "new": true, "also_true": [one for one in draft["also_true"] if one != true]}
 
 
-def _draft(record: Mapping[str, Any], position: int) -> Draft:
-    answers, alternative, subject = texts(record, "answers"), text(record, "alt"), text(record, "subject")
+def _draft(record: Mapping[str, Any]) -> Draft:
+    answers, alternative = texts(record, "answers"), text(record, "alt")
+    subject, prompt = text(record, "subject"), text(record, "src")
     if alternative in answers:
         raise NoFactError(ONE_VALUE)
     beside = [{"prompt": f"{text(record, 'loc')}?", "value": text(record, "loc_ans")}] if record.get("loc") else []
     return {
-        "id": f"{subject}/{position}",
+        "id": f"{subject}/{number_of(record, prompt)}",
         "subject": subject,
-        "prompt": text(record, "src"),
+        "prompt": prompt,
         "old": answers[0],
         "new": alternative,
         "paraphrases": [text(record, "rephrase")] if record.get("rephrase") else [],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 
 import pytest
 
@@ -44,7 +45,8 @@ def test_a_record_is_a_fact(tmp_path):
     (tmp_path / "k.json").write_text(json.dumps([RECORD, OTHER]))
     facts = mm.load_facts(tmp_path / "k.json")
     leo, manon = facts
-    assert (leo.id, leo.subject, leo.prompt) == ("Leo Arons/0", "Leo Arons", RECORD["prompt"])
+    assert leo.id == f"Leo Arons/{zlib.crc32(RECORD['prompt'].encode()):08x}", "the record has no number"
+    assert (leo.subject, leo.prompt) == ("Leo Arons", RECORD["prompt"])
     assert (leo.old, leo.new) == ("Munich", "Berlin")
     assert [(n.prompt, n.value) for n in leo.neighbors] == [("The name of Leo Arons's father is", "Barthold")]
     assert [(i.kind, i.prompt, i.value) for i in leo.implications] == [

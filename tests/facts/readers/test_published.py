@@ -109,6 +109,12 @@ def test_records_are_known_by_their_keys_in_every_kind_of_file(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", SAMPLES)
+def test_a_fact_has_one_id_in_every_order_of_the_records(name):
+    ids = {fact.prompt: fact.id for fact in mm.load_facts(SAMPLES[name], name)}
+    assert {fact.prompt: fact.id for fact in mm.load_facts(SAMPLES[name][::-1], name)} == ids
+
+
+@pytest.mark.parametrize("name", SAMPLES)
 def test_records_of_another_data_set_are_all_named(name, tmp_path):
     other = SAMPLES["counterfact" if name != "counterfact" else "popqa"]
     (tmp_path / "f.json").write_text(json.dumps([*SAMPLES[name], *other]))

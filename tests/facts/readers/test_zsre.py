@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 
 import pytest
 
@@ -55,7 +56,7 @@ def test_the_true_and_the_counterfactual_answer_change_places(file):
     assert [(f.new, f.old) for f in true] == [(f.old, f.new) for f in false]
     for fact in (false[0], true[0]):
         assert (fact.id, fact.subject, fact.prompt) == (
-            "UniFirst/0",
+            f"UniFirst/{zlib.crc32(b'What is the product made by UniFirst?'):08x}",
             "UniFirst",
             "What is the product made by UniFirst?",
         )
