@@ -44,22 +44,48 @@ def test_two_of_many_are_not_known_better_than_none():
     assert 0.5 * none.high < clustered_share(won, cluster).high
 
 
+def _hits(interval, n, of, share, correlation, n_samples):
+    """The share of samples of clusters whose shares are beta-distributed in which the interval covers."""
+    rng, a = np.random.default_rng(0), 1 / correlation - 1
+    cluster, hits = np.repeat(np.arange(n), of), 0
+    for _ in range(n_samples):
+        won = rng.random((n, of)) < rng.beta(a * share, a * (1 - share), n)[:, None]
+        low, high = interval(won, cluster)
+        hits += low <= share <= high
+    return hits / n_samples
+
+
+def _authors_own(won, _):
+    """Korn and Graubard's interval with their correction for few clusters; over clusters that are all alike."""
+    (n, _), p = won.shape, won.mean()
+    variance = won.mean(1).var(ddof=1) / n
+    few = stats.t.ppf(0.975, won.size - 1) / stats.t.ppf(0.975, n - 1)
+    effective = min(p * (1 - p) / variance * few**2, won.size) if variance else n
+    of, rest = p * effective, (1 - p) * effective
+    low = stats.beta.ppf(0.025, of, rest + 1) if of else 0.0
+    return low, stats.beta.ppf(0.975, of + 1, rest) if rest else 1.0
+
+
 @pytest.mark.parametrize(
-    ("n", "of", "share", "correlation", "least"),
+    ("n", "of", "share", "correlation", "covered"),
     [
-        *[(8, 14, 0.3, 0.3, 0.95), (6, 14, 0.1, 0.3, 0.95), (8, 14, 0.5, 0.6, 0.95)],
-        *[(5, 6, share, 0.3, 0.95) for share in (0.1, 0.5, 0.9, 0.98)],  # five draws of six facts
+        *[(6, 14, 0.1, 0.3, 0.99), (8, 14, 0.1, 0.3, 0.99), (24, 14, 0.1, 0.3, 0.99)],
+        *[(8, 14, 0.3, 0.3, 0.99), (8, 14, 0.5, 0.6, 0.97), (12, 14, 0.05, 0.5, 0.99), (8, 14, 0.05, 0.05, 1.0)],
     ],
 )
-def test_it_covers(n, of, share, correlation, least):
-    rng = np.random.default_rng(0)
-    a = 1 / correlation - 1
-    cluster, hits = np.repeat(np.arange(n), of), 0
-    for _ in range(800):
-        won = rng.random((n, of)) < rng.beta(a * share, a * (1 - share), n)[:, None]
-        found = clustered_share(won.ravel(), cluster)
-        hits += found.low <= share <= found.high
-    assert hits / 800 >= least
+def test_it_covers_what_the_docstring_says(n, of, share, correlation, covered):
+    found = _hits(lambda won, cluster: clustered_share(won.ravel(), cluster)[1:3], n, of, share, correlation, 500)
+    assert found == pytest.approx(covered, abs=0.015)
+
+
+@pytest.mark.parametrize(("n", "share", "correlation", "covered"), [(6, 0.1, 0.3, 0.9), (12, 0.05, 0.5, 0.88)])
+def test_the_authors_own_interval_covers_less(n, share, correlation, covered):
+    assert _hits(_authors_own, n, 14, share, correlation, 1000) == pytest.approx(covered, abs=0.02)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.98])
+def test_it_covers_five_draws_of_six_facts(share):
+    assert _hits(lambda won, cluster: clustered_share(won.ravel(), cluster)[1:3], 5, 6, share, 0.3, 500) >= 0.95
 
 
 @pytest.mark.parametrize("n_clusters", [3, 5, 8, 12])

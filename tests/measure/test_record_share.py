@@ -71,6 +71,24 @@ def test_it_covers_shares_of_few_ragged_records():
     assert hits / 500 >= 0.95
 
 
+@pytest.mark.parametrize(
+    ("n", "of", "share", "covered", "by_student"),
+    [(20, 10, 0.98, 0.99, 0.62), (20, 10, 0.75, 0.98, 0.95), (50, 2, 0.96, 0.99, 0.86), (200, 10, 0.75, 0.95, 0.94)],
+)
+def test_it_covers_what_the_docstring_says(n, of, share, covered, by_student):
+    rng, hits, n_samples = np.random.default_rng(0), np.zeros(2), 600
+    widths = np.zeros(2)
+    for _ in range(n_samples):
+        won = rng.random((n, of)) < rng.beta(1.5 * share, 1.5 * (1 - share), n)[:, None]
+        found, means = share_over_records(_facts(won)), won.mean(1)
+        half = stats.t.ppf(0.975, n - 1) * means.std(ddof=1) / np.sqrt(n)
+        hits += found.low <= share <= found.high, abs(means.mean() - share) <= half
+        widths += found.high - found.low, 2 * half
+    assert hits / n_samples == pytest.approx([covered, by_student], abs=0.025)
+    assert hits[0] / n_samples >= 0.94
+    assert n < 200 or widths[0] == pytest.approx(widths[1], rel=0.05)
+
+
 def test_what_is_no_share_is_refused():
     with pytest.raises(ReadingError, match="between 0 and 1"):
         share_over_records(_facts([0.5, 1.5]))
