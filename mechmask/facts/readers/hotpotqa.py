@@ -24,6 +24,11 @@ def from_records(records: Iterable[Any], where: Where = record_name) -> Entries:
     return with_rivals(*drafts(records, _draft, "HotpotQA", where), _groups)
 
 
+def is_record(record: Mapping[str, Any]) -> bool:
+    """Whether the type of a question is one of HotpotQA's two, which alone tell the simplified file's records."""
+    return record.get("type") in ("bridge", "comparison")
+
+
 def _draft(record: Mapping[str, Any]) -> Draft:
     question, answer = text(record, "question"), text(record, "answer")
     subject = next((title for title in _titles(record) if title and title in question), None) or name_in(question)

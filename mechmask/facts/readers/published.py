@@ -24,10 +24,12 @@ class DataSet(NamedTuple):
     Attributes:
         read: makes facts of its records; the second argument names a record by its number.
         keys: every record has all keys of one of these sets.
+        is_one: tells its records where other people's tables have the same keys.
     """
 
     read: Callable[[Iterable[Any], Where], Entries]
     keys: tuple[frozenset[str], ...]
+    is_one: Callable[[Mapping[str, Any]], bool] = lambda _: True
 
 
 def _keys(*sets: str) -> tuple[frozenset[str], ...]:
@@ -40,18 +42,19 @@ DATA_SETS: dict[str, DataSet] = {
     "zsre_true": DataSet(zsre.true_from_records, _keys("subject src alt answers")),
     "known_1000": DataSet(known_1000.from_records, _keys("known_id subject attribute prompt relation_id")),
     "popqa": DataSet(popqa.from_records, _keys("subj prop obj question", "question metadata golden_answers")),
-    "hotpotqa": DataSet(hotpotqa.from_records, _keys("question answer type")),
-    "dyknow": DataSet(dyknow.from_records, _keys("questions answers")),
+    "hotpotqa": DataSet(hotpotqa.from_records, _keys("question answer type"), hotpotqa.is_record),
+    "dyknow": DataSet(dyknow.from_records, _keys("questions answers domain element")),
     "tofu_entities": DataSet(tofu.from_records, _keys("idx question prefix entity")),
     "knowedit": DataSet(knowedit.from_records, _keys("prompt target_new")),
 }
 
 
 def formats_of(record: object) -> list[str]:
-    """The names of the data sets whose records have the keys of this one; none for a fact's own fields."""
+    """The names of the data sets that a record may be of, by its keys; none for a fact's own fields."""
     if not isinstance(record, Mapping):
         return []
-    return [name for name, one in DATA_SETS.items() if any(keys <= record.keys() for keys in one.keys)]
+    having = ((name, one) for name, one in DATA_SETS.items() if any(keys <= record.keys() for keys in one.keys))
+    return [name for name, one in having if one.is_one(record)]
 
 
 def the_format(record: object, what: str) -> str | None:

@@ -126,6 +126,20 @@ def test_records_of_another_data_set_are_all_named(name, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "own",
+    [
+        {"question": "Who wrote Emma?", "answer": "Austen", "type": "easy"},
+        {"question": "Who wrote Emma?", "answer": "Austen", "type": ["bridge"]},
+        {"questions": ["Who wrote Emma?"], "answers": ["Austen"]},
+    ],
+)
+def test_a_table_of_ones_own_with_common_words_as_keys_is_of_no_data_set(own):
+    assert formats_of(own) == []
+    with pytest.raises(FactError, match=r"Fact 1: the field 'questions?' is not known"):
+        mm.FactSet([own])
+
+
+@pytest.mark.parametrize(
     ("content", "sentence"),
     [
         ('[{"subject": "Lyon", "pro', "f.json is not JSON (Unterminated string starting at). Give the file as it is"),
