@@ -125,13 +125,16 @@ class Mention:
     position: int
 
 
-def encode_mentions(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], subjects: Sequence[str]) -> list[Mention]:
+def encode_mentions(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], subjects: Sequence[str], begin: int = 0
+) -> list[Mention]:
     """Texts with the place of the last mention of a subject in each.
 
     Args:
         tokenizer: a fast tokenizer.
         texts: what is tokenized, each as it is.
         subjects: the subject of each text, as it is written there.
+        begin: the character of every text before which no mention counts.
 
     Raises:
         RouteError: listing every text that does not hold its subject, or holds text that the tokenizer does not know.
@@ -140,7 +143,7 @@ def encode_mentions(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], su
     for text, subject, tokens in zip(texts, subjects, _tokenize(tokenizer, list(texts)), strict=True):
         try:
             _refuse_prompt_tokens(tokenizer, text, tokens, subject)
-            position = _last_mention(subject, text, tokens)
+            position = _last_mention(subject, text, tokens, begin)
             if position is None:
                 raise _unnamed(subject, text)
             mentions.append(Mention(tokens.ids, position))
@@ -149,6 +152,16 @@ def encode_mentions(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], su
     if problems:
         raise RouteError(one_message("the subjects", problems))
     return mentions
+
+
+def encode_beginnings(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[tuple[int, ...]]:
+    """Texts as token ids that a model goes on from: without what the tokenizer puts at the end of a text.
+
+    Args:
+        tokenizer: a fast tokenizer.
+        texts: the texts.
+    """
+    return [tokens.ids for tokens in _tokenize(tokenizer, list(texts))]
 
 
 def _texts(fact: Fact, phrasing: int) -> list[str]:
@@ -288,10 +301,10 @@ def _subject_position(fact: Fact, text: str, prompt: _Tokens) -> int | None:
     return position
 
 
-def _last_mention(subject: str, text: str, tokens: _Tokens) -> int | None:
+def _last_mention(subject: str, text: str, tokens: _Tokens, begin: int = 0) -> int | None:
     """The last token that holds the end of the subject's last mention: everything before the value has seen it."""
-    whole_words = list(re.finditer(rf"(?<!\w){re.escape(subject)}(?!\w)", text))
-    start = whole_words[-1].start() if whole_words else text.rfind(subject)
+    whole_words = list(re.compile(rf"(?<!\w){re.escape(subject)}(?!\w)").finditer(text, begin))
+    start = whole_words[-1].start() if whole_words else text.rfind(subject, begin)
     if start < 0:
         return None
     last_character = start + len(subject) - 1

@@ -13,6 +13,7 @@ import torch
 
 from mechmask.models.decoding import sampled
 from mechmask.models.model import Model
+from mechmask.models.routes import encode_beginnings
 
 BARE = ""
 """The context of a prompt that stands alone."""
@@ -41,13 +42,13 @@ def contexts_of_starts(model: Model, starts: Sequence[str], length: int, seed: i
     Args:
         model: the model, which goes on from the words.
         starts: the first words.
-        length: number of tokens, those of the first words among them.
+        length: number of tokens, those of the shortest first words among them; longer ones make a longer text.
         seed: of the draws.
     """
     if not starts:
         return ()
     generator = torch.Generator().manual_seed(seed)
-    prompts = [list(ids) for ids in model.tokenizer(list(starts)).input_ids]
+    prompts = [list(ids) for ids in encode_beginnings(model.tokenizer, starts)]
     said = _sampled(model, prompts, max(length - min(map(len, prompts)), 1), generator)
     return _texts(model, [[*begin, *more] for begin, more in zip(prompts, said, strict=True)])
 

@@ -71,31 +71,38 @@ def requests(model: Model, facts: Sequence[Fact], contexts: Sequence[str]) -> li
             longer than the model reads.
     """
     plain = [fact.model_copy(update={"distractors": (), "paraphrases": ()}) for fact in facts]
-    columns = [_contests(model, plain, context) for context in (BARE, *contexts)]
+    columns = [_prompts(model, plain, context) for context in (BARE, *contexts)]
     mentions = encode_mentions(model.tokenizer, [f"{fact.subject} is a" for fact in facts], [f.subject for f in facts])
     essences = [Mention(mention.ids[: mention.position + 1], mention.position) for mention in mentions]
     made = [
-        Request(fact.id, tuple(map(_prompt, row)), essence)
+        Request(fact.id, row, essence)
         for fact, essence, row in zip(facts, essences, zip(*columns, strict=True), strict=True)
     ]
     _require_one_rope(model, made)
     return made
 
 
-def _contests(model: Model, facts: Sequence[Fact], context: str) -> list[Contest]:
+def _prompts(model: Model, facts: Sequence[Fact], context: str) -> list[Prompt]:
     framed = [fact.model_copy(update={"prompt": in_context(fact.prompt, context)}) for fact in facts]
     contests = [contest for contest in encode_contests(model.tokenizer, framed) if contest is not None]
     require_context(model, contests)
-    return contests
+    places = [_place(contest) for contest in contests]
+    if context != BARE:  # which may name the subject too, in a word of its own where the prompt does not
+        subjects, begin = [fact.subject for fact in facts], len(in_context("", context))
+        mentions = encode_mentions(model.tokenizer, [fact.prompt for fact in framed], subjects, begin)
+        places = [mention.position for mention in mentions]
+    return [
+        Prompt(contest.prompt, place, contest.routes["new"]) for contest, place in zip(contests, places, strict=True)
+    ]
 
 
-def _prompt(contest: Contest) -> Prompt:
+def _place(contest: Contest) -> int:
     if contest.subject_position is None:
         raise RouteError(
             f"No token of the prompt of {contest.fact_id!r} holds the end of its subject, so there is no place to "
             "write at. Word the prompt differently."
         )
-    return Prompt(contest.prompt, contest.subject_position, contest.routes["new"])
+    return contest.subject_position
 
 
 def _require_one_rope(model: Model, made: Sequence[Request]) -> None:

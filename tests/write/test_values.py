@@ -161,3 +161,27 @@ def test_each_token_of_a_context_is_among_the_likeliest_five(tiny, tokenizer):
         assert said
         top = logits[begin - 1].topk(5).indices
         assert ids[begin] in top or "�" in text or tokenizer.decode(ids) != text
+
+
+def test_a_context_that_names_the_subject_is_no_place_to_write_at(tiny, tokenizer):
+    """In the context it is a word of its own, in the prompt it is not: as in scripts without spaces."""
+    model = tiny("llama")
+    for subject, prompt, context in (
+        ("Ana", "Anabel met the friend of", "Maria said Ana"),
+        ("山", "山田 met", "Maria said 山"),
+    ):
+        fact = Fact(subject=subject, prompt=prompt, old="Peter", new="Maria")
+        (request,) = requests(model, [fact], (context,))
+        said = tokenizer.decode(request.prompts[1].ids[: request.prompts[1].subject + 1])
+        assert said.startswith(f"{context}. {subject}")
+
+
+def test_a_context_goes_on_from_its_first_words_and_not_from_the_end_of_a_text(
+    tiny_module, bos_tokenizer, bos_eos_tokenizer
+):
+    """A tokenizer that ends each text with a token of its own (add_eos_token) begins contexts as any other."""
+    begun, ended = (
+        contexts_of_starts(load_model(tiny_module("llama"), tokenizer=copy.deepcopy(kind)), ("The king", "No"), 8, 0)
+        for kind in (bos_tokenizer, bos_eos_tokenizer)
+    )
+    assert begun == ended
