@@ -9,6 +9,7 @@ from scipy import stats
 
 from mechmask.errors import ReadingError
 from mechmask.measure.editing import edit_flip_ratio, editing_scores
+from mechmask.measure.harmonic_score import harmonic_mean_of_shares
 
 GROUPS = ["rewrite", "paraphrase", "paraphrase", "neighborhood", "neighborhood", "neighborhood"]
 
@@ -101,29 +102,30 @@ def test_intervals_are_those_of_scipy():
     assert at(scores, "efficacy_score") == pytest.approx((won / 30, exact.low, exact.high, 30))
 
 
-def test_the_interval_of_s_is_the_bootstrap_over_records():
+def test_s_is_the_harmonic_mean_of_the_three_scores():
     data = random_reading(40)
     x = data.nll.values
     new_leads, old_leads = x[..., 1] < x[..., 0], x[..., 0] < x[..., 1]
-    parts = [new_leads[:, :1].mean(1), new_leads[:, 1:3].mean(1), old_leads[:, 3:].mean(1)]
-
-    def s(*of, axis=-1):
-        return stats.hmean([np.mean(one, axis=axis) for one in of], axis=0)
-
-    found = stats.bootstrap(parts, s, paired=True, n_resamples=9999, rng=np.random.default_rng(0), vectorized=True)
-    estimate, low, high, n = at(editing_scores(data), "harmonic_score")
-    assert estimate == pytest.approx(s(*parts)) and n == 40
-    assert (low, high) == pytest.approx(found.confidence_interval, abs=0.01)
+    parts = [new_leads[:, :1], new_leads[:, 1:3], old_leads[:, 3:]]
+    shares = [xr.DataArray(part.astype(float), dims=("fact", "prompt")) for part in parts]
+    found = at(editing_scores(data), "harmonic_score")
+    assert found == harmonic_mean_of_shares(shares)
+    assert found[0] == pytest.approx(stats.hmean([part.mean() for part in parts])) and found[3] == 40
 
 
 def test_where_all_succeed_every_interval_keeps_its_exact_bound():
     perfect = [[2, 0.5]] * 3 + [[0.5, 2]] * 3
     scores = editing_scores(reading([perfect] * 20))
     bound = stats.binomtest(20, 20).proportion_ci(0.95).low
-    for name in ("efficacy_score", "paraphrase_score", "neighborhood_score", "efficacy_exact", "reliability"):
+    for name in (
+        "efficacy_score",
+        "paraphrase_score",
+        "neighborhood_score",
+        "harmonic_score",
+        "efficacy_exact",
+        "reliability",
+    ):
         assert at(scores, name) == pytest.approx((1, bound, 1, 20))
-    together = stats.binomtest(20, 20).proportion_ci(1 - 0.05 / 3).low
-    assert at(scores, "harmonic_score") == pytest.approx((1, together, 1, 20))
 
 
 def test_locality_is_the_share_of_tokens_that_stay():
