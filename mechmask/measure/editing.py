@@ -19,9 +19,10 @@ from mechmask.errors import ReadingError, known_names
 from mechmask.measure.clustered_share import share_of_facts
 from mechmask.measure.harmonic_score import harmonic_mean_of_shares
 from mechmask.measure.reading import require, require_same
+from mechmask.measure.record_mean import mean_over_records
 from mechmask.measure.record_share import share_over_records
 from mechmask.measure.sample import require_level
-from mechmask.measure.statistics import Interval, over_facts, several_draws
+from mechmask.measure.statistics import Interval, several_draws
 
 Right = Literal["success", "exact"]
 
@@ -79,7 +80,9 @@ def editing_scores(reading: xr.Dataset, before: xr.Dataset | None = None, level:
         the count ``n`` of facts that were asked, 0 with NaN where none has such prompts; ``abbreviation[metric]`` as
         the papers print it, empty where they print none. Shares of records have the exact interval of Clopper and
         Pearson, means of shares that of ``share_over_records``, S that of ``harmonic_mean_of_shares``, magnitudes
-        Student's. ``attrs["unit"]`` is ``facts``, or ``draws`` where facts are of several.
+        that of ``mean_over_records``. Every record has the same weight, also where ``seed[fact]`` says that they are of
+        several draws: then a draw is one observation of the interval, and ``attrs["unit"]`` is ``draws``, else
+        ``facts``.
 
     Raises:
         ReadingError: if a reading lacks what is needed, ``before`` is of other facts, prompts, values or tokens, a kind
@@ -227,10 +230,7 @@ def _agreement(before: xr.Dataset, reading: xr.Dataset) -> xr.DataArray:
 def _interval(metric: _Metric, level: float) -> Interval:
     if metric.is_share:
         return share_over_records(metric.values, level, behind=metric.tokens)
-    means = metric.values.mean("prompt") if metric.values.sizes["prompt"] else metric.values.sum("prompt") * np.nan
-    found = over_facts(means, level)
-    n = int(means.notnull().sum())
-    return Interval(float(found.estimate), float(found.low), float(found.high), n)
+    return mean_over_records(metric.values, level)
 
 
 def _require_distinct(names: list[str]) -> None:

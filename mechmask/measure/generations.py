@@ -20,8 +20,9 @@ import xarray as xr
 
 from mechmask.errors import ReadingError
 from mechmask.measure.reading import require
+from mechmask.measure.record_mean import mean_over_records
 from mechmask.measure.sample import require_level
-from mechmask.measure.statistics import over_facts
+from mechmask.measure.statistics import Interval, several_draws
 
 WORDS = r"\w+(?:['\u2019]\w+)*|[^\w\s]"
 """A word of GE: letters and digits, apostrophes inside them, or one sign of punctuation."""
@@ -33,7 +34,7 @@ _WEIGHTS = {2: 2 / 6, 3: 4 / 6}
 
 
 def generation_entropy(generations: xr.Dataset) -> xr.DataArray:
-    """GE: how varied the word sequences of each fact's texts are; ``over_facts`` gives mean and interval.
+    """GE: how varied the word sequences of each fact's texts are; ``generation_scores`` gives mean and interval.
 
     Args:
         generations: ``text[fact, generation]``, as ``read_generations`` returns it; an empty text is none.
@@ -76,7 +77,8 @@ def reference_score(
 
     Returns:
         ``[fact]``, cosine of the two vectors of term counts times that weight: 0 for texts without a common term, 1 for
-        the same terms as often. NaN where a fact has no text or no reference. ``over_facts`` gives mean and interval.
+        the same terms as often. NaN where a fact has no text or no reference. ``generation_scores`` gives mean
+        and interval.
 
     Raises:
         ReadingError: if no fact has a reference, or the corpus holds no term.
@@ -109,7 +111,7 @@ def generation_scores(
         level: of the intervals.
 
     Returns:
-        ``estimate``, ``low``, ``high`` (Student's over facts; ``generation_entropy`` in bits, ``reference_score`` a
+        ``estimate``, ``low``, ``high`` (of ``mean_over_records``; ``generation_entropy`` in bits, ``reference_score`` a
         cosine without unit) and the count ``n`` of facts over ``metric``, with ``abbreviation[metric]``; attributes
         name what is a word and what a term.
 
@@ -120,12 +122,11 @@ def generation_scores(
     values = {"generation_entropy": ("GE", generation_entropy(generations))}
     if references is not None:
         values["reference_score"] = ("RS", reference_score(generations, references, corpus))
-    found = {name: over_facts(value, level) for name, (_, value) in values.items()}
-    parts = {end: ("metric", [float(one[end]) for one in found.values()]) for end in ("estimate", "low", "high")}
-    counts = ("metric", [int(value.notnull().sum()) for _, value in values.values()])
+    found = [mean_over_records(value, level) for _, value in values.values()]
+    fields = {name: ("metric", [getattr(one, name) for one in found]) for name in Interval._fields}
     labels = {"metric": list(values), "abbreviation": ("metric", [short for short, _ in values.values()])}
-    unit = next(iter(found.values())).attrs["unit"]
-    return xr.Dataset({**parts, "n": counts}, labels).assign_attrs(level=level, unit=unit, words=WORDS, terms=TERMS)
+    unit = "draws" if several_draws(generations) else "facts"
+    return xr.Dataset(fields, labels).assign_attrs(level=level, unit=unit, words=WORDS, terms=TERMS)
 
 
 def _by_fact(generations: xr.Dataset, score: Callable[[Sequence[str], str], float], name: str) -> xr.DataArray:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
+from mechmask.measure.record_mean import record_means
 from mechmask.measure.record_share import share_over_records
 from mechmask.measure.resampling import cluster_codes
 from mechmask.measure.statistics import Interval, several_draws
@@ -83,12 +84,10 @@ def _correlations(scores: Sequence[xr.DataArray]) -> np.ndarray:
 
 def _errors(score: xr.DataArray) -> np.ndarray:
     """What each record, or draw, adds to the error of the mean over records, up to a factor ``[unit]``."""
-    rows = score.transpose("fact", ...).values.reshape(score.sizes["fact"], -1)
-    asked = ~np.isnan(rows)
-    used = asked.any(1)
-    means = np.nansum(rows, 1)[used] / asked.sum(1)[used]
-    errors = np.zeros(len(rows))
-    errors[used] = (means - means.mean()).round(12)  # of equal shares no remainder that would relate them
+    means = record_means(score, _WHAT)
+    asked = ~np.isnan(means)
+    errors = np.zeros(len(means))
+    errors[asked] = (means - np.nanmean(means))[asked].round(12)  # of equal shares no remainder that would relate them
     if not several_draws(score):
         return errors
     return np.bincount(cluster_codes(score["seed"].values, _WHAT), weights=errors)

@@ -12,6 +12,7 @@ import xarray as xr
 
 from mechmask.errors import ReadingError
 from mechmask.measure.clustered_share import ends_over_clusters
+from mechmask.measure.record_mean import record_means
 from mechmask.measure.resampling import cluster_codes
 from mechmask.measure.sample import require_level
 from mechmask.measure.statistics import Interval, several_draws
@@ -53,23 +54,17 @@ def share_over_records(shares: xr.DataArray, level: float = 0.95, *, behind: xr.
     _require_shares(shares)
     if behind is not None and dict(behind.sizes) != dict(shares.sizes):
         raise ReadingError(f"{_WHAT} needs a count for every value, not {dict(behind.sizes)}. Give them alike.")
-    rows = _rows(shares)
-    asked = ~np.isnan(rows)
-    used = asked.any(1)
+    means = record_means(shares, _WHAT)
+    used = ~np.isnan(means)
     n = int(used.sum())
     if not n:
         return Interval(np.nan, np.nan, np.nan, 0)
-    means = np.nansum(rows[used], axis=1) / asked[used].sum(1)
-    labels = shares["seed"].values[used] if several_draws(shares) else np.arange(n)
-    codes = cluster_codes(labels, _WHAT)
-    n_observations = int(asked.sum()) if behind is None else int(_rows(behind)[asked].sum())
-    low, high = ends_over_clusters(np.bincount(codes, weights=means), np.bincount(codes), n_observations, level)
-    return Interval(float(means.mean()), low, high, n)
-
-
-def _rows(values: xr.DataArray) -> np.ndarray:
-    """Values ``[fact, value]``."""
-    return values.transpose("fact", ...).values.reshape(values.sizes["fact"], -1)
+    codes = cluster_codes(shares["seed"].values[used] if several_draws(shares) else np.arange(n), _WHAT)
+    asked = shares.notnull().values
+    n_observations = int(asked.sum() if behind is None else behind.transpose(*shares.dims).values[asked].sum())
+    sums = np.bincount(codes, weights=means[used])
+    low, high = ends_over_clusters(sums, np.bincount(codes), n_observations, level)
+    return Interval(float(means[used].mean()), low, high, n)
 
 
 def _require_shares(shares: xr.DataArray) -> None:

@@ -185,6 +185,13 @@ def test_facts_of_several_draws_have_an_interval_over_draws():
     assert at(scores, "harmonic_score")[1:3] != pytest.approx(at(alone, "harmonic_score")[1:3])
 
 
+def test_records_of_unequal_draws_have_equal_weight_in_every_score():
+    seed = np.repeat(np.arange(4), [12, 3, 3, 6])
+    data = random_reading(24)
+    drawn, alone = editing_scores(data.assign_coords(seed=("fact", seed))), editing_scores(data)
+    np.testing.assert_allclose(drawn.estimate, alone.estimate)
+
+
 @pytest.mark.parametrize("right", ["success", "exact"])
 def test_the_edit_flip_ratio(right):
     before, after = random_reading(50, seed=3), random_reading(50, seed=4)
