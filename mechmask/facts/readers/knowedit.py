@@ -21,6 +21,7 @@ from mechmask.facts.readers.records import (
     Where,
     bare,
     drafts,
+    folded,
     number_of,
     record_name,
     text,
@@ -41,7 +42,7 @@ def _draft(record: Mapping[str, Any]) -> Draft:
     truths, targets = _answers(record.get("ground_truth")), _answers(record["target_new"])
     if not truths:
         raise NoFactError(NO_OLD)
-    if not set(truths).isdisjoint(targets):
+    if not set(map(folded, truths)).isdisjoint(map(folded, targets)):
         raise NoFactError(ONE_VALUE)
     new = next(iter(targets), "")
     rephrased = next((record[key] for key in ("rephrase_prompt", "rephrase") if record.get(key)), [])
@@ -59,7 +60,7 @@ def _draft(record: Mapping[str, Any]) -> Draft:
             for kind, prompt, value in (*_asked(record.get("portability")), *_flat(record, "portability"))
         ],
         "relation": record.get("relation_id") or record.get("relation") or "",
-        "also_true": [*truths[1:], *(alias for alias in targets if alias != new)],
+        "also_true": [*truths[1:], *(alias for alias in targets if folded(alias) != folded(new))],
     }
 
 

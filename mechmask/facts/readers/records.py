@@ -2,10 +2,14 @@
 
 Published files hold records that contradict themselves or repeat each other. Those are left out and counted, so that
 the rest can be used; a record of another form than the data set's is a problem of the file, as everywhere.
+
+Data sets spell one value in several ways, and aliases most of all: values that differ in case alone are one value here,
+whatever they are compared for. Of facts of one's own nothing is guessed: there case counts (``Fact.problems``).
 """
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -80,6 +84,16 @@ def number_of(record: Mapping[str, Any], prompt: str, *keys: str) -> str:
     return str(next(own, f"{zlib.crc32(prompt.encode('utf-8', 'replace')):08x}"))
 
 
+def folded(value: str) -> str:
+    """A value as it is compared: without its case."""
+    return value.casefold()
+
+
+def named(value: str, text: str) -> bool:
+    """Whether a text names a value, as whole words in whatever case."""
+    return folded(value) in folded(text) and re.search(rf"(?<!\w){re.escape(value)}(?!\w)", text, re.I) is not None
+
+
 def text(record: Mapping[str, Any], key: str) -> str:
     """A text of a record, without white space around it.
 
@@ -132,10 +146,12 @@ def _usable(draft: Draft, prompts: set[str]) -> Draft:
     values = [draft[route] for route in ("old", "new") if route in draft]
     if not all(values):
         raise NoFactError(NO_VALUE)
-    if draft.get("new") in (draft["old"], *draft.get("also_true", ())):
-        raise NoFactError(ONE_VALUE)
-    if len(values) > 1 and (f"{values[0]} ".startswith(f"{values[1]} ") or f"{values[1]} ".startswith(f"{values[0]} ")):
-        raise NoFactError(WITHIN)  # as tokens they could not be told apart
+    if "new" in draft:
+        old, new = (f"{folded(value)} " for value in values)
+        if new.rstrip() in map(folded, (draft["old"], *draft.get("also_true", ()))):
+            raise NoFactError(ONE_VALUE)
+        if old.startswith(new) or new.startswith(old):
+            raise NoFactError(WITHIN)  # as tokens they could not be told apart
     if not draft["subject"] or draft["subject"] not in draft["prompt"]:
         raise NoFactError(NO_SUBJECT)
     if draft["prompt"] in prompts:

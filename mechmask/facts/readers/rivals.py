@@ -1,7 +1,8 @@
 """What could stand in a value's place: other values of the same relation in the data set, those of most records first.
 
 CounterFact brings a new value and no distractors; other data sets bring neither. Of two values that begin alike only
-one is taken: as tokens they could not be told apart.
+one is taken: as tokens they could not be told apart. A value that the prompt names, perhaps within its subject, is no
+rival either: "Lower Austria shares border with" is not answered with Austria.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
-from mechmask.facts.readers.records import Draft
+from mechmask.facts.readers.records import Draft, folded, named
 from mechmask.facts.readers.text import Entries
 
 _DISTRACTORS = 8
@@ -32,8 +33,8 @@ def with_rivals(drafts: Sequence[Draft], read: Entries, groups: Groups = relatio
     one and the same value, and a second reading gives the same facts.
 
     Args:
-        drafts: with ``old``; perhaps with ``new``, with ``distractors``, which come before those of the groups, and
-            with ``also_true``, values that never are rivals, whatever their case.
+        drafts: with ``old``; perhaps with ``new``, which stays as the data set has it, with ``distractors``, which come
+            before those of the groups, and with ``also_true``, values that never are rivals.
         read: what was read before; it is added to.
         groups: names the groups whose values a draft competes with, the closest one first.
     """
@@ -43,10 +44,13 @@ def with_rivals(drafts: Sequence[Draft], read: Entries, groups: Groups = relatio
     for draft, names in zip(drafts, grouped, strict=True):
         own = _values(draft)
         preferred, barred = tuple(draft.get("distractors", ())), tuple(draft.get("also_true", ()))
+        competing = [preferred, *(pools[name] for name in names)]
         key = (names, own, preferred, barred)
         if key not in known:
-            known[key] = _rivals(own, barred, [preferred, *(pools[name] for name in names)])
+            known[key] = _rivals(own, barred, competing)
         rivals = known[key]
+        if any(named(value, draft["prompt"]) for value in rivals):
+            rivals = _rivals(own, barred, competing, draft["prompt"])
         if "new" not in draft and not rivals:
             read.left_out.append(NO_RIVAL)
             continue
@@ -70,17 +74,20 @@ def _pools(drafts: Sequence[Draft], grouped: Sequence[Sequence[str]]) -> dict[st
     return {name: sorted(of, key=lambda value: (-of[value], value)) for name, of in counts.items()}
 
 
-def _rivals(own: Sequence[str], barred: Iterable[str], pools: Iterable[Iterable[str]]) -> list[str]:
-    """Values of the pools, in their order, none of which begins as another one or as an own one, or is barred."""
-    never = {value.casefold() for value in barred}
-    taken = list(own)
+def _rivals(own: Sequence[str], barred: Iterable[str], pools: Iterable[Iterable[str]], prompt: str = "") -> list[str]:
+    """Values of the pools, in order: none begins as another or as an own one, is barred or named in the prompt."""
+    never = set(map(folded, barred))
+    rivals: list[str] = []
+    begun = list(map(folded, own))
     for value in (value for pool in pools for value in pool):
-        if len(taken) == _DISTRACTORS + 2:
+        if len(begun) == _DISTRACTORS + 2:
             break
-        alike = any(value.startswith(one) or one.startswith(value) for one in taken)
-        if not alike and value.casefold() not in never:
-            taken.append(value)
-    return taken[len(own) :]
+        bare = folded(value)
+        alike = any(bare.startswith(one) or one.startswith(bare) for one in begun)
+        if not alike and bare not in never and not named(value, prompt):
+            rivals.append(value)
+            begun.append(bare)
+    return rivals
 
 
 def _number(label: str) -> int:

@@ -26,6 +26,7 @@ from mechmask.facts.readers.records import (
     NoFactError,
     Where,
     drafts,
+    folded,
     number_of,
     record_name,
     text,
@@ -57,13 +58,18 @@ def _contradicted(record: Mapping[str, Any]) -> Draft:
 def _corrected(record: Mapping[str, Any]) -> Draft:
     draft = _draft(record)
     true = draft["old"]
-    return {**draft, "old": draft["new"], "new": true, "also_true": [one for one in draft["also_true"] if one != true]}
+    return {
+        **draft,
+        "old": draft["new"],
+        "new": true,
+        "also_true": [one for one in draft["also_true"] if folded(one) != folded(true)],
+    }
 
 
 def _draft(record: Mapping[str, Any]) -> Draft:
     answers, alternative = texts(record, "answers"), text(record, "alt")
     subject, prompt = text(record, "subject"), text(record, "src")
-    if alternative in answers:
+    if folded(alternative) in map(folded, answers):
         raise NoFactError(ONE_VALUE)
     beside = [{"prompt": f"{text(record, 'loc')}?", "value": text(record, "loc_ans")}] if record.get("loc") else []
     return {

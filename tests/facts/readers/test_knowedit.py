@@ -91,7 +91,7 @@ def test_no_alias_of_an_answer_stands_against_it():
 
 @pytest.mark.parametrize(
     "same",
-    [{"ground_truth": [["Munich", "Berlin"]]}, {"target_new": ["Berlin", "Munich"]}],
+    [{"ground_truth": [["Munich", "berlin"]]}, {"target_new": ["Berlin", "Munich"]}],
     ids=["the target is an alias of the truth", "the truth is an alias of the target"],
 )
 def test_a_target_that_is_true_by_another_name_is_left_out(same):

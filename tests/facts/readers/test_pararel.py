@@ -32,7 +32,7 @@ PAIRS = {
         ("Peru", "Lima"),
     ],
     "P30": [("France", "Europe"), ("Egypt", "Africa"), ("Egypt", "Asia")],
-    "P131": [("France", "Europe"), ("Lyon", "France")],
+    "P131": [("France", "Europe"), ("Lyon", "France"), ("Nice", "Provence")],
     "P31": [("France", "country")],
 }
 

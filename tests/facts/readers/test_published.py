@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import json
+import re
 import warnings
 
 import pytest
@@ -221,6 +222,34 @@ def test_a_record_that_is_altered_anywhere_gives_facts_or_one_sentence(name, tmp
                 str(error).encode("utf-8")
                 continue
         assert len(facts) >= 1 and facts == mm.FactSet(list(facts))
+
+
+PUBLISHED = {
+    "counterfact": "counterfact/counterfact.json",
+    "zsre_true": "zsre/zsre_mend.json",
+    "zsre_counterfactual": "zsre/zsre_mend.json",
+    "known_1000": "known_1000/known_1000.json",
+    "popqa": "popqa/popqa.jsonl",
+    "hotpotqa": "hotpotqa/hotpotqa_dev_simplified_2000.json",
+    "dyknow": "dyknow/grc_generated.json",
+    "tofu_entities": "uds_tofu/forget10_filtered.json",
+    "pararel": "pararel",
+}
+_BRING_THEIR_NEW = {"counterfact", "zsre_true", "zsre_counterfactual", "dyknow"}
+
+
+@pytest.mark.filterwarnings("ignore:.* left out")
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_no_rival_that_was_drawn_stands_in_the_prompt_or_differs_in_case_alone(name, shared_data):
+    for fact in mm.load_facts(shared_data / PUBLISHED[name], name):
+        drawn = fact.distractors if name in _BRING_THEIR_NEW else (fact.new, *fact.distractors)
+        said = _words(fact.prompt)
+        assert not [value for value in drawn if _words(value) in said], fact.id
+        assert len({value.lower() for value in fact.values.values()}) == len(fact.values)
+
+
+def _words(text):
+    return " ".join(["", *re.findall(r"[^\W_]+", text.lower()), ""])
 
 
 @pytest.mark.parametrize("collecting", [True, False])

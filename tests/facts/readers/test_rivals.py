@@ -7,7 +7,10 @@ from mechmask.facts.readers.text import Entries
 
 
 def drafts(*values, relation="r"):
-    return [{"id": f"{relation}/{i}", "relation": relation, "old": value} for i, value in enumerate(values)]
+    return [
+        {"id": f"{relation}/{i}", "relation": relation, "prompt": f"It {relation}", "old": value}
+        for i, value in enumerate(values)
+    ]
 
 
 def rivals(entry):
@@ -29,17 +32,33 @@ def test_none_begins_as_another_or_is_true_too():
     assert rivals(entry) == {"New York", "Bonn"} and "also_true" not in entry
 
 
+def test_values_that_differ_in_case_alone_are_one():
+    (entry, *_) = with_rivals(drafts("rome", "Rome", "ROMEO", "Oslo", "OSLO", "Oslo"), Entries()).entries
+    assert rivals(entry) == {"Oslo"}, "of two spellings the more frequent one"
+
+
+def test_none_stands_in_the_prompt_as_a_word():
+    made = drafts("Rome", "Oslo", "Bonn", "oslo fjord", "Roma")
+    made[0]["prompt"] = "The sister city of OSLO (see Oslo Fjords, Bonner and Rom) is"
+    entries = with_rivals(made, Entries()).entries
+    assert rivals(entries[0]) == {"Bonn", "oslo fjord", "Roma"}
+    assert rivals(entries[2]) == {"Rome", "Oslo", "Roma"}, "of its own prompt, not of another fact's"
+    alone = drafts("Rome", "Oslo")
+    alone[0]["prompt"] = alone[1]["prompt"] = "From Rome to Oslo by"
+    assert with_rivals(alone, Entries()).left_out == [NO_RIVAL] * 2
+
+
 def test_the_closer_group_and_own_distractors_come_first():
     made = [{**draft, "groups": (f"near {i % 2}", "far")} for i, draft in enumerate(drafts(*"abcdefghijklmnop"))]
     entries = with_rivals(made, Entries(), lambda draft: draft.pop("groups")).entries
     assert rivals(entries[0]) == {*"cegikmo", "b", "d"}
-    given = {"id": "x", "relation": "r", "old": "a", "new": "b", "distractors": ["z", "bb", "y", "z"]}
+    given = {**drafts("a")[0], "new": "b", "distractors": ["z", "bb", "y", "z"]}
     (entry, *_) = with_rivals([given, *drafts("c")], Entries()).entries
     assert (entry["new"], entry["distractors"]) == ("b", ["z", "y", "c"])
 
 
 def test_a_value_without_rival_is_left_out_and_one_with_a_new_value_is_not():
-    read = with_rivals([*drafts("a"), {"id": "x", "relation": "s", "old": "a", "new": "b"}], Entries())
+    read = with_rivals([*drafts("a"), {**drafts("a", relation="s")[0], "new": "b"}], Entries())
     assert read.left_out == [NO_RIVAL] and [entry["distractors"] for entry in read.entries] == [[]]
 
 

@@ -30,6 +30,7 @@ RECORDS = [
     record(4, "What did Hsiao Yun-Hwa win?", "One prize is the '", "Prestigious Penman Award"),
     record(5, "What is a book by Hsiao Yun-Hwa?", "One is", '"Artistic Authority"'),
     record(20, "What does Carmen Montenegro do?", "She is a", "writer"),
+    record(21, "Where was Carmen Montenegro born?", "She was born in", "Santiago"),
 ]
 
 
@@ -55,7 +56,7 @@ def test_a_quotation_mark_before_the_entity_belongs_to_it():
 def test_damaged_records_are_named():
     with pytest.raises(FactError) as caught:
         mm.FactSet([*RECORDS, {**RECORDS[0], "entity": None}, {"idx": "x"}, {**RECORDS[0], "question": ["a"]}])
-    for number, reason in [(8, "'entity' is not text"), (9, "'question' is missing"), (10, "'question' is not text")]:
+    for number, reason in [(9, "'entity' is not text"), (10, "'question' is missing"), (11, "'question' is not text")]:
         assert f"Record {number} is not one of TOFU with entity spans ({reason})" in str(caught.value)
 
 
