@@ -14,6 +14,7 @@ import torch
 from mechmask.models.decoding import sampled
 from mechmask.models.model import Model
 from mechmask.models.routes import encode_beginnings
+from mechmask.write.precision import computing_in
 
 BARE = ""
 """The context of a prompt that stands alone."""
@@ -61,7 +62,7 @@ def in_context(prompt: str, context: str) -> str:
 def _sampled(model: Model, prompts: list[list[int]], n: int, generator: torch.Generator) -> list[list[int]]:
     if not prompts:
         return []
-    with model.inference():
+    with model.inference(), computing_in(model, "float32"):
         return sampled(model, prompts, n, generator, _TOP_K)
 
 

@@ -38,6 +38,7 @@ from mechmask.models.states import Variant, active
 from mechmask.progress import progress_bar
 from mechmask.write.covariance_solves import SecondMoment
 from mechmask.write.covariance_text import corpus_digest, corpus_of
+from mechmask.write.precision import computing_in
 
 __all__ = ["SHRINKAGE", "SecondMoment", "second_moments"]
 
@@ -89,7 +90,7 @@ def second_moments(
         ReadingError: if the text cannot be read, or the model's output is not finite, so that none can be sampled.
         FileError: if the cache cannot be written.
     """
-    with active(state) as model:
+    with active(state) as model, computing_in(model, "float32"):  # what is cached belongs to the model's own type
         _require_arguments(model, layers, n_tokens, shrinkage, batch_size)
         width = max(_key_width(model, layer) for layer in layers)
         text = corpus_of(model, corpus, TOKENS_PER_WIDTH * width if n_tokens is None else n_tokens, seed, progress)

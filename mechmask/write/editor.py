@@ -12,18 +12,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
 
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
 from mechmask.configuration import Configuration
+from mechmask.errors import ChangeError
 from mechmask.facts.fact import Fact
 from mechmask.facts.fact_set import FactSet
 from mechmask.facts.load import as_fact_set
+from mechmask.models.context import require_context
 from mechmask.models.model import Model
-from mechmask.models.states import Variant, active
+from mechmask.models.routes import encode_contests
+from mechmask.models.states import Variant, active, unchanged
 from mechmask.progress import Tick, progress_bar
 from mechmask.write.change import named_weights
 from mechmask.write.low_rank import LowRankChange
 from mechmask.write.outcome import outcomes
+from mechmask.write.precision import computing_in
 from mechmask.write.weights import WeightChange, tensor_digest
 
 if TYPE_CHECKING:
@@ -65,6 +71,7 @@ class Editor(ABC, Generic[Config]):
     """
 
     method: ClassVar[str]
+    _read_of: str = ""  # fingerprint of the model that something was read of when the editor was prepared, if anything
 
     def __init__(self, state: Model | Variant, config: Config) -> None:
         self.start, self.config = state, config
@@ -92,9 +99,10 @@ class Editor(ABC, Generic[Config]):
             The change, made on ``state`` as it was before the call.
 
         Raises:
-            ChangeError: if the edit fails or changes nothing.
+            ChangeError: if the edit fails or changes nothing, or the model has changed since the editor was prepared.
             FactError: if the facts cannot be used together.
-            RouteError: if a value merges with its prompt.
+            RouteError: if a value merges with its prompt, cannot be told from another one, or is longer than the model
+                reads.
         """
         change = self.edited(facts, progress=progress)
         warn_of_failures(self.method, change.details["facts"])
@@ -109,7 +117,11 @@ class Editor(ABC, Generic[Config]):
         """
         chosen = as_fact_set(facts)
         self.get_ready()
-        with active(self.state) as model:
+        # the module first, and then where the editor stands: another thread may be at it
+        with unchanged(self.start).exclusive(), active(self.state) as model, computing_in(model, "float32"):
+            if not self._standing.base:
+                self._require_as_prepared(model)
+            require_context(model, encode_contests(model.tokenizer, chosen))
             with progress_bar(self.method, self._n_ticks(len(chosen)), shown=progress) as tick:
                 change = self._make(model, tuple(chosen), tick)
             weights = named_weights(model.module)
@@ -152,6 +164,14 @@ class Editor(ABC, Generic[Config]):
     def _memory(self) -> Any:
         return self._standing.memory
 
+    def _require_as_prepared(self, model: Model) -> None:
+        """Refuse a model that has changed since something was read of it."""
+        if self._read_of and model.fingerprint != self._read_of:
+            raise ChangeError(
+                f"{model.name} has changed since this {self.method} editor was prepared on it, so that what the editor "
+                "has read of it no longer holds. Prepare another one."
+            )
+
     def _base(self, change: Edit) -> str:
         return self._standing.base or change.base
 
@@ -162,6 +182,50 @@ class Editor(ABC, Generic[Config]):
         weights = named_weights(changed.module)
         after: dict[str, Tensor] = {name: weights[name] for name in before}
         return WeightChange(after, before, self._base(change), self.method, {}).on(self.start)
+
+
+def require_layers(state: Model | Variant, layers: Sequence[int]) -> None:
+    """Refuse blocks that a model does not have.
+
+    Args:
+        state: the model, or a state of it.
+        layers: the blocks, 0..L-1.
+
+    Raises:
+        ChangeError: naming those that are not there.
+    """
+    missing = [layer for layer in layers if layer not in range(state.n_layers)]
+    if missing:
+        raise ChangeError(
+            f"There is no block {', '.join(map(str, missing))}: {state.name} has blocks 0 to {state.n_layers - 1}. "
+            "Name others."
+        )
+
+
+def require_plain_projections(model: Model, layers: Sequence[int]) -> None:
+    """Refuse MLP output projections with an adapter that does more than add to what their weight gives out.
+
+    A DoRA scales each output by the weight's own norm, so that a value that is written into the weight is not the one
+    that comes out.
+
+    Args:
+        model: the model.
+        layers: the blocks, 0..L-1.
+
+    Raises:
+        ChangeError: naming the first block with such an adapter on.
+    """
+    for layer in layers:
+        wrapper = model.module.get_submodule(model.anatomy.mlp_output(layer).name)
+        if not isinstance(wrapper, BaseTunerLayer) or wrapper.disable_adapters or wrapper.merged_adapters:
+            continue
+        variants = getattr(wrapper, "lora_variant", {})
+        if not isinstance(wrapper, LoraLayer) or any(name in variants for name in wrapper.active_adapters):
+            raise ChangeError(
+                f"The adapter on the MLP output projection of block {layer} of {model.name} does more than add to what "
+                "the weight gives out, as a DoRA does, so that no value can be written into the weight below it. Edit "
+                "another layer, merge the adapter, or train it as a LoRA."
+            )
 
 
 def warn_of_failures(method: str, facts: Sequence[dict[str, Any]]) -> None:

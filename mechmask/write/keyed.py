@@ -11,11 +11,10 @@ from typing import TypeVar
 
 from pydantic import Field, field_validator
 
-from mechmask.errors import ChangeError
 from mechmask.models.model import Model
 from mechmask.models.states import Variant, active
 from mechmask.write.covariance import SecondMoment, second_moments
-from mechmask.write.editor import Editor
+from mechmask.write.editor import Editor, require_layers, require_plain_projections
 from mechmask.write.values import ValueConfig
 
 
@@ -58,24 +57,23 @@ class KeyedEditor(Editor[Config]):
         contexts: what a prompt is read behind, besides alone.
 
     Raises:
-        ChangeError: if there is no such layer.
+        ChangeError: if there is no such layer, or an adapter on one does more than add to what its weight gives out.
     """
 
     def __init__(self, state: Model | Variant, config: Config) -> None:
         super().__init__(state, config)
-        missing = [layer for layer in config.layers if layer >= state.n_layers]
-        if missing:
-            raise ChangeError(
-                f"There is no block {', '.join(map(str, missing))}: {state.name} has blocks 0 to {state.n_layers - 1}. "
-                "Name others in layers."
-            )
+        require_layers(state, config.layers)
         with active(state) as model:
+            require_plain_projections(model, config.layers)
+            self._read_of = model.fingerprint
             self.contexts = self._contexts(model)
 
     @cached_property
     def moments(self) -> dict[int, SecondMoment]:
         """The second moment of the keys of text in each layer that is written into, of the state that was given."""
         c = self.config
+        with active(self.start) as model:
+            self._require_as_prepared(model)
         return second_moments(self.start, c.layers, c.corpus, n_tokens=c.moment_tokens, seed=c.seed)
 
     def get_ready(self) -> None:

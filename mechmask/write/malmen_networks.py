@@ -24,6 +24,7 @@ from mechmask.models.fingerprint import digest
 from mechmask.models.gradients import with_gradients, without_gradients
 from mechmask.models.model import Model
 from mechmask.write.answers import AnswerSignals
+from mechmask.write.editor import require_layers, require_plain_projections
 from mechmask.write.hypernetwork import Hypernetwork
 from mechmask.write.low_rank import Factors
 from mechmask.write.ridge import Ridge
@@ -268,14 +269,10 @@ def widths_of(model: Model, layers: tuple[int, ...]) -> dict[int, tuple[int, int
         layers: the blocks, 0..L-1.
 
     Raises:
-        ChangeError: if there is no such block.
+        ChangeError: if there is no such block, or an adapter on one does more than add to what its weight gives out.
     """
-    missing = [layer for layer in layers if layer not in range(model.n_layers)]
-    if missing:
-        raise ChangeError(
-            f"There is no block {', '.join(map(str, missing))}: {model.name} has blocks 0 to {model.n_layers - 1}. "
-            "Name others in layers."
-        )
+    require_layers(model, layers)
+    require_plain_projections(model, layers)
     widths = {}
     for layer in layers:
         projection = model.anatomy.mlp_output(layer)

@@ -34,6 +34,7 @@ from mechmask.write.editor import Facts
 from mechmask.write.low_rank import writing
 from mechmask.write.malmen_networks import Hypernetworks, hypernetworks_for
 from mechmask.write.objective import Targets, target_nll
+from mechmask.write.precision import computing_in
 from mechmask.write.weights import trainable
 
 
@@ -131,7 +132,7 @@ def train_malmen(
         RouteError: if a value merges with its prompt, or is longer than the model reads.
     """
     chosen = as_fact_set(facts)
-    with active(model) as now:
+    with active(model) as now, computing_in(now, "float32"):
         lessons = _Lessons(now, chosen, config)
         networks = hypernetworks_for(
             now, config.layers, rank=config.rank, n_blocks=config.n_blocks, lr=config.start_lr, ridge=config.start_ridge

@@ -37,7 +37,7 @@ def outcomes(model: Model, facts: Sequence[Fact]) -> list[dict[str, Any]]:
     contests = [contest for contest in encode_contests(model.tokenizer, facts) if contest is not None]
     rows = [EncodedExample(c.fact_id, c.prompt, value) for c in contests for value in c.routes.values()]
     with model.inference():
-        logprobs = iter(torch.cat([_logprobs(model, rows[i : i + _ROWS]) for i in range(0, len(rows), _ROWS)]).tolist())
+        logprobs = iter(_all_logprobs(model, rows))
         continuations = _continuations(model, contests)
     records = []
     for contest, text in zip(contests, continuations, strict=True):
@@ -55,6 +55,19 @@ def outcomes(model: Model, facts: Sequence[Fact]) -> list[dict[str, Any]]:
             }
         )
     return records
+
+
+def _all_logprobs(model: Model, rows: Sequence[EncodedExample]) -> list[float]:
+    """Log-probability of each value, in order; rows on either side of a change of rotary frequencies are read apart."""
+    threshold = model.rope_threshold
+    is_long = [threshold is not None and len(row.prompt) + len(row.value) - 1 > threshold for row in rows]
+    found: dict[int, float] = {}
+    for side in (False, True):
+        there = [i for i, long in enumerate(is_long) if long is side]
+        for start in range(0, len(there), _ROWS):
+            part = there[start : start + _ROWS]
+            found |= zip(part, _logprobs(model, [rows[i] for i in part]).tolist(), strict=True)
+    return [found[i] for i in range(len(rows))]
 
 
 def _logprobs(model: Model, rows: Sequence[EncodedExample]) -> Float[Tensor, " row"]:

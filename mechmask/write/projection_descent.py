@@ -25,10 +25,11 @@ from mechmask.models.gradients import with_gradients
 from mechmask.models.model import Model
 from mechmask.models.replay import Replay
 from mechmask.models.routes import encode_examples
-from mechmask.models.states import Variant, unchanged
+from mechmask.models.states import Variant
 from mechmask.progress import Tick
-from mechmask.write.editor import Editor
+from mechmask.write.editor import Editor, require_layers
 from mechmask.write.objective import Targets, nll, targets
+from mechmask.write.requests import require_one_rope
 from mechmask.write.weights import WeightChange, compact, tensor_digest, trainable
 
 Weights = Mapping[str, nn.Parameter]
@@ -65,12 +66,12 @@ class DescentEditor(Editor[Config]):
         config: how it edits.
 
     Raises:
-        ModelError: if there is no such layer.
+        ChangeError: if there is no such block.
     """
 
     def __init__(self, state: Model | Variant, config: Config) -> None:
         super().__init__(state, config)
-        unchanged(state).anatomy.mlp_output(config.layer)
+        require_layers(state, [config.layer])
 
     def _n_ticks(self, n_facts: int) -> int:  # noqa: ARG002
         return self.config.steps
@@ -99,7 +100,7 @@ def descend(
 
     Raises:
         ChangeError: if the loss is not a number, or nothing changed.
-        RouteError: if a value merges with its prompt.
+        RouteError: if a value merges with its prompt, or the facts lie on both sides of a change of rotary frequencies.
     """
     projection = model.anatomy.mlp_output(config.layer)
     asked = _targets(model, facts, objective)
@@ -135,6 +136,7 @@ def projection_weights(projection: Projection) -> dict[str, nn.Parameter]:
 
 def _targets(model: Model, facts: Sequence[Fact], objective: Objective) -> Targets:
     examples = encode_examples(model.tokenizer, [Example(prompt=f.prompt, value=f.new, fact_id=f.id) for f in facts])
+    require_one_rope(model, [len(example.prompt) + len(example.value) - 1 for example in examples])
     asked = targets(examples)
     if objective == "target_new":
         return asked

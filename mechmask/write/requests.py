@@ -78,7 +78,8 @@ def requests(model: Model, facts: Sequence[Fact], contexts: Sequence[str]) -> li
         Request(fact.id, row, essence)
         for fact, essence, row in zip(facts, essences, zip(*columns, strict=True), strict=True)
     ]
-    _require_one_rope(model, made)
+    lengths = [len(prompt.ids) + len(prompt.target) for request in made for prompt in request.prompts]
+    require_one_rope(model, [*lengths, *(len(request.essence.ids) for request in made)])
     return made
 
 
@@ -105,13 +106,19 @@ def _place(contest: Contest) -> int:
     return contest.subject_position
 
 
-def _require_one_rope(model: Model, made: Sequence[Request]) -> None:
-    """All that is read together is read by the same rotary frequencies."""
-    lengths = [len(prompt.ids) + len(prompt.target) for request in made for prompt in request.prompts]
-    lengths += [len(request.essence.ids) for request in made]
+def require_one_rope(model: Model, lengths: Sequence[int]) -> None:
+    """Refuse texts that are read together and lie on both sides of a change of rotary frequencies.
+
+    Args:
+        model: the model.
+        lengths: tokens of each text.
+
+    Raises:
+        RouteError: if they do.
+    """
     threshold = model.rope_threshold
     if threshold is not None and min(lengths) <= threshold < max(lengths):
         raise RouteError(
-            f"Prompts in their contexts end on both sides of token {threshold}, beyond which {model.name} changes its "
-            "rotary frequencies. Edit short and long prompts apart."
+            f"Prompts, in their contexts where they have some, end on both sides of token {threshold}, beyond which "
+            f"{model.name} changes its rotary frequencies. Edit short and long prompts apart."
         )

@@ -41,7 +41,8 @@ from mechmask.models.routes import encode_contests
 from mechmask.models.states import Variant, active
 from mechmask.progress import progress_bar
 from mechmask.write.change import named_weights
-from mechmask.write.editor import Edit
+from mechmask.write.editor import Edit, require_plain_projections
+from mechmask.write.precision import computing_in
 from mechmask.write.weights import WeightChange, tensor_digest, trainable
 
 _KEPT = 2.0  # logits in the beginning: a mask of .96 at the first temperature, and .9998 where it stays to the last
@@ -100,7 +101,10 @@ class RemovalMask:
         """
         with active(state) as model:
             weights = _weights(model, self.removed)
-            after = {name: weights[name].detach().masked_fill(mask, 0) for name, mask in self.removed.items()}
+            after = {
+                name: weights[name].detach().masked_fill(mask.to(weights[name].device), 0)
+                for name, mask in self.removed.items()
+            }
             before = {name: tensor_digest(weights[name]) for name in after}
             return WeightChange(after, before, model.fingerprint, "mask", {"share_removed": self.share})
 
@@ -172,12 +176,13 @@ def learn_reversal(
 
     Raises:
         ChangeError: if an edit is of other weights than the first or of one that is no MLP output projection's, their
-            number is not that of the facts, the loss is not a number, or the mask removes nothing.
+            number is not that of the facts, an adapter on a projection does more than add to what its weight gives out,
+            the loss is not a number, or the mask removes nothing.
     """
     settings = config or ReversalConfig()
     if len(edits) != len(facts) or not edits:
         raise ChangeError(f"There are {len(edits)} edits and {len(facts)} facts. Give one edit a fact, at least one.")
-    with active(model) as now, trainable(now, {}):
+    with active(model) as now, computing_in(now, "float32"), trainable(now, {}):
         asked = _Reversal(now, edits, facts, settings.batch_size)
         logits = [nn.Parameter(torch.full_like(edited[0], _KEPT)) for edited in asked.edited.values()]
         optimizer = torch.optim.Adam(logits, lr=settings.lr)
@@ -225,6 +230,7 @@ class _Reversal:
             )
         self._model = model
         self.layers = {name: projections[name] for name in weights}
+        require_plain_projections(model, list(self.layers.values()))
         self._biases: dict[str, Tensor | None] = {}
         self.edited = self._collected(edits)
         self._first = min(self.layers.values())
@@ -286,8 +292,8 @@ class _Reversal:
                 projection = self._model.anatomy.mlp_output(layer)
                 bias = self._biases[name]
                 own = None if bias is None else bias[part]
-                module = self._model.module.get_submodule(projection.name)
-                hooks.append(module.register_forward_hook(_by_row(projection, masked[name], own)))
+                # at the layer that holds the weight: what an adapter adds to it stays
+                hooks.append(projection.linear.register_forward_hook(_by_row(projection, masked[name], own)))
             yield
         finally:
             for hook in hooks:

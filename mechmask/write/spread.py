@@ -96,7 +96,7 @@ class SpreadEditor(KeyedEditor[Any]):
         return low_rank_change(model, factors, self.method, self._details(values.details(asked)))
 
     def _details(self, values: list[dict[str, Any]]) -> dict[str, Any]:
-        tokens = {layer: moment.n_tokens for layer, moment in self.moments.items()}
+        tokens = {str(layer): moment.n_tokens for layer, moment in self.moments.items()}
         return {"config": self.config.model_dump(mode="json"), "values": values, "moment_tokens": tokens}
 
 

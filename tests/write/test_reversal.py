@@ -6,7 +6,7 @@ import keyed_editors as naive
 import pytest
 import torch
 
-from mechmask import FactSet, FTLConfig, edit, read_logits
+from mechmask import FactSet, FinetuneConfig, FTLConfig, edit, finetune, read_logits
 from mechmask.errors import ChangeError, MechmaskError
 from mechmask.models.states import active
 from mechmask.write.methods.rome import ROMEConfig
@@ -139,3 +139,30 @@ def test_edits_that_do_not_belong_together_are_refused(tiny, some):
         learn_reversal(model, [edits[0], other], some[:2], progress=False)
     with pytest.raises(ChangeError, match="has no weight"):
         RemovalMask({"nothing": torch.eye(2, dtype=torch.bool)}).change(model)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_what_an_adapter_adds_to_a_projection_stays(tiny, some, family):
+    """A mask that removes nothing leaves the edited model as it is, with the adapter that was on."""
+    model = tiny(family)
+    settings = FinetuneConfig(steps=10, lr=1e-1, projections="mlp", rank=4)
+    state = finetune(model, some, settings, progress=False).on(model)
+    with active(state) as now:
+        edits = edits_of(now, some[:2], FTL)
+        before = [followed(now.module, now.tokenizer, fact.prompt) for fact in some[:2]]
+        with trainable(now, {}), torch.no_grad():
+            asked = _Reversal(now, edits, some[:2], 50)
+            mine = asked.divergence([torch.ones_like(weights[0]) for weights in asked.edited.values()], 0)
+        for found, change, fact, old in zip(mine, edits, some, before, strict=False):
+            with change.applied(now):
+                new = followed(now.module, now.tokenizer, fact.prompt)
+            assert float(found) == pytest.approx(float((old.exp() * (old - new)).sum()), rel=1e-3, abs=1e-5)
+
+
+def test_an_adapter_that_scales_what_a_weight_gives_out_is_refused(tiny, some):
+    model = tiny("llama")
+    settings = FinetuneConfig(method="dora", steps=2, lr=1e-1, projections="mlp", rank=2)
+    state = finetune(model, some, settings, progress=False).on(model)
+    edits = [edit(state, [fact], config=FTL, progress=False) for fact in some[:2]]
+    with pytest.raises(ChangeError, match="does more than add"):
+        learn_reversal(state, edits, some[:2], progress=False)

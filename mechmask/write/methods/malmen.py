@@ -93,6 +93,7 @@ class MALMEN(Editor[MALMENConfig]):
                 "gradient descent with the ridge, which is not the published method."
             )
         with active(state) as model:
+            self._read_of = model.fingerprint
             if config.hypernetwork == IDENTITY:
                 self.networks = hypernetworks_for(model, config.layers, lr=config.lr, ridge=config.ridge)
             else:
