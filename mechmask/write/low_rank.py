@@ -147,7 +147,7 @@ def writing(model: Model, names: Iterable[str]) -> Iterator[Callable[[str, Facto
         ChangeError: if a name is none of a linear map's weight; by ``add`` if factors do not fit, or a sum leaves the
             range of the weight's type.
     """
-    maps = _linear_maps(model.module)
+    maps, names = _linear_maps(model.module), tuple(names)
     for name in names:
         _require_map(name, maps)
     weights = {name: maps[name].get_parameter("weight") for name in names}

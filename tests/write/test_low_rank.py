@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mechmask import graft, load_change, scaled
-from mechmask.write.low_rank import LowRankChange, low_rank_change
+from mechmask.write.low_rank import Factors, LowRankChange, low_rank_change, writing
 
 # Written from the architectures: which weight, how wide, and whether it is stored [in, out].
 MAPS = {
@@ -176,3 +176,13 @@ def test_factors_that_do_not_go_together_are_refused(tiny, refused):
     half = tiny("llama", torch.float16)
     with refused("leaves the range of torch.float16"):
         low_rank_change(half, {name: (u * 1e5, v)}, "by hand", {})
+
+
+def test_writing_takes_names_that_can_be_gone_through_once(tiny):
+    model = tiny("llama")
+    name = "model.layers.1.mlp.down_proj.weight"
+    before = model.module.get_parameter(name).detach().clone()
+    with writing(model, iter([name])) as add:
+        add(name, Factors(torch.ones(32, 1), torch.ones(1, 64)))
+        assert torch.equal(model.module.get_parameter(name), before + 1)
+    assert torch.equal(model.module.get_parameter(name), before)
