@@ -1,9 +1,12 @@
 """DyKnow (Mousavi et al. 2024): facts that change with time, in four phrasings, with all who held them and from when.
 
-The new value is the current holder: the one without an end of term, of several the one who began last (of a footballer
-the club, not the national team). The old value is the outdated one: the last of those whose term ended. Distractors are
-the other former holders, the latest first, then holders of other positions of the domain. The prompt is the first
-phrasing that names the country, person or organization, which is the subject; the others are paraphrases. Dates are not
+The new value is the current holder: the one without an end of term, of several the one who began last. The old value is
+the outdated one: of those whose term ended the last, of several that ended together the one who began last. Distractors
+are the other former holders, the latest first, then holders of other positions of the domain. An athlete's national
+team comes after every club, whatever the dates: it is true too, but not what "is currently playing for" asks.
+
+The prompt is the first phrasing that names the country, person or organization, which is the subject; the others are
+paraphrases. Phrasings are in the order generic, contextualized, rephrased, whatever order the record has. Dates are not
 kept.
 
 A file of outdated answers to edit, such as ``llama2-7b_editing_dataset.json``, says subject, prompt and target itself:
@@ -23,6 +26,7 @@ from mechmask.facts.readers.text import Entries
 
 NEVER_CHANGED = "nobody held it before"
 NOBODY = "nobody holds it now"
+_NATIONAL = re.compile(r"\b(national|Olympic)\b.*\bteam\b")
 _DATE = re.compile(r"([SEP]): ([+-]\d+-\d\d-\d\d)T")
 
 
@@ -30,6 +34,11 @@ class _Term(NamedTuple):
     holder: str
     start: str
     end: str
+
+    @property
+    def rank(self) -> tuple[bool, str, str]:
+        """What comes last ranks highest: clubs, then what ended later, then what began later."""
+        return not _NATIONAL.search(self.holder), self.end, self.start
 
 
 def from_records(records: Iterable[Any], where: Where = record_name) -> Entries:
@@ -70,13 +79,14 @@ def _placed(found: object, domain: str, element: str, attribute: str | None) -> 
 
 def _draft(record: Mapping[str, Any]) -> Draft:
     subject = text(record, "subject" if "subject" in record else "element")
-    phrasings = [text(record["questions"], name) for name in record["questions"]]
+    names = sorted(record["questions"], key=lambda name: (name != "generic", name))
+    phrasings = [text(record["questions"], name) for name in names]
     naming = [phrasing for phrasing in phrasings if subject in phrasing]
     prompt = text(record, "prompt") if "prompt" in record else (naming or phrasings)[0]
     terms = [_term(answer) for answer in texts(record, "answers")]
-    now = sorted((term for term in terms if not term.end), key=lambda term: term.start)
+    now = sorted((term for term in terms if not term.end), key=lambda term: term.rank)
     new = text(record, "target") if "target" in record else (now[-1].holder if now else "")
-    past = sorted((term for term in terms if term.end), key=lambda term: term.end, reverse=True)
+    past = sorted((term for term in terms if term.end), key=lambda term: term.rank, reverse=True)
     current = {new, *(term.holder for term in now)}
     before = [holder for holder in dict.fromkeys(term.holder for term in past) if holder not in current]
     if not new or not before:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
 
+import datasets
+import pandas as pd
 import pytest
 
 import mechmask as mm
@@ -40,6 +41,25 @@ TREE = {
 }
 
 
+CAPPED_LATER = {
+    "questions": {"generic": "The current team of Salah is"},
+    "answers": [
+        "Liverpool F.C. |S: +2017-00-00T00:00:00Z",
+        "Egypt national football team |S: +2019-00-00T00:00:00Z",
+        "A.S. Roma |S: +2015-00-00T00:00:00Z |E: +2017-00-00T00:00:00Z",
+        "Egypt Olympic football team |S: +2012-00-00T00:00:00Z |E: +2018-00-00T00:00:00Z",
+    ],
+}
+DURANT = {
+    "questions": {"generic": "The current team of Durant is"},
+    "answers": [
+        "Golden State Warriors |S: +2016-00-00T00:00:00Z |E: +2019-00-00T00:00:00Z",
+        "Brooklyn Nets |S: +2019-00-00T00:00:00Z |E: +2019-00-00T00:00:00Z",
+        "Phoenix Suns |S: +2023-00-00T00:00:00Z",
+    ],
+}
+
+
 @pytest.fixture
 def file(tmp_path):
     def write(value):
@@ -60,6 +80,28 @@ def test_the_current_holder_contradicts_the_last_one_before(file):
     assert (ronaldo.old, ronaldo.new, ronaldo.distractors) == ("Juventus", "Al-Nassr", ("Porto",)), "he plays for both"
     assert ronaldo.prompt == "The current team of Ronaldo is", "the first phrasing that names him"
     assert mm.load_facts(file(TREE), "dyknow") == facts
+
+
+def test_an_athletes_team_is_the_club_whenever_the_country_called(file):
+    salah = mm.load_facts(file({**TREE, "footballers": {"Salah": CAPPED_LATER}}))["Salah/footballers"]
+    assert (salah.old, salah.new) == ("A.S. Roma", "Liverpool F.C.")
+    assert salah.distractors == ("Egypt Olympic football team",), "he plays for Egypt"
+
+
+def test_of_two_terms_that_ended_together_the_one_that_began_later_is_the_last(file):
+    durant = mm.load_facts(file({**TREE, "athletes": {"Durant": DURANT}}))["Durant/athletes"]
+    assert (durant.old, durant.new, durant.distractors[0]) == ("Brooklyn Nets", "Phoenix Suns", "Golden State Warriors")
+
+
+def test_phrasings_have_one_order_whatever_holds_them(file):
+    facts = mm.load_facts(file(TREE))
+    for order in (sorted, lambda names: sorted(names, reverse=True)):
+        questions = {name: ITALY["questions"][name] for name in order(ITALY["questions"])}
+        other = mm.load_facts(
+            file({**TREE, "countries": {"Italy": {"President of Italy": {**ITALY, "questions": questions}}}})
+        )
+        assert other["Italy/President of Italy"].phrasings == tuple(ITALY["questions"].values())
+    assert facts["Italy/President of Italy"].phrasings == tuple(ITALY["questions"].values())
 
 
 def test_an_outdated_answer_to_edit_says_its_own_prompt_and_target(file):
@@ -105,10 +147,29 @@ def test_damaged_records_are_named(file, spoil, reason):
     assert "Record 4 of dyknow.json is not one of DyKnow (it is not an object)" in message
 
 
-def _terms(answers):
+def _held(answers):
+    """The current holder, the outdated one and the other former ones, from the dates as they are written."""
+    terms = []
     for answer in answers:
-        found = dict(re.findall(r"\|([SE]): \+(\d+-\d+-\d+)", answer))
-        yield answer.split(" |")[0], found.get("S", ""), found.get("E")
+        holder, *dates = answer.split(" |")
+        date = {one[0]: one[3:] for one in dates}
+        is_club = "national" not in holder and "Olympic" not in holder
+        terms.append((is_club, date.get("E"), date.get("S", ""), holder))
+    now = [(is_club, start, holder) for is_club, end, start, holder in terms if end is None]
+    holders = [holder for _, _, holder in now]
+    past = [term for term in terms if term[1] and term[3] not in holders]
+    past.sort(key=lambda term: term[:3], reverse=True)
+    former = list(dict.fromkeys(holder for *_, holder in past))
+    return max(now)[2], former[0], former[1:]
+
+
+def _apart(values, others):
+    """The values, but of those that begin alike the first one."""
+    taken = list(others)
+    for value in values:
+        if not any(value.startswith(one) or one.startswith(value) for one in taken):
+            taken.append(value)
+    return taken[len(others) :]
 
 
 @pytest.mark.filterwarnings("ignore:11 of 130 records")
@@ -121,14 +182,11 @@ def test_the_published_tree(shared_data):
         element, attribute = fact.id.split("/", 1)
         found = raw[fact.relation][element]
         one = found if "questions" in found else found[attribute]
-        assert set(fact.phrasings) == set(one["questions"].values()) and element == fact.subject
-        terms = list(_terms(one["answers"]))
-        now = {holder: start for holder, start, end in terms if end is None}
-        assert now[fact.new] == max(now.values())
-        assert max(end for holder, _, end in terms if end and holder not in now) in {
-            end for holder, _, end in terms if holder == fact.old
-        }
-        assert not now.keys() & {fact.old, *fact.distractors}
+        assert fact.phrasings == tuple(one["questions"].values()) and element == fact.subject
+        new, old, former = _held(one["answers"])
+        assert (fact.new, fact.old) == (new, old)
+        former = _apart(former, (old, new))[:8]
+        assert list(fact.distractors[: len(former)]) == former and len(fact.distractors) == 8
 
 
 def test_the_published_outdated_answers(shared_data):
@@ -137,5 +195,10 @@ def test_the_published_outdated_answers(shared_data):
     assert len(facts) == len(raw) == 54
     for one, fact in zip(raw, facts, strict=True):
         assert (fact.prompt, fact.subject, fact.new) == (one["prompt"], one["subject"], one["target"])
-        assert set(fact.phrasings) == set(one["questions"].values())
-        assert fact.old in {holder for holder, _, end in _terms(one["answers"]) if end}
+        assert fact.paraphrases == tuple(text for text in one["questions"].values() if text != one["prompt"])
+        new, old, former = _held(one["answers"])
+        assert (fact.new, fact.old) == (new, old)
+        former = _apart(former, (old, new))[:8]
+        assert list(fact.distractors[: len(former)]) == former
+    table = datasets.Dataset.from_list(raw)
+    assert mm.FactSet(table) == mm.FactSet(pd.DataFrame(raw)) == facts, "a table's columns have an order of their own"
