@@ -10,6 +10,7 @@ shares, where the papers print percent.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -17,8 +18,14 @@ import xarray as xr
 
 from mechmask.errors import ReadingError, known_names
 from mechmask.measure.clustered_share import share_of_facts
+from mechmask.measure.editing_reading import (
+    is_contradicted,
+    is_edited_neighbor,
+    only_where,
+    require_alike,
+    require_editing,
+)
 from mechmask.measure.harmonic_score import harmonic_mean_of_shares
-from mechmask.measure.reading import require, require_same
 from mechmask.measure.record_mean import mean_over_records
 from mechmask.measure.record_share import share_over_records
 from mechmask.measure.sample import require_level
@@ -28,8 +35,6 @@ Right = Literal["success", "exact"]
 
 _WHAT = "Editing scores"
 _KNOWN_GROUPS = ("rewrite", "paraphrase", "neighborhood")
-_DIMS = ("fact", "prompt", "route")
-_VARIABLES = ("nll", "token_accuracy", "exact", "top_token", "n_tokens", "group")
 
 
 class _Metric(NamedTuple):
@@ -42,8 +47,18 @@ class _Metric(NamedTuple):
     is_share: bool = True
 
 
-def editing_scores(reading: xr.Dataset, before: xr.Dataset | None = None, level: float = 0.95) -> xr.Dataset:
+def editing_scores(
+    reading: xr.Dataset,
+    before: xr.Dataset | None = None,
+    level: float = 0.95,
+    *,
+    edited: Iterable[str] | None = None,
+) -> xr.Dataset:
     """Every score of an edit that the reading allows: the mean over records of the mean over a record's prompts.
+
+    Records are the contradicted facts; where a reading has others, they are passed over. A neighbor's prompt that is
+    the prompt or a paraphrase of another fact edited in the same state is supposed to change, so it is left out of NS,
+    NM, S, neighborhood_exact, specificity and locality.
 
     ==========================  ====  ===========================================================================
     metric                            of a prompt
@@ -74,6 +89,8 @@ def editing_scores(reading: xr.Dataset, before: xr.Dataset | None = None, level:
             stands beside it.
         before: of the same facts by the model before the edit, for ``locality``.
         level: of all intervals.
+        edited: ids of the facts that are edited in the state that was read, all contradicted ones by default; ``()``
+            where each fact was read under its own edit alone.
 
     Returns:
         ``estimate``, ``low`` and ``high`` over ``metric`` (shares; magnitudes are differences of probabilities), and
@@ -82,17 +99,22 @@ def editing_scores(reading: xr.Dataset, before: xr.Dataset | None = None, level:
         Pearson, means of shares that of ``share_over_records``, S that of ``harmonic_mean_of_shares``, magnitudes
         that of ``mean_over_records``. Every record has the same weight, also where ``seed[fact]`` says that they are of
         several draws: then a draw is one observation of the interval, and ``attrs["unit"]`` is ``draws``, else
-        ``facts``.
+        ``facts``. ``attrs["n_edited_neighbors"]`` counts the neighbors' prompts that were left out.
 
     Raises:
-        ReadingError: if a reading lacks what is needed, ``before`` is of other facts, prompts, values or tokens, a kind
-            of implication is called as a score is, or the level is not between 0 and 1.
+        ReadingError: if a reading lacks what is needed or holds no contradicted fact, ``before`` is of other facts,
+            prompts, values or tokens, a fact of ``edited`` is not in the reading, a kind of implication is called as a
+            score is, or the level is not between 0 and 1.
     """
     require_level(level, _WHAT)
-    require(reading, _WHAT, variables=_VARIABLES, dims=_DIMS)
+    require_editing(reading, _WHAT)
+    if before is not None:
+        require_alike({"before": before, "reading": reading}, _WHAT)
+    asked = is_contradicted(reading, _WHAT)[:, None]
+    left_out = is_edited_neighbor(reading, _WHAT, edited) & asked
+    reading = only_where(reading, asked & ~left_out)
     metrics = [*_successes(reading), *_magnitudes(reading), *_accuracies(reading)]
     if before is not None:
-        _require_alike(before, reading, _WHAT, "before", "reading")
         tokens = _at(reading, "n_tokens", "neighborhood", "old")
         metrics.append(_Metric("locality", "", _agreement(before, reading), tokens))
     metrics += _implied(reading)
@@ -109,7 +131,7 @@ def editing_scores(reading: xr.Dataset, before: xr.Dataset | None = None, level:
     drawn = several_draws(reading)
     about = {name: reading.attrs[name] for name in ("model", "fingerprint") if name in reading.attrs}
     return xr.Dataset({**parts, "n": counts}, labels).assign_attrs(
-        about, level=level, unit="draws" if drawn else "facts"
+        about, level=level, unit="draws" if drawn else "facts", n_edited_neighbors=int(left_out.sum())
     )
 
 
@@ -119,7 +141,7 @@ def edit_flip_ratio(
     """EFR: of the edits that were right before a further training, the share that is wrong after it.
 
     ``|{right before and wrong after}| / |{right before}|`` (Cheng et al. 2025, equation 1); an edit is right where its
-    new value is, after the edited prompt.
+    new value is, after the edited prompt. Facts of other roles than contradicted were not edited and do not count.
 
     Args:
         before: of the edited model, as ``read_editing`` returns it: ``nll[fact, prompt, route]`` in nats.
@@ -131,18 +153,19 @@ def edit_flip_ratio(
         The share and its exact interval; ``n`` counts the edits that were right before. NaN where none was.
 
     Raises:
-        ReadingError: if a reading lacks what is needed, the readings are of other facts, prompts, values or tokens,
-            ``right`` is not known, or the level is not between 0 and 1.
+        ReadingError: if a reading lacks what is needed or holds no contradicted fact, the readings are of other facts,
+            prompts, values or tokens, ``right`` is not known, or the level is not between 0 and 1.
     """
     what = "An edit flip ratio"
     require_level(level, what)
     if right not in get_args(Right):
         raise ReadingError(f"right={right!r} is not known. {known_names(str(right), get_args(Right))}")
-    for name, reading in (("before", before), ("after", after)):
-        require(reading, f"{what} ({name})", variables=_VARIABLES, dims=_DIMS)
-    _require_alike(before, after, what, "before", "after")
+    require_alike({"before": before, "after": after}, what)
+    if "rewrite" not in before.group.values:
+        raise ReadingError(f"{what} needs the prompt that was edited (the group rewrite). Read whole facts.")
+    asked = is_contradicted(before, what)
     was, still = (_rewritten(reading, right) for reading in (before, after))
-    return share_of_facts((1 - still).where(was == 1), level)
+    return share_of_facts((1 - still).where((was == 1) & asked), level)
 
 
 def _rewritten(reading: xr.Dataset, right: Right) -> xr.DataArray:
@@ -223,7 +246,7 @@ def _against(route: str) -> tuple[str, str]:
 def _agreement(before: xr.Dataset, reading: xr.Dataset) -> xr.DataArray:
     """Share of the tokens of each neighbor's own value at which both readings have the same most probable token."""
     first, second = (_at(one, "top_token", "neighborhood", "old") for one in (before, reading))
-    there = first >= 0
+    there = second >= 0
     return ((first == second) & there).sum("value_token") / there.sum("value_token").where(there.any("value_token"))
 
 
@@ -239,10 +262,3 @@ def _require_distinct(names: list[str]) -> None:
             raise ReadingError(
                 f"{_WHAT}: a kind of implication is called {name!r}, as a score is. Give the kind another name."
             )
-
-
-def _require_alike(first: xr.Dataset, second: xr.Dataset, what: str, first_name: str, second_name: str) -> None:
-    require(first, f"{what} ({first_name})", variables=_VARIABLES, dims=_DIMS)
-    coordinates = ("group", "text", "value", "token")
-    readings = {first_name: first, second_name: second}
-    require_same(readings, what, dims=("fact", "prompt", "route"), coordinates=coordinates)

@@ -228,6 +228,103 @@ def test_readings_that_do_not_belong_together_are_refused():
         editing_scores(first, first.assign_coords(text=first.text.str.upper()))
 
 
+def with_texts(data, places):
+    """The reading with other prompts at some places ``(fact, column)``."""
+    texts = data.text.values.astype(object)
+    for place, text in places.items():
+        texts[place] = text
+    return data.assign_coords(text=(("fact", "prompt"), texts.astype(str)))
+
+
+NEIGHBORHOOD = ("neighborhood_score", "neighborhood_magnitude", "neighborhood_exact", "specificity", "locality")
+
+
+def test_a_neighbor_that_is_edited_itself_is_supposed_to_change():
+    """Two of fact 0's neighbors are phrasings of facts 1 and 2, one of fact 1's is a phrasing of its own."""
+    nll = np.random.default_rng(0).exponential(1.5, (8, 6, 2))
+    nll[0, 3:] = [[0.5, 3.0]] * 3
+    before = reading(nll)
+    nll[0, [3, 5]] = [3.0, 0.5]
+    data, text = reading(nll), before.text.values
+    places = {(0, 3): text[1, 0], (0, 5): text[2, 2], (1, 3): text[1, 1]}
+    data, before = with_texts(data, places), with_texts(before, places)
+    left = data.copy(deep=True)
+    for column in (3, 5):
+        for name in ("nll", "token_accuracy", "exact"):
+            left[name][0, column] = np.nan
+        left["top_token"][0, column] = -1
+        left["n_tokens"][0, column] = 0
+    found, expected = editing_scores(data, before), editing_scores(left, before, edited=())
+    xr.testing.assert_equal(found, expected)
+    assert (found.attrs["n_edited_neighbors"], expected.attrs["n_edited_neighbors"]) == (2, 0)
+    alone = editing_scores(data, before, edited=())
+    for name in (*NEIGHBORHOOD, "harmonic_score"):
+        assert at(found, name)[0] > at(alone, name)[0]
+    for name in ("efficacy_score", "paraphrase_magnitude", "generalization"):
+        assert at(found, name) == at(alone, name)
+    one = editing_scores(data, before, edited=["f0", "f2"])
+    assert one.attrs["n_edited_neighbors"] == 1 and at(one, "locality") != at(found, "locality")
+
+
+def test_a_fact_all_of_whose_neighbors_are_edited_has_no_neighborhood():
+    data = random_reading(3)
+    text = data.text.values
+    data = with_texts(data, {(0, column): text[1, 0] for column in (3, 4, 5)})
+    scores = editing_scores(data)
+    assert {at(scores, name)[3] for name in NEIGHBORHOOD[:-1]} == {2} and at(scores, "efficacy_score")[3] == 3
+    x = data.nll.values[1:, 3:]
+    assert at(scores, "neighborhood_score")[0] == pytest.approx((x[..., 0] < x[..., 1]).mean())
+
+
+def test_prompts_that_are_missing_are_no_phrasing_of_each_other():
+    data = with_texts(random_reading(4), {(fact, column): "" for fact in range(4) for column in (2, 5)})
+    assert editing_scores(data).attrs["n_edited_neighbors"] == 0
+
+
+def test_only_contradicted_facts_count():
+    roles = ["contradicted"] * 6 + ["control"] * 3 + ["never"] * 3
+    data, before = (random_reading(12, seed).assign_coords(role=("fact", roles)) for seed in (0, 1))
+    found, expected = editing_scores(data, before), editing_scores(*(one.isel(fact=range(6)) for one in (data, before)))
+    xr.testing.assert_identical(found, expected)
+    assert at(found, "locality")[3] == 6
+    assert edit_flip_ratio(before, data) == edit_flip_ratio(*(one.isel(fact=range(6)) for one in (before, data)))
+    neighbor = with_texts(data, {(0, 3): data.text.values[7, 0]})  # a control is not edited
+    assert editing_scores(neighbor).attrs["n_edited_neighbors"] == 0
+    for score in (editing_scores, lambda one: edit_flip_ratio(one, one)):
+        with pytest.raises(ReadingError, match="here are none, only control, never"):
+            score(data.isel(fact=range(6, 12)))
+
+
+DAMAGED = {
+    "routes old and new": lambda data: data.sel(route=["new"]),
+    "needs top_token": lambda data: data.drop_vars("top_token"),
+    "needs text": lambda data: data.drop_vars("text"),
+    "needs token_accuracy over fact, prompt, route": lambda data: data.assign(token_accuracy=data.exact.mean("route")),
+    "needs nll over": lambda data: xr.concat([data, data], "state"),
+    "needs numbers in nll": lambda data: data.assign(nll=data.nll.astype(str)),
+    "some here are below 0": lambda data: data.assign(nll=-data.nll),
+    "named apart, not 5 with 4": lambda data: data.assign_coords(fact=["a", "a", "b", "c", "d"]),
+    "named apart, not 0": lambda data: data.isel(fact=[]),
+    "values between 0 and 1": lambda data: data.assign(exact=data.exact * 2),
+    "was edited, and the reading has no": lambda data: {"reading": data, "edited": ["f0", "f9"]},
+}
+
+
+@pytest.mark.parametrize("said", DAMAGED)
+def test_a_damaged_reading_is_refused_in_a_sentence(said):
+    made = DAMAGED[said](random_reading(5))
+    with pytest.raises(ReadingError, match=said):
+        editing_scores(**made) if isinstance(made, dict) else editing_scores(made)
+
+
+def test_a_reading_without_the_edited_prompt_has_no_flip_ratio():
+    data = random_reading(5).isel(prompt=[1, 2, 3])
+    with pytest.raises(ReadingError, match="the group rewrite"):
+        edit_flip_ratio(data, data)
+    assert at(editing_scores(data), "efficacy_score")[3] == 0
+    assert at(editing_scores(data.isel(prompt=[])), "paraphrase_score")[3] == 0
+
+
 def test_what_is_no_editing_reading_is_refused():
     data = random_reading(5)
     with pytest.raises(ReadingError, match="needs nll"):
