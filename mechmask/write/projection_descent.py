@@ -99,12 +99,13 @@ def descend(
         tick: called after every step with how it stands.
 
     Raises:
-        ChangeError: if the loss is not a number, or nothing changed.
+        ChangeError: if the loss is not a number, nothing changed, or the weights are float16.
         RouteError: if a value merges with its prompt, or the facts lie on both sides of a change of rotary frequencies.
     """
     projection = model.anatomy.mlp_output(config.layer)
     asked = _targets(model, facts, objective)
     weights = projection_weights(projection)
+    _require_range(weights, method)
     base = model.fingerprint
     with trainable(model, weights) as before, with_gradients():
         losses: list[float] = []
@@ -132,6 +133,18 @@ def projection_weights(projection: Projection) -> dict[str, nn.Parameter]:
     """Weight and, where there is one, bias: ROME selects every parameter whose name contains the projection's."""
     bias = {} if projection.bias is None else {f"{projection.name}.bias": projection.bias}
     return {f"{projection.name}.weight": projection.weight, **bias}
+
+
+def _require_range(weights: Weights, method: str) -> None:
+    """Refuse float16: the square of a small gradient and Adam's epsilon are zero there, so that its steps have no bound.
+
+    A clamp would hide that: all that has a small gradient then moves as far as it may.
+    """
+    if any(weight.dtype == torch.float16 for weight in weights.values()):
+        raise ChangeError(
+            f"The {method} edit descends in the weights' own numbers, and in float16 squares of small gradients are "
+            "zero. Load the model in float32 or bfloat16."
+        )
 
 
 def _targets(model: Model, facts: Sequence[Fact], objective: Objective) -> Targets:

@@ -187,6 +187,16 @@ def test_a_value_stands_exactly_under_a_lora_that_adds_to_the_projection(tiny, f
     torch.testing.assert_close(there, wanted, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("method", ["ft", "ft_l", "ft_prompt_last"])
+def test_a_descent_in_float16_is_refused_and_in_bfloat16_taken(tiny, facts, method, refused):
+    """In float16 a small gradient's square is zero, and Adam would move what has one as far as a clamp lets it."""
+    more = {"clamp": 1.0} if method == "ft_l" else {}
+    config = METHODS[method].config(layer=1, lr=2e-2, steps=3, **more)
+    with refused(f"The {method} edit descends .* Load the model in float32 or bfloat16"):
+        edit(tiny("llama", torch.float16), [facts[0]], config=config, progress=False)
+    assert edit(tiny("llama", torch.bfloat16), [facts[0]], config=config, progress=False).method == method
+
+
 @pytest.mark.parametrize("method", EDITORS)
 def test_details_are_json_and_come_back_as_they_were(tiny, facts, method):
     details = edit(tiny("llama"), [facts[0]], config=EDITORS[method], progress=False).details
