@@ -136,7 +136,7 @@ def projection_weights(projection: Projection) -> dict[str, nn.Parameter]:
 
 
 def _require_range(weights: Weights, method: str) -> None:
-    """Refuse float16: the square of a small gradient and Adam's epsilon are zero there, so that its steps have no bound.
+    """Refuse float16: squares of small gradients and Adam's epsilon are zero there, so that its steps have no bound.
 
     A clamp would hide that: all that has a small gradient then moves as far as it may.
     """
