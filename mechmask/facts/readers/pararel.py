@@ -1,9 +1,10 @@
-"""ParaRel (Elazar et al. 2021): a directory with patterns of 38 relations and the (subject, object) pairs of T-REx.
+"""ParaRel (Elazar et al. 2021): a directory with patterns of 39 relations and the (subject, object) pairs of T-REx.
 
 Of the patterns those are used that end in the object, but for a full stop: the object follows the prompt. The first one
 is the prompt, the others are paraphrases; the object is the old value. New value and distractors are other objects of
 the relation, the most frequent first, none of which the relation has for that subject too. Neighbors are other subjects
-in the relation's first pattern with their own objects, those that share the old value first.
+in their own prompts with their own objects, those that share the old value first; none has the new value among its
+objects.
 
 Patterns that end in the subject ask in reverse ("Rome is the capital of"): they are implications of kind ``reverse``,
 with the new value in the object's place and the subject as answer. Only relations have them that are nearly one to one
@@ -11,7 +12,7 @@ with the new value in the object's place and the subject as answer. Only relatio
 the answer would be one of many.
 
 A subject with several objects is one fact, about the first of them. Where two relations ask alike ("Paris is located
-in"), the later fact takes its next pattern as prompt.
+in"), the text belongs to the earlier one that has the subject: the later fact has the other patterns only.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ import re
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from mechmask.errors import FactError
 from mechmask.facts.readers.jsonl import json_lines
-from mechmask.facts.readers.records import NO_VALUE, SAME_PROMPT, Draft, text
+from mechmask.facts.readers.records import NO_VALUE, SAME_PROMPT, Draft, folded, text
 from mechmask.facts.readers.rivals import with_rivals
 from mechmask.facts.readers.text import Entries
 
@@ -46,35 +47,47 @@ class Relation:
         name: such as ``P19``.
         patterns: with ``[X]`` for the subject and ``[Y]`` for the object, the first one first.
         pairs: subjects with their objects, each in the order of the data set.
+        owners: to whom a prompt belongs, as relation and subject; what is not in it belongs to all. Takes this
+            relation's prompts that are not in it yet.
     """
 
-    def __init__(self, name: str, patterns: Sequence[str], pairs: Mapping[str, Sequence[str]]) -> None:
-        self.name, self.pairs = name, pairs
+    def __init__(
+        self, name: str, patterns: Sequence[str], pairs: Mapping[str, Sequence[str]], owners: dict[str, tuple[str, str]]
+    ) -> None:
+        self.name, self.pairs, self._owners = name, pairs, owners
         self.templates = _before_the_end(patterns, _ENDS_IN_OBJECT)
         self._reversed = _before_the_end(patterns, _ENDS_IN_SUBJECT)
+        for subject in pairs:
+            for template in self.templates:
+                owners.setdefault(template.replace("[X]", subject), (name, subject))
 
     def prompts(self, subject: str) -> list[str]:
-        """Every prompt about a subject, the first template's first."""
-        return [template.replace("[X]", subject) for template in self.templates]
+        """Every prompt about a subject that belongs to no other fact, the first template's first."""
+        prompts = (template.replace("[X]", subject) for template in self.templates)
+        own = (self.name, subject)
+        return [prompt for prompt in prompts if self._owners.get(prompt, own) == own]
 
-    def neighbors(
-        self, subject: str, value: str, n: int = N_NEIGHBORS, without: Container[str] = ()
-    ) -> list[dict[str, str]]:
-        """Prompts about other subjects with their own objects, those with this value first.
+    def neighbors(self, subject: str, old: str, new: str, without: Container[str] = ()) -> Iterator[dict[str, str]]:
+        """Prompts about other subjects with their own objects, those with the old value first.
 
         They are the ones that come after the subject in the data set, so that not all facts have the same.
 
         Args:
             subject: whom they are not about.
-            value: the object that comes first.
-            n: how many.
+            old: the object that comes first.
+            new: a value that is true of none of them.
             without: other subjects that they are not about.
         """
-        others = self._of_value[value].after(subject, n, without) if value in self._of_value else []
-        if len(others) < n:
-            others = list(dict.fromkeys([*others, *self._all.after(subject, 2 * n, without)]))[:n]
-        first = self.templates[0]
-        return [{"prompt": first.replace("[X]", other), "value": self.pairs[other][0]} for other in others]
+        of_new = self._having.get(folded(new), ())
+        alike = self._of_value[old].after(subject) if old in self._of_value else ()
+        unlike = (other for other in self._all.after(subject) if self.pairs[other][0] != old)
+        for other in chain(alike, unlike):
+            if other not in without and other not in of_new:
+                yield {"prompt": self._asked[other], "value": self.pairs[other][0]}
+
+    def is_true(self, subject: str, value: str) -> bool:
+        """Whether the relation has the value for the subject."""
+        return subject in self._having.get(folded(value), ())
 
     def implications(self, subject: str, new: str) -> list[dict[str, str]]:
         """The first pattern that ends in the subject, asked of a new value; none where the answer is one of many."""
@@ -88,15 +101,30 @@ class Relation:
         return n_subjects < 2 * len(self._of_value) and n_pairs < 1.25 * n_subjects
 
     @cached_property
+    def _asked(self) -> dict[str, str]:
+        """The first prompt about each subject that has one."""
+        prompts = ((subject, self.prompts(subject)) for subject in self.pairs)
+        return {subject: found[0] for subject, found in prompts if found}
+
+    @cached_property
     def _all(self) -> _Ring:
-        return _Ring(self.pairs)
+        return _Ring(self._asked)
 
     @cached_property
     def _of_value(self) -> dict[str, _Ring]:
         found: dict[str, list[str]] = defaultdict(list)
-        for subject, objects in self.pairs.items():
-            found[objects[0]].append(subject)
+        for subject in self._asked:
+            found[self.pairs[subject][0]].append(subject)
         return {value: _Ring(subjects) for value, subjects in found.items()}
+
+    @cached_property
+    def _having(self) -> dict[str, set[str]]:
+        """The subjects that have a value among their objects, in whatever case."""
+        found: dict[str, set[str]] = defaultdict(set)
+        for subject, objects in self.pairs.items():
+            for value in objects:
+                found[folded(value)].add(subject)
+        return dict(found)
 
 
 class _Ring:
@@ -106,11 +134,11 @@ class _Ring:
         self._subjects = list(subjects)
         self._places = {subject: place for place, subject in enumerate(self._subjects)}
 
-    def after(self, subject: str, n: int, without: Container[str] = ()) -> list[str]:
-        """Up to ``n`` others after a subject; the first ones if it is not there."""
+    def after(self, subject: str) -> Iterator[str]:
+        """The others from a subject on; all from the first one if it is not there."""
         start, size = self._places.get(subject, -1) + 1, len(self._subjects)
         others = (self._subjects[(start + step) % size] for step in range(size))
-        return list(islice((one for one in others if one != subject and one not in without), n))
+        return (one for one in others if one != subject)
 
 
 def is_pararel(path: Path) -> bool:
@@ -126,20 +154,19 @@ def read_pararel(path: Path) -> Entries:
     """
     read = Entries()
     drafts: list[Draft] = []
-    taken: set[str] = set()
     known = {relation.name: relation for relation in relations(path, read)}
     for relation in known.values():
         for subject, objects in relation.pairs.items():
             prompts = relation.prompts(subject)
-            free = next((prompt for prompt in prompts if prompt not in taken), None)
-            if free is None:
-                read.left_out.append(SAME_PROMPT if prompts else NO_PATTERN)
-                continue
-            taken.add(free)
-            drafts.append(_draft(relation, subject, objects, free, prompts))
+            if prompts:
+                drafts.append(_draft(relation.name, subject, objects, prompts))
+            else:
+                read.left_out.append(SAME_PROMPT if relation.templates else NO_PATTERN)
     with_rivals(drafts, read)
     for entry in read.entries:
-        entry["implications"] = known[entry["relation"]].implications(entry["subject"], entry["new"])
+        relation, subject, new = known[entry["relation"]], entry["subject"], entry["new"]
+        entry["neighbors"] = list(islice(relation.neighbors(subject, entry["old"], new), N_NEIGHBORS))
+        entry["implications"] = relation.implications(subject, new)
     return read
 
 
@@ -159,10 +186,11 @@ def relations(path: Path, read: Entries) -> Iterator[Relation]:
             f"{path} is not a directory of ParaRel: it lacks {PATTERNS[0]} or {PAIRS[0]}. Give the directory named "
             "data of the published repository."
         )
+    owners: dict[str, tuple[str, str]] = {}
     for file in sorted(pairs.glob("*.jsonl"), key=lambda file: (len(file.stem), file.stem)):
         spelled = patterns / file.name
         texts = [pattern for (pattern,) in _rows(spelled, read, "pattern")] if spelled.is_file() else []
-        yield Relation(file.stem, texts, _pairs(file, read))
+        yield Relation(file.stem, texts, _pairs(file, read), owners)
 
 
 def _below(path: Path, names: Sequence[str]) -> Path | None:
@@ -204,14 +232,13 @@ def _rows(file: Path, read: Entries, *keys: str) -> list[tuple[str, ...]]:
     return rows
 
 
-def _draft(relation: Relation, subject: str, objects: Sequence[str], prompt: str, prompts: Sequence[str]) -> Draft:
+def _draft(relation: str, subject: str, objects: Sequence[str], prompts: Sequence[str]) -> Draft:
     return {
-        "id": f"{subject}/{relation.name}",
+        "id": f"{subject}/{relation}",
         "subject": subject,
-        "prompt": prompt,
+        "prompt": prompts[0],
         "old": objects[0],
         "also_true": tuple(objects[1:]),
-        "paraphrases": [other for other in prompts if other != prompt],
-        "neighbors": relation.neighbors(subject, objects[0]),
-        "relation": relation.name,
+        "paraphrases": list(prompts[1:]),
+        "relation": relation,
     }
