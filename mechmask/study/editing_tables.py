@@ -193,21 +193,25 @@ def metrics_of(start: Start, methods: Mapping[str, Sequence[Edited]], erase: xr.
         erase: what ``erase_of_editors`` gave of them.
         level: of the intervals.
 
+    A neighbor's prompt that is a phrasing of another fact edited in the same state is left out in every state, that
+    before any edit included, and where the other's edit failed: all states are held against the same prompts.
+
     Returns:
         ``estimate``, ``low``, ``high`` and the count ``n`` over ``state`` (first ``before``) and ``metric``, with
         ``unit[metric]`` and ``abbreviation[metric]``: what ``editing_scores`` gives; ``generation_entropy``; of the old
         value after the edit ``standing`` (on the prompt), ``trace`` against never known, and ``paraphrase_rebound``,
         the share of paraphrases on which it leads new again, of the facts on which the edit took; ``erase_index`` and
         ``normalised`` (EI* of the group); ``commit_layer``, the mean over the facts that commit; and where a text was
-        read ``kl`` and ``perplexity_ratio``. NaN and 0 where nothing was read.
+        read ``kl`` and ``perplexity_ratio``. NaN and 0 where nothing was read. ``attrs["n_edited_neighbors"]`` counts
+        the prompts left out.
     """
     untouched = Edited(tuple(start.facts), {})
-    first = editing_of(start, [untouched])
+    first, edited, n_left_out = editing_of(start, [untouched]), _edited_together(methods), 0
     rows: dict[str, dict[str, Interval]] = {}
     abbreviations: dict[str, str] = {}
     for state, edits in {BEFORE: [untouched], **methods}.items():
-        scores = editing_scores(editing_of(start, edits), first, level)
-        table = _intervals(scores)
+        scores = editing_scores(editing_of(start, edits), first, level, edited=edited)
+        table, n_left_out = _intervals(scores), scores.attrs["n_edited_neighbors"]
         abbreviations |= dict(zip(scores.metric.values.tolist(), scores.abbreviation.values.tolist(), strict=True))
         if "generations" in start.readings[next(iter(start.readings))]:
             table |= _intervals(generation_scores(generations_of(start, edits), level=level))
@@ -229,7 +233,7 @@ def metrics_of(start: Start, methods: Mapping[str, Sequence[Edited]], erase: xr.
         "unit": ("metric", [_UNITS.get(name, _unit_of_score(name)) for name in names]),
         "abbreviation": ("metric", [_ABBREVIATIONS.get(name, abbreviations.get(name, "")) for name in names]),
     }
-    return xr.Dataset(fields, labels, {"level": level})
+    return xr.Dataset(fields, labels, {"level": level, "n_edited_neighbors": n_left_out})
 
 
 def verdicts_of(methods: Mapping[str, Sequence[Edited]], erase: xr.Dataset, level: float) -> xr.Dataset:
@@ -270,13 +274,14 @@ def sequence_of(start: Start, methods: Mapping[str, Mapping[int, Edited]], level
         ``estimate``, ``low``, ``high`` and the count ``n`` over ``state``, ``edits`` (a count, 0 before any) and
         ``metric``: ``efficacy_score`` and ``paraphrase_score`` of the facts edited so far, ``neighborhood_score`` of
         the neighbors of all facts (shares), and where a text was read ``kl`` (nats per token) and
-        ``perplexity_ratio``.
+        ``perplexity_ratio``. ``n_edited_neighbors[edits]`` counts the neighbors' prompts that are left out of
+        ``neighborhood_score`` as phrasings of other facts edited so far.
     """
     everything = tuple(start.facts)
     numbers = sorted({0, *(number for of in methods.values() for number in of)})
     names = ["efficacy_score", "paraphrase_score", "neighborhood_score", "kl", "perplexity_ratio"]
     empty = Interval(np.nan, np.nan, np.nan, 0)
-    cells = []
+    cells, n_left_out = [], dict.fromkeys(numbers, 0)
     for of in methods.values():
         row = []
         for number in numbers:
@@ -284,7 +289,9 @@ def sequence_of(start: Start, methods: Mapping[str, Mapping[int, Edited]], level
             table: dict[str, Interval] = {}
             if number in of or not number:
                 whole = editing_of(start, [Edited(everything, edit.readings)])
-                table["neighborhood_score"] = _intervals(editing_scores(whole, level=level))["neighborhood_score"]
+                scores = editing_scores(whole, level=level, edited=edit.facts)
+                n_left_out[number] = scores.attrs["n_edited_neighbors"]
+                table["neighborhood_score"] = _intervals(scores)["neighborhood_score"]
                 table |= _of_text(start, [edit], level, together=True)
                 if edit.facts:
                     so_far = _intervals(editing_scores(whole.sel(fact=list(edit.facts)), level=level))
@@ -296,6 +303,7 @@ def sequence_of(start: Start, methods: Mapping[str, Mapping[int, Edited]], level
         name: (dims, [[[getattr(cell, name) for cell in at] for at in row] for row in cells])
         for name in Interval._fields
     }
+    fields["n_edited_neighbors"] = (("edits",), [n_left_out[number] for number in numbers])
     return xr.Dataset(fields, {"state": list(methods), "edits": numbers, "metric": names}, {"level": level})
 
 
@@ -328,6 +336,12 @@ def costs_of(costs: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], l
     }
     labels = {"state": list(costs), "metric": list(units), "unit": ("metric", list(units.values()))}
     return xr.Dataset(fields, labels, {"level": level})
+
+
+def _edited_together(methods: Mapping[str, Sequence[Edited]]) -> tuple[str, ...]:
+    """Ids of the facts that are edited in one state; none where each has a state of its own."""
+    edits = next(iter(methods.values()))
+    return edits[0].facts if len(edits) == 1 else ()
 
 
 def _output(start: Start, edit: Edited) -> xr.Dataset:

@@ -50,6 +50,7 @@ from mechmask.write.edit import EditConfig
 from mechmask.write.finetune import lora_config
 
 WITHOUT_TWINS = "model"  # the one state that is edited, where no facts are installed
+_SCORED = {"edited_neighbors": "left out"}  # a table that still counts them is made again
 
 
 class EditStudy:
@@ -100,7 +101,8 @@ class EditStudy:
         Returns:
             Results, of which ``summary()`` is the one table. States are ``before`` and the editors by name:
 
-            * ``results/editing``: ``estimate``, ``low``, ``high`` and the count ``n`` over ``state`` and ``metric``;
+            * ``results/editing``: what ``metrics_of`` gives: ``estimate``, ``low``, ``high`` and the count ``n`` over
+              ``state`` and ``metric``; of facts edited together without neighbors that are edited themselves;
             * ``results/verdicts``: ``verdict``, ``reason`` and ``failure`` ``[state, fact]``, and of the group
               ``group_verdict[state]``;
             * ``results/erase``: what ``erase_index`` gives, along ``state``;
@@ -223,9 +225,10 @@ class EditStudy:
             "verdicts": lambda found: verdicts_of(judged(), found, c.level),
         }
         for name, judge in judging.items():
-            outcome(run, name, [*sources, erase], lambda of=judge: of(reading_in(erase)), level)
+            settings = _SCORED | level if name == "editing" else level
+            outcome(run, name, [*sources, erase], lambda of=judge: of(reading_in(erase)), settings)
         if in_sequence:
-            outcome(run, "sequence", sources, worn, level)
+            outcome(run, "sequence", sources, worn, _SCORED | level)
         measured = {name: [step for one in each for step in one.costs] for name, each in made.items()}
         costs = {step.name: step for each in measured.values() for step in each}
         outcome(run, "cost", [*sources, *costs.values()], lambda: costs_of(calls_of(measured), c.level), level)

@@ -30,11 +30,14 @@ MEASURED = ("costs/", "results/cost/", "editing.csv", "exports.json", "figures/"
 
 @pytest.fixture(scope="module")
 def facts():
-    """Three contradicted facts of several prompts, two controls, pseudo-subjects."""
+    """Three contradicted facts of several prompts, the second a neighbor of the others; controls, pseudo-subjects."""
     world = mm.world_facts(relations=["capital"], distractors=3, neighbors=2)
     drawn = mm.assign_roles(world, n_contradicted=3, n_control=2, n_never=5, seed=1)
-    fewer = drawn[0].model_copy(update={"paraphrases": drawn[0].paraphrases[:1], "neighbors": drawn[0].neighbors[:1]})
-    return mm.FactSet([fewer, *drawn[1:]])
+    first, second, third = drawn.contradicted
+    edited = mm.Neighbor(prompt=second.paraphrases[0], value=second.old)
+    first = first.model_copy(update={"paraphrases": first.paraphrases[:1], "neighbors": (edited, *first.neighbors[:1])})
+    third = third.model_copy(update={"neighbors": (third.neighbors[0], edited)})
+    return mm.FactSet([first, second, third, *(fact for fact in drawn if fact.role != "contradicted")])
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +102,7 @@ def test_the_field_s_scores_are_those_of_each_fact_under_its_own_edit(done, mode
     of = states.get(name, dict.fromkeys(facts.contradicted.ids, model))
     three = scores([mm.read_editing(state, facts.select([fact])) for fact, state in of.items()])
     assert [found[f"{kind}_score"] for kind in ("efficacy", "paraphrase", "neighborhood")] == pytest.approx(three)
+    assert done[0].editing.attrs["n_edited_neighbors"] == 0
     assert found["harmonic_score"] == pytest.approx(stats.hmean(three) if min(three) else 0.0)
     entropies = []
     for fact, state in of.items():
@@ -251,10 +255,11 @@ def test_together_is_one_edit_of_all(model, facts, plain, tmp_path, undrawn):
     expected = mm.erase_index(*(mm.read_logits(one, facts, phrasings="all") for one in (model, state)))
     np.testing.assert_allclose(results.erase["index"].sel(state="alphaedit"), expected["index"], atol=1e-3)
     assert (results.erase.verdict.sel(state="alphaedit").values == expected.verdict.values).all()
-    found = mm.editing_scores(mm.read_editing(state, facts.contradicted))
-    assert estimates(results, "alphaedit")["harmonic_score"] == pytest.approx(
-        float(found.estimate.sel(metric="harmonic_score"))
-    )
+    for name, one in (("before", model), ("alphaedit", state)):
+        found = mm.editing_scores(mm.read_editing(one, facts.contradicted))
+        assert found.attrs["n_edited_neighbors"] == results.editing.attrs["n_edited_neighbors"] >= 2
+        for metric in ("harmonic_score", "neighborhood_magnitude", "specificity"):
+            assert estimates(results, name)[metric] == pytest.approx(float(found.estimate.sel(metric=metric)), rel=1e-3)
     assert int(results.cost.n.sel(state="alphaedit", metric="seconds")) == 1
 
 
@@ -270,7 +275,11 @@ def test_a_sequence_goes_on_from_its_own_edits_and_says_how_the_model_wears_down
     with quiet():
         for number, fact in enumerate(few.contradicted, 1):
             editor.edit([fact], progress=False)
-            whole = mm.editing_scores(mm.read_editing(editor.state, few.contradicted)).estimate
+            answers, edited = mm.read_editing(editor.state, few.contradicted), few.contradicted.ids[:number]
+            scores_of_all = mm.editing_scores(answers, edited=edited)
+            n_left_out = results.reading("results/sequence").n_edited_neighbors.sel(edits=number)
+            assert int(n_left_out) == scores_of_all.attrs["n_edited_neighbors"] >= 1
+            whole = scores_of_all.estimate
             so_far = mm.editing_scores(mm.read_editing(editor.state, few.contradicted[:number])).estimate
             drift = mm.text_drift(mm.read_divergence(model, editor.state, corpus)).estimate
             at = found.sel(edits=number)
