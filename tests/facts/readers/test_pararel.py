@@ -291,6 +291,7 @@ def test_published_facts_of_counterfact_are_enriched(published, shared_data):
     assert len(phrasings) == len(set(phrasings)), "no text is asked of two facts"
 
 
+@pytest.mark.filterwarnings("ignore:2 of 1209 records")
 def test_published_facts_whose_new_value_is_true_are_left_out(published, shared_data):
     facts = mm.load_facts(shared_data / "known_1000" / "known_1000.json")
     with pytest.warns(UserWarning, match="left out: ParaRel has the new value as a true one of the subject .*Galileo"):
