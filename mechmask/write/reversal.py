@@ -222,11 +222,11 @@ class _Reversal:
         names = edits[0].weights
         projections = {f"{model.anatomy.mlp_output(n).name}.weight": n for n in range(model.n_layers)}
         weights = tuple(name for name in names if name in projections)
-        other = next((edit for edit in edits if set(edit.weights) != set(names)), None)
-        if other is not None or not weights:
+        beside = set(names) - {*weights, *(name.removesuffix("weight") + "bias" for name in weights)}
+        if beside or not weights or any(set(edit.weights) != set(names) for edit in edits):
             raise ChangeError(
                 "A mask is learned over the weights of MLP output projections that all edits write into, and these "
-                "edits write elsewhere or not into the same. Make them with one editor."
+                "edits write elsewhere too or not into the same. Make them with one editor."
             )
         self._model = model
         self.layers = {name: projections[name] for name in weights}

@@ -9,6 +9,7 @@ import torch
 from mechmask import FactSet, FinetuneConfig, FTLConfig, edit, finetune, read_logits
 from mechmask.errors import ChangeError, MechmaskError
 from mechmask.models.states import active
+from mechmask.write.low_rank import low_rank_change
 from mechmask.write.methods.rome import ROMEConfig
 from mechmask.write.reversal import RemovalMask, ReversalConfig, _Reversal, learn_reversal
 from mechmask.write.weights import trainable
@@ -137,6 +138,12 @@ def test_edits_that_do_not_belong_together_are_refused(tiny, some):
     other = edit(model, some[:1], config=FTLConfig(layer=0, clamp=1.0, lr=2e-2, steps=5), progress=False)
     with pytest.raises(ChangeError, match="not into the same"):
         learn_reversal(model, [edits[0], other], some[:2], progress=False)
+    both = {
+        "model.layers.1.mlp.down_proj.weight": (torch.ones(32, 1), torch.ones(1, 64)),
+        "model.layers.1.self_attn.q_proj.weight": (torch.ones(32, 1), torch.ones(1, 32)),
+    }
+    with pytest.raises(ChangeError, match="write elsewhere too"):
+        learn_reversal(model, [low_rank_change(model, both, "by hand", {})], some[:1], progress=False)
     with pytest.raises(ChangeError, match="has no weight"):
         RemovalMask({"nothing": torch.eye(2, dtype=torch.bool)}).change(model)
 
