@@ -49,6 +49,12 @@ LONGROPE = {
 LONG = Fact(subject="Ana", prompt="Ana " + "met Maria and Peter and " * 8 + "then", old="Paris", new="Rome")
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """Second moments are those of this test."""
+    monkeypatch.setenv("MECHMASK_CACHE", str(tmp_path / "cache"))
+
+
 def weights_of(model, change):
     with change.applied(model) as changed:
         return {name: weight.detach().clone() for name, weight in changed.module.named_parameters()}

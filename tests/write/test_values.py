@@ -11,7 +11,7 @@ from keyed_editors import Settings, value_of
 import mechmask.write.values as values_module
 from mechmask import Fact, load_model
 from mechmask.errors import ChangeError, MechmaskError
-from mechmask.write.contexts import contexts_of_lengths, contexts_of_starts, in_context
+from mechmask.write.contexts import in_context
 from mechmask.write.requests import requests
 from mechmask.write.values import ValueConfig, seek_values
 
@@ -140,29 +140,6 @@ def test_a_subject_that_the_prompt_lacks_is_refused(tiny, some):
         requests(model, [some[0].model_copy(update={"subject": "Nobody"})], ())
 
 
-def test_contexts_are_seeded_and_said_by_the_model(tiny, tokenizer):
-    model = tiny("gpt2")
-    first = contexts_of_lengths(model, ((4, 3), (6, 2)), seed=0)
-    assert first == contexts_of_lengths(model, ((4, 3), (6, 2)), seed=0)
-    assert first != contexts_of_lengths(model, ((4, 3), (6, 2)), seed=1)
-    started = contexts_of_starts(model, ("The king", "No"), 8, seed=0)
-    assert all(text.startswith(start) for text, start in zip(started, ("The king", "No"), strict=True))
-    assert contexts_of_starts(model, (), 8, seed=0) == ()
-
-
-def test_each_token_of_a_context_is_among_the_likeliest_five(tiny, tokenizer):
-    model = tiny("llama")
-    for text in contexts_of_starts(model, ("The capital of France",), 12, seed=3):
-        ids = tokenizer(text)["input_ids"]
-        begin = len(tokenizer("The capital of France")["input_ids"])
-        with torch.no_grad():
-            logits = model.module(input_ids=torch.tensor([ids])).logits[0]
-        said = tokenizer.decode(ids[begin:])
-        assert said
-        top = logits[begin - 1].topk(5).indices
-        assert ids[begin] in top or "�" in text or tokenizer.decode(ids) != text
-
-
 def test_a_context_that_names_the_subject_is_no_place_to_write_at(tiny, tokenizer):
     """In the context it is a word of its own, in the prompt it is not: as in scripts without spaces."""
     model = tiny("llama")
@@ -174,14 +151,3 @@ def test_a_context_that_names_the_subject_is_no_place_to_write_at(tiny, tokenize
         (request,) = requests(model, [fact], (context,))
         said = tokenizer.decode(request.prompts[1].ids[: request.prompts[1].subject + 1])
         assert said.startswith(f"{context}. {subject}")
-
-
-def test_a_context_goes_on_from_its_first_words_and_not_from_the_end_of_a_text(
-    tiny_module, bos_tokenizer, bos_eos_tokenizer
-):
-    """A tokenizer that ends each text with a token of its own (add_eos_token) begins contexts as any other."""
-    begun, ended = (
-        contexts_of_starts(load_model(tiny_module("llama"), tokenizer=copy.deepcopy(kind)), ("The king", "No"), 8, 0)
-        for kind in (bos_tokenizer, bos_eos_tokenizer)
-    )
-    assert begun == ended
