@@ -60,9 +60,10 @@ def read_divergence(
     ]
     rows = {name: np.concatenate([part.rows[name] for part in parts]) for name in ("kl", "agree", "before", "after")}
     n = np.array(corpus.lengths)
+    # A divergence is not negative; of two states that hardly differ its sum, rounded, may be.
     reading = xr.Dataset(
         {
-            "kl": ("sequence", rows["kl"] / n, {"units": "nats"}),
+            "kl": ("sequence", rows["kl"].clip(min=0) / n, {"units": "nats"}),
             "nll": (("state", "sequence"), np.stack([rows["before"], rows["after"]]) / n, {"units": "nats"}),
             "agreement": ("sequence", rows["agree"] / n),
             "n_tokens": ("sequence", n),

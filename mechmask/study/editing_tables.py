@@ -23,7 +23,7 @@ from mechmask.measure.editing import editing_scores
 from mechmask.measure.erase import erase_index
 from mechmask.measure.generations import generation_scores
 from mechmask.measure.normalised import group_normalised
-from mechmask.measure.perplexity import per_token, text_drift
+from mechmask.measure.perplexity import divergence_per_token, per_token, text_drift
 from mechmask.measure.pool import only
 from mechmask.measure.statistics import Interval, over_facts
 from mechmask.measure.summary import overview
@@ -303,8 +303,8 @@ def sequence_of(start: Start, methods: Mapping[str, Mapping[int, Edited]], level
         name: (dims, [[[getattr(cell, name) for cell in at] for at in row] for row in cells])
         for name in Interval._fields
     }
-    fields["n_edited_neighbors"] = (("edits",), [n_left_out[number] for number in numbers])
-    return xr.Dataset(fields, {"state": list(methods), "edits": numbers, "metric": names}, {"level": level})
+    found = xr.Dataset(fields, {"state": list(methods), "edits": numbers, "metric": names}, {"level": level})
+    return found.assign(n_edited_neighbors=("edits", [n_left_out[number] for number in numbers]))
 
 
 def costs_of(costs: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], level: float) -> xr.Dataset:
@@ -492,7 +492,8 @@ def _of_text(start: Start, edits: Sequence[Edited], level: float, *, together: b
         [per_token(one.nll.sel(state="after") - one.nll.sel(state="before"), one.n_tokens).estimate for one in own]
     )
     ratio, low, high = np.exp(_mean(worse, level)[:3]).tolist()
-    return {"kl": _mean(kl, level), "perplexity_ratio": Interval(ratio, low, high, len(worse))}
+    each = np.ones(len(own))
+    return {"kl": divergence_per_token(kl, each, level), "perplexity_ratio": Interval(ratio, low, high, len(worse))}
 
 
 def _group(one: xr.Dataset, level: float) -> dict[str, Any]:
