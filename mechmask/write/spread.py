@@ -24,7 +24,8 @@ from mechmask.write.keyed import KeyedConfig, KeyedEditor
 from mechmask.write.keys import SubjectWalk, averaged, mentions_of
 from mechmask.write.low_rank import Factors, LowRankChange, low_rank_change, writing
 from mechmask.write.requests import Request, requests
-from mechmask.write.values import Place, said_already, seek_values
+from mechmask.write.value_loss import Place
+from mechmask.write.values import said_already, seek_values
 from mechmask.write.weights import trainable
 
 _BARE_SHARE = 0.5  # published code averages over kinds of context: none, and generated ones

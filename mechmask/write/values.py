@@ -6,34 +6,28 @@ negative log-probability of the new value over prompts and tokens, a KL divergen
 "{subject} is a" that keeps what the subject is, and a decay on the size of delta.
 
 Published code runs the whole model on whole prompts, one fact at a time, with logits everywhere. Here facts are sought
-together, each with its own optimizer, clamp and stop; nothing that delta does not reach is run: of each prompt the
-tokens from the subject's end on, of the model the blocks above, of the logits those of the value's tokens.
+together, each with its own optimizer, clamp and stop, and nothing is run that delta does not reach (``value_loss``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import kl_div
 
 from mechmask.configuration import Configuration
 from mechmask.errors import ChangeError
 from mechmask.models.gradients import with_gradients, without_gradients
 from mechmask.models.model import Model
-from mechmask.models.tails import Tails
 from mechmask.progress import Tick
-from mechmask.write.objective import nll
 from mechmask.write.requests import Request
-from mechmask.write.watching import watching
+from mechmask.write.value_loss import Place, ValueLoss
 from mechmask.write.weights import trainable
-
-Place = Literal["mlp", "residual"]
 
 _FACTS = 16  # facts that are sought together; affects memory and time only
 _WORTH_ANOTHER_PASS = 0.5  # of the facts are still sought: reading those alone costs less than the rest in every step
@@ -125,11 +119,11 @@ def seek_values(
     """
     _require_masks(model, requests)
     _require_reach(model, requests, layer)
-    order = sorted(range(len(requests)), key=lambda n: _n_reached(requests[n]))  # alike in length: little padding
-    found = []
+    groups = _groups(requests)
+    order, found = [n for group in groups for n in group], []
     with trainable(model, {}):
-        for start in range(0, len(order), _FACTS):
-            chosen = [requests[n] for n in order[start : start + _FACTS]]
+        for group in groups:
+            chosen = [requests[n] for n in group]
             found.append(_sought_together(model, chosen, layer, config, place))
             for request in chosen if tick is not None else ():
                 tick(request.fact_id)  # pyright: ignore[reportOptionalCall]
@@ -144,16 +138,23 @@ def seek_values(
     )
 
 
-def _n_reached(request: Request) -> int:
-    """Tokens of its longest row that a value at the subject's end reaches."""
-    return max(len(prompt.ids) - prompt.subject + len(prompt.target) for prompt in request.prompts)
+def _groups(requests: Sequence[Request]) -> list[list[int]]:
+    """Numbers of the facts that are sought together: those of which as many tokens are reached, so that none is padded.
+
+    A product of some dozens of tokens is as fast as one of hundreds.
+    """
+    by_reach: dict[int, list[int]] = {}
+    for n, request in enumerate(requests):
+        reach = max(len(prompt.ids) - prompt.subject + len(prompt.target) for prompt in request.prompts)
+        by_reach.setdefault(reach, []).append(n)
+    return [group[start : start + _FACTS] for group in by_reach.values() for start in range(0, len(group), _FACTS)]
 
 
 def _sought_together(
     model: Model, requests: Sequence[Request], layer: int, config: ValueConfig, place: Place
 ) -> Values:
-    ends = _SubjectEnds(model, requests, layer, config, place)
-    initial = ends.initial
+    loss = ValueLoss.of(model, requests, layer, place, kl=config.value_kl, decay=config.value_decay)
+    initial = loss.initial
     longest = config.value_clamp * initial.norm(dim=1)
     deltas = [nn.Parameter(torch.zeros_like(row)) for row in initial]
     losses, steps = [0.0] * len(requests), [0] * len(requests)
@@ -161,7 +162,7 @@ def _sought_together(
     optimizer = torch.optim.Adam(deltas, lr=config.value_lr)
     for iteration in range(config.value_steps):
         with with_gradients():
-            each = ends.losses(torch.stack([deltas[i] for i in read]))
+            each = loss(torch.stack([deltas[i] for i in read]))
         found = dict(zip(read, _finite(each, [requests[i] for i in read], iteration), strict=True))
         for i in live:
             losses[i], steps[i] = found[i], iteration
@@ -177,97 +178,10 @@ def _sought_together(
             for i in live:
                 deltas[i].mul_((longest[i] / deltas[i].norm()).clamp(max=1))
         if len(live) <= _WORTH_ANOTHER_PASS * len(read):
-            ends, read = ends.only([read.index(i) for i in live]), live
+            loss, read = loss.only([read.index(i) for i in live]), live
     return Values(
         initial.double().cpu(), torch.stack(list(deltas)).detach().double().cpu(), tuple(losses), tuple(steps)
     )
-
-
-class _SubjectEnds:
-    """The part of a pass that a value at the subject's last token reaches: its tokens from there on, blocks above.
-
-    Rows are the prompts of each request in turn, then the essence of each.
-    """
-
-    def __init__(
-        self,
-        model: Model,
-        requests: Sequence[Request],
-        layer: int,
-        config: ValueConfig,
-        place: Place,
-        tails: Tails | None = None,
-    ) -> None:
-        self._model, self._requests, self._layer, self._config = model, requests, layer, config
-        self._place: Place = place
-        rows = [(n, prompt) for n, request in enumerate(requests) for prompt in request.prompts]
-        self._n_prompts = len(rows)
-        device = model.device
-        self._tails = _tails_of(model, requests) if tails is None else tails
-        with watching(model, layer) as seen:
-            self._replay = self._tails.replay(min(layer + 1, model.n_layers - 1))
-        self._entering = self._replay.residual(layer + 1)
-        self._outputs = seen.values[:, 0]
-        self._owner = torch.tensor([n for n, _ in rows] + list(range(len(requests))), device=device)
-        asked = [
-            (
-                row,
-                len(prompt.ids) - 1 - prompt.subject + n,
-                token,
-                1 / (len(prompt.target) * len(requests[owner].prompts)),
-            )
-            for row, (owner, prompt) in enumerate(rows)
-            for n, token in enumerate(prompt.target)
-        ]
-        self._rows, self._columns, self._tokens = (
-            torch.tensor([entry[i] for entry in asked], device=device) for i in range(3)
-        )
-        self._shares = torch.tensor([entry[3] for entry in asked], device=device)
-        bare = torch.tensor([i for i, (_, prompt) in enumerate(rows) if prompt is requests[rows[i][0]].bare])
-        stream = self._outputs if place == "mlp" else self._entering[:, 0]
-        self.initial = stream[bare.to(stream.device)].to(device, torch.promote_types(stream.dtype, torch.float32))
-        with without_gradients():
-            self._essence = self._logprobs(self._replay.residual(model.n_layers))
-
-    def losses(self, delta: Float[Tensor, "request width"]) -> Float[Tensor, " request"]:
-        """The whole loss of each fact in nats, differentiable in ``delta``."""
-        residual = self._replay.from_layer(self._layer + 1, self._moved(delta))
-        rows, columns = self._rows.to(residual.device), self._columns.to(residual.device)
-        normed = self._model.anatomy.final_norm(residual[rows, columns])
-        each = nll(self._model.anatomy, normed, self._tokens).to(delta.device)
-        value = torch.zeros_like(delta[:, 0]).index_add(0, self._owner[self._rows], each * self._shares)
-        kept = kl_div(self._essence, self._logprobs(residual), log_target=True, reduction="none").sum(-1)
-        decay = delta.norm(dim=1) / self.initial.norm(dim=1) ** 2
-        return value + self._config.value_kl * kept.to(delta.device) + self._config.value_decay * decay
-
-    def only(self, chosen: Sequence[int]) -> _SubjectEnds:
-        """Some of the facts, by number."""
-        prompts = [row for row, owner in enumerate(self._owner[: self._n_prompts].tolist()) if owner in set(chosen)]
-        tails = self._tails.only([*prompts, *(self._n_prompts + n for n in chosen)])
-        requests = [self._requests[n] for n in chosen]
-        return _SubjectEnds(self._model, requests, self._layer, self._config, self._place, tails)
-
-    def _moved(self, delta: Float[Tensor, "request width"]) -> Float[Tensor, "row position width"]:
-        """What leaves the block if delta is added at the subject's last token of every row."""
-        added = delta[self._owner].to(self._entering)
-        norm = self._model.anatomy.post_mlp_norm(self._layer) if self._place == "mlp" else None
-        if norm is not None:
-            added = norm(self._outputs + added) - norm(self._outputs)
-        moved = self._entering.clone()
-        moved[:, 0] += added
-        return moved
-
-    def _logprobs(self, residual: Float[Tensor, "row position width"]) -> Float[Tensor, "request vocabulary"]:
-        """Log-probabilities of what follows "{subject} is a" cut at the subject's end."""
-        anatomy = self._model.anatomy
-        normed = anatomy.final_norm(residual[self._n_prompts :, 0])
-        return anatomy.capped(anatomy.unembedding(normed).float()).log_softmax(-1)
-
-
-def _tails_of(model: Model, requests: Sequence[Request]) -> Tails:
-    prompts = [prompt for request in requests for prompt in request.prompts]
-    texts = [(*prompt.ids, *prompt.target[:-1]) for prompt in prompts] + [r.essence.ids for r in requests]
-    return Tails(model, texts, [prompt.subject for prompt in prompts] + [r.essence.position for r in requests])
 
 
 def _require_masks(model: Model, requests: Sequence[Request]) -> None:
