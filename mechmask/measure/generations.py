@@ -73,25 +73,26 @@ def reference_score(
         generations: ``text[fact, generation]``, as ``read_generations`` returns it; an empty text is none.
         references: by fact, texts about things of which its new value is true; further facts are passed over.
         corpus: texts whose terms count, and by how rare they are among them: ``log((1 + texts) / (1 + texts with the
-            term)) + 1``. All references by default.
+            term)) + 1``; an empty text is none. All references by default.
 
     Returns:
         ``[fact]``, cosine of the two vectors of term counts times that weight: 0 for texts without a common term, 1 for
-        the same terms as often. NaN where a fact has no text or no reference. ``generation_scores`` gives mean
-        and interval.
+        the same terms as often. NaN where a fact has no text, or no reference with a term of the corpus, so that there
+        is nothing to compare with. ``generation_scores`` gives mean and interval.
 
     Raises:
-        ReadingError: if no fact has a reference, or the corpus holds no term.
+        ReadingError: if there are no texts, the references are not texts by fact, no fact has one, or the corpus holds
+            no term.
     """
     require(generations, "A reference score", variables=("text",), dims=("fact", "generation"))
-    known = {name: [of] if isinstance(of, str) else list(of) for name, of in references.items()}
+    known = _references(references)
     if not any(known.get(str(fact)) for fact in generations.fact.values):
         raise ReadingError("No fact of this reading has a reference text. Give them by the facts' ids.")
-    weights = _rarity([text for of in known.values() for text in of] if corpus is None else list(corpus))
+    weights = _rarity([text for of in known.values() for text in of] if corpus is None else _texts(corpus))
 
     def score(texts: Sequence[str], fact: str) -> float:
-        reference = known.get(fact)
-        return _cosine(_terms(texts, weights), _terms(reference, weights)) if reference else math.nan
+        reference = _terms(known.get(fact, []), weights)
+        return _cosine(_terms(texts, weights), reference) if reference else math.nan
 
     return _by_fact(generations, score, "reference_score")
 
@@ -131,13 +132,37 @@ def generation_scores(
 
 def _by_fact(generations: xr.Dataset, score: Callable[[Sequence[str], str], float], name: str) -> xr.DataArray:
     """A number of each fact's texts and its id ``[fact]``; NaN where it has none."""
-    require(generations, f"The {name.replace('_', ' ')} of texts", variables=("text",), dims=("fact", "generation"))
-    rows = generations.text.transpose("fact", "generation").values
-    texts = [[str(text) for text in row if str(text)] for row in rows]
+    what = f"The {name.replace('_', ' ')} of texts"
+    require(generations, what, variables=("text",), dims=("fact", "generation"))
+    if set(generations.text.dims) != {"fact", "generation"} or generations.text.dtype.kind not in "UO":
+        raise ReadingError(f"{what} needs text over fact and generation. Give what read_generations returned.")
+    texts = [_texts(row) for row in generations.text.transpose("fact", "generation").values]
     facts = generations.fact.values
     values = [score(some, str(fact)) if some else math.nan for some, fact in zip(texts, facts, strict=True)]
     kept = {label: of for label, of in generations.coords.items() if of.dims == ("fact",)}
     return xr.DataArray(values, kept, ("fact",), name)
+
+
+def _references(references: Mapping[str, str | Sequence[str]]) -> dict[str, list[str]]:
+    """The reference texts of each fact, those that are not empty."""
+    if not isinstance(references, Mapping):
+        raise ReadingError("References are texts by the ids of facts. Give a dictionary.")
+    return {name: _texts([of] if isinstance(of, str) else of) for name, of in references.items()}
+
+
+def _texts(values: Iterable[object]) -> list[str]:
+    """Those of some texts that are not empty.
+
+    Raises:
+        ReadingError: if one is no text.
+    """
+    if isinstance(values, str):
+        return [values]
+    texts = list(values)
+    for text in texts:
+        if not isinstance(text, str):
+            raise ReadingError(f"{text!r} stands where a text should. Give texts, an empty one where there is none.")
+    return [str(text) for text in texts if str(text)]
 
 
 def _entropy(counts: Counter) -> float:
@@ -159,7 +184,7 @@ def _terms(texts: Sequence[str], weights: Mapping[str, float]) -> dict[str, floa
 
 
 def _cosine(first: Mapping[str, float], second: Mapping[str, float]) -> float:
-    lengths = [math.sqrt(sum(weight**2 for weight in of.values())) for of in (first, second)]
-    if 0 in lengths:
+    if not first:  # texts without a term
         return 0.0
+    lengths = [math.sqrt(sum(weight**2 for weight in of.values())) for of in (first, second)]
     return sum(weight * second.get(term, 0.0) for term, weight in first.items()) / (lengths[0] * lengths[1])

@@ -73,6 +73,18 @@ def test_reference_score_of_the_same_and_of_other_texts():
     assert np.isnan(only[1])
 
 
+def test_an_empty_reference_is_none_and_texts_without_a_term_have_nothing_in_common():
+    for empty in ("", " ", "! ?", [], [""], "unheard of"):
+        found = reference_score(_generations(), {"a": empty, "b": "Rome"}, ["Rome is old", "the cat"])
+        assert np.isnan(found[0]) and found[1] > 0
+    with pytest.raises(ReadingError, match="No fact of this reading has a reference"):
+        reference_score(_generations(), {"a": "", "b": [""]})
+    first, second = (reference_score(_generations(), {"a": "the cat", "b": "Rome", **of}) for of in ({}, {"c": ""}))
+    assert first.equals(second)
+    mute = _generations([["! ? !", ""], ["Rome", ""]])
+    assert reference_score(mute, {"a": "the cat", "b": "Rome"}).values == pytest.approx([0, 1])
+
+
 def test_the_table_has_students_intervals():
     generations = _generations()
     table = generation_scores(generations, {"a": "the cat", "b": "Rome"}, level=0.9)
@@ -83,6 +95,30 @@ def test_the_table_has_students_intervals():
     assert found == pytest.approx([values.mean(), *expected]) and int(row.n) == 2
     assert table.abbreviation.values.tolist() == ["GE", "RS"] and table.attrs["words"]
     assert generation_scores(generations).metric.values.tolist() == ["generation_entropy"]
+
+
+@pytest.mark.parametrize(
+    ("said", "damaged"),
+    [
+        ("text over fact and generation", lambda one: one.isel(generation=0).assign_coords(generation=[0])),
+        ("text over fact and generation", lambda one: xr.concat([one, one], "state")),
+        ("text over fact and generation", lambda one: one.assign(text=one.text.str.len())),
+        ("nan stands where a text should", lambda one: one.assign(text=one.text.astype(object).where(one.text != ""))),
+    ],
+)
+def test_damaged_texts_are_refused_in_a_sentence(said, damaged):
+    broken = damaged(_generations())
+    with pytest.raises(ReadingError, match=said):
+        generation_scores(broken)
+
+
+def test_references_that_are_no_texts_are_refused():
+    with pytest.raises(ReadingError, match="Give a dictionary"):
+        reference_score(_generations(), ["text"])
+    with pytest.raises(ReadingError, match="3 stands where"):
+        reference_score(_generations(), {"a": [3]})
+    with pytest.raises(ReadingError, match="3 stands where"):
+        reference_score(_generations(), {"a": "cat"}, [3])
 
 
 def test_nonsense_is_refused():
