@@ -117,6 +117,25 @@ def test_an_autocast_of_the_caller_does_not_count(tiny, facts, method):
     assert all(torch.equal(rounded[name], plain[name]) for name in plain)
 
 
+@pytest.mark.parametrize("method", EDITORS)
+def test_how_module_and_tokenizer_stand_does_not_count(tiny, facts, method):
+    """Training mode with dropout, a tokenizer that pads and cuts on the left."""
+    found = []
+    for stands in (False, True):
+        model = tiny("gpt2", resid_pdrop=0.5, embd_pdrop=0.5, attn_pdrop=0.5)
+        model.module.train(stands)
+        if stands:
+            model.tokenizer.pad_token, model.tokenizer.padding_side = "</s>", "left"
+            model.tokenizer.truncation_side = "left"
+        editor = prepare(model, config=EDITORS[method])
+        change = editor.edit([facts[0], facts["France/capital"]], progress=False)
+        assert model.module.training is stands
+        found.append((weights_of(model, change), getattr(editor, "contexts", ()), change.details["facts"]))
+    (standing, *said), (plain, *wanted) = found
+    assert said == wanted
+    assert all(torch.equal(standing[name], plain[name]) for name in plain)
+
+
 def test_second_moments_that_were_made_under_autocast_are_those_of_the_model(tiny, tmp_path, monkeypatch):
     texts = ["The king of the birds met Maria in Berlin and said nothing of Paris." * 3] * 4
     found = []

@@ -54,7 +54,7 @@ def dense(editor):
     }
 
 
-def close(mine, theirs, tolerance=5e-3):
+def close(mine, theirs, tolerance=2e-4):
     assert (mine - theirs).norm() < tolerance * theirs.norm()
 
 
@@ -93,13 +93,13 @@ def solves(editor):
     if c.method == "memit":
         return naive.memit_solve(moments, c.moment_weight)
     if c.method == "emmet":
-        return naive.emmet_solve(moments, c.ridge * c.moment_weight)
+        return naive.emmet_solve({layer: c.moment_weight * moment for layer, moment in moments.items()}, c.ridge)
     return naive.alphaedit_solve(naive.projectors(unshrunk, c.null_space_threshold), c.ridge)
 
 
 SPREADERS = {
     "memit": MEMITConfig(layers=(0, 1), moment_weight=10.0, **SEARCH),
-    "emmet": EMMETConfig(layers=(0, 1), **SEARCH),
+    "emmet": EMMETConfig(layers=(0, 1), ridge=0.5, moment_weight=4.0, **SEARCH),
     "alphaedit": AlphaEditConfig(layers=(0, 1), ridge=0.1, **SEARCH),
 }
 
@@ -113,25 +113,38 @@ def test_many_facts_at_once_are_the_published_updates(tiny, family, some, method
     mine = updates(editor.edit(some, progress=False))
     theirs = naive.spread(plain.module, plain.tokenizer, some, (0, 1), CONTEXTS, SPREAD, solves(editor))
     for layer in (0, 1):
-        close(mine[layer], theirs[layer], 2e-2)
+        close(mine[layer], theirs[layer])
+
+
+@pytest.mark.filterwarnings("ignore:The .* edit did not take")
+def test_emmet_writes_one_fact_without_a_ridge(tiny, some):
+    model, plain = tiny("llama"), tiny("llama")
+    editor = ready(model, EMMETConfig(layers=(1,), ridge=1e3, **SEARCH))
+    mine = updates(editor.edit(some[:1], progress=False))
+    solve = naive.emmet_solve(dense(editor), 0.0)
+    close(mine[1], naive.spread(plain.module, plain.tokenizer, some[:1], (1,), CONTEXTS, SPREAD, solve)[1])
 
 
 @pytest.mark.filterwarnings("ignore:The .* edit did not take")
 def test_alphaedit_keeps_keys_of_earlier_edits_and_another_editor_knows_none(tiny, some):
+    """Three edits in two layers: the last leaves alone what both before it wrote, each with the keys of then."""
     model, plain = tiny("llama"), tiny("llama")
-    config = SPREADERS["alphaedit"].model_copy(update={"layers": (1,)})
+    config = SPREADERS["alphaedit"]
     editor = ready(model, config)
-    first, second = (editor.edit([fact], progress=False) for fact in some[:2])
-    projector = naive.projectors({1: editor.moments[1].matrix}, editor.config.null_space_threshold)
-    past = {}
-    for fact, change in zip(some, (first, second), strict=False):
+    changes = [editor.edit([fact], progress=False) for fact in some]
+    moments = {layer: moment.matrix for layer, moment in editor.moments.items()}
+    projector = naive.projectors(moments, editor.config.null_space_threshold)
+    past = {layer: torch.zeros_like(moment) for layer, moment in moments.items()}
+    for fact, change in zip(some, changes, strict=True):
         solve = naive.alphaedit_solve(projector, config.ridge, past)
-        theirs = naive.spread(plain.module, plain.tokenizer, [fact], (1,), CONTEXTS, SPREAD, solve)
-        close(updates(change)[1], theirs[1], 2e-2)
-        keys = naive.averaged_keys(plain.module, plain.tokenizer, [fact], 1, CONTEXTS)
-        past = {1: past.get(1, 0) + keys @ keys.T}
-    fresh = ready(first.on(model), config).edit([some[1]], progress=False)
-    assert (updates(fresh)[1] - updates(second)[1]).norm() > 1e-6 * updates(second)[1].norm()
+        theirs = naive.spread(plain.module, plain.tokenizer, [fact], (0, 1), CONTEXTS, SPREAD, solve)
+        for layer in (0, 1):
+            close(updates(change)[layer], theirs[layer], 1e-3)
+            keys = naive.averaged_keys(plain.module, plain.tokenizer, [fact], layer, CONTEXTS)
+            past[layer] = past[layer] + keys @ keys.T
+    state = changes[1].on(changes[0].on(model))
+    fresh = updates(ready(state, config).edit([some[2]], progress=False))[1]
+    assert (fresh - updates(changes[2])[1]).norm() > 1e-2 * fresh.norm()
 
 
 @pytest.mark.filterwarnings("ignore:The .* edit did not take")
@@ -149,7 +162,7 @@ def test_a_square_projection_is_read_by_its_type(tiny, some, method):
             editor = ready(model, SPREADERS[method])
             mine = updates(editor.edit(some, progress=False))
             theirs = naive.spread(plain.module, plain.tokenizer, some, (0, 1), CONTEXTS, SPREAD, solves(editor))
-            close(mine[1], theirs[1], 2e-2)
+            close(mine[1], theirs[1])
 
 
 @pytest.mark.filterwarnings("ignore:The .* edit did not take")
@@ -173,7 +186,7 @@ def test_tokenizers_that_begin_every_text_with_a_token(tiny_module, some, kind, 
     mine = updates(editor.edit(some, progress=False))
     theirs = naive.spread(plain.module, plain.tokenizer, some, (0, 1), CONTEXTS, SPREAD, solves(editor))
     for layer in (0, 1):
-        close(mine[layer], theirs[layer], 2e-2)
+        close(mine[layer], theirs[layer])
 
 
 @pytest.mark.parametrize("method", ["rome", "r_rome", "memit", "emmet", "alphaedit"])
