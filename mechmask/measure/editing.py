@@ -90,7 +90,7 @@ def editing_scores(
         before: of the same facts by the model before the edit, for ``locality``.
         level: of all intervals.
         edited: ids of the facts that are edited in the state that was read, all contradicted ones by default; ``()``
-            where each fact was read under its own edit alone.
+            where each fact was read under its own edit alone, and for the published count, which leaves nothing out.
 
     Returns:
         ``estimate``, ``low`` and ``high`` over ``metric`` (shares; magnitudes are differences of probabilities), and
