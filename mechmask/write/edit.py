@@ -89,7 +89,8 @@ def edit(
         ChangeError: if the method is not known, the configuration is another method's, there is no setting for this
             model, or the edit fails.
         FactError: if the facts cannot be used together.
-        RouteError: if a value merges with its prompt.
+        RouteError: if a value merges with its prompt, cannot be told from another one, or is longer than the model
+            reads.
     """
     editor = prepare(model, method, config)
     change = editor.edited(facts, progress=progress)
@@ -101,7 +102,8 @@ def prepare(model: Model | Variant, method: str | None = None, config: Any = Non
     """An edit method made ready for a model: what it reads of the model once, whatever is edited.
 
     ``editor.edit(facts)`` gives a change and goes on from it: the next edit is made on ``editor.state``, the model with
-    all edits so far, and knows what the method remembers of them (AlphaEdit the keys of their facts).
+    all edits so far, and knows what the method remembers of them (AlphaEdit the keys of their facts). What was read
+    belongs to the model as it was then: one that has changed by the time of an edit is refused.
 
     Args:
         model: the model as it is now, or a state of it; it is left as it was.
@@ -110,7 +112,7 @@ def prepare(model: Model | Variant, method: str | None = None, config: Any = Non
 
     Raises:
         ChangeError: if the method is not known, the configuration is another method's, there is no setting for this
-            model, or there is no such layer.
+            model, there is no such layer, or an adapter on it does more than add to what its weight gives out.
 
     Examples:
         >>> import mechmask as mm

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
 
+import torch
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
@@ -21,6 +22,7 @@ from mechmask.errors import ChangeError
 from mechmask.facts.fact import Fact
 from mechmask.facts.fact_set import FactSet
 from mechmask.facts.load import as_fact_set
+from mechmask.interrupts import atomic_context
 from mechmask.models.context import require_context
 from mechmask.models.model import Model
 from mechmask.models.routes import encode_contests
@@ -118,7 +120,12 @@ class Editor(ABC, Generic[Config]):
         chosen = as_fact_set(facts)
         self.get_ready()
         # the module first, and then where the editor stands: another thread may be at it
-        with unchanged(self.start).exclusive(), active(self.state) as model, computing_in(model, "float32"):
+        with (
+            _recording(),
+            unchanged(self.start).exclusive(),
+            active(self.state) as model,
+            computing_in(model, "float32"),
+        ):
             if not self._standing.base:
                 self._require_as_prepared(model)
             require_context(model, encode_contests(model.tokenizer, chosen))
@@ -182,6 +189,13 @@ class Editor(ABC, Generic[Config]):
         weights = named_weights(changed.module)
         after: dict[str, Tensor] = {name: weights[name] for name in before}
         return WeightChange(after, before, self._base(change), self.method, {}).on(self.start)
+
+
+@atomic_context
+def _recording() -> Iterator[None]:
+    """Inside, gradients are recorded where they are asked for, though the caller records none."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 def require_layers(state: Model | Variant, layers: Sequence[int]) -> None:

@@ -136,6 +136,20 @@ def test_how_module_and_tokenizer_stand_does_not_count(tiny, facts, method):
     assert all(torch.equal(standing[name], plain[name]) for name in plain)
 
 
+@pytest.mark.parametrize("method", EDITORS)
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_caller_who_records_no_gradients_gets_the_same_edit(tiny, facts, method, mode):
+    model, some = tiny("llama"), [facts[0], facts["France/capital"]]
+    wanted = edit(model, some, config=EDITORS[method], progress=False)
+    with mode():
+        change = edit(model, some, config=EDITORS[method], progress=False)
+        editor = prepare(model, config=EDITORS[method])
+        editor.edit(some[:1], progress=False)
+    editor.edit(some[1:], progress=False)
+    mine, theirs = weights_of(model, change), weights_of(model, wanted)
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+
+
 def test_second_moments_that_were_made_under_autocast_are_those_of_the_model(tiny, tmp_path, monkeypatch):
     texts = ["The king of the birds met Maria in Berlin and said nothing of Paris." * 3] * 4
     found = []
