@@ -120,25 +120,25 @@ class Editor(ABC, Generic[Config]):
         chosen = as_fact_set(facts)
         self.get_ready()
         # the module first, and then where the editor stands: another thread may be at it
-        with (
-            _recording(),
-            unchanged(self.start).exclusive(),
-            active(self.state) as model,
-            computing_in(model, "float32"),
-        ):
+        with _recording(), unchanged(self.start).exclusive():
+            change, self._standing = self._next(chosen, progress)
+        return change
+
+    def _next(self, facts: FactSet, progress: bool) -> tuple[Edit, _Standing]:
+        """The change, and where the editor stands with it; nothing of the editor changes."""
+        with active(self.state) as model, computing_in(model, "float32"):
             if not self._standing.base:
                 self._require_as_prepared(model)
-            require_context(model, encode_contests(model.tokenizer, chosen))
-            with progress_bar(self.method, self._n_ticks(len(chosen)), shown=progress) as tick:
-                change = self._make(model, tuple(chosen), tick)
+            require_context(model, encode_contests(model.tokenizer, facts))
+            with progress_bar(self.method, self._n_ticks(len(facts)), shown=progress) as tick:
+                change = self._make(model, tuple(facts), tick)
             weights = named_weights(model.module)
             before = {name: tensor_digest(weights[name]) for name in change.weights} | dict(self._standing.before)
             with change.applied(model) as changed:
-                change.details["facts"] = outcomes(changed, chosen)
-                memory = self._remember(changed, tuple(chosen), self._memory)
+                change.details["facts"] = outcomes(changed, facts)
+                memory = self._remember(changed, tuple(facts), self._memory)
                 standing = _Standing(self._with(change, changed, before), memory, self._base(change), before)
-        self._standing = standing
-        return change
+        return change, standing
 
     def get_ready(self) -> None:
         """Make what is made once of the model as it was given; no change of this editor is on."""
