@@ -58,7 +58,7 @@ def editing_scores(
 
     Records are the contradicted facts; where a reading has others, they are passed over. A neighbor's prompt that is
     the prompt or a paraphrase of another fact edited in the same state is supposed to change, so it is left out of NS,
-    NM, S, neighborhood_exact, specificity and locality.
+    NM, S, neighborhood_exact, specificity and locality. It is known by its text; each draw is a state of its own.
 
     ==========================  ====  ===========================================================================
     metric                            of a prompt

@@ -15,6 +15,7 @@ import xarray as xr
 
 from mechmask.errors import ReadingError
 from mechmask.measure.reading import require, require_same
+from mechmask.measure.statistics import several_draws
 
 _PER_ROUTE = ("fact", "prompt", "route")
 _DIMS = {
@@ -92,7 +93,8 @@ def is_edited_neighbor(reading: xr.Dataset, what: str, edited: Iterable[str] | N
     """Which neighbors' prompts are a phrasing of another fact that is edited in the same state ``[fact, prompt]``.
 
     Args:
-        reading: ``text[fact, prompt]`` and ``group[prompt]``.
+        reading: ``text[fact, prompt]`` and ``group[prompt]``; where ``seed[fact]`` says that facts are of several
+            draws, each draw is a state of its own.
         what: the measurement.
         edited: ids of the facts that are edited; all contradicted ones by default.
 
@@ -103,14 +105,16 @@ def is_edited_neighbor(reading: xr.Dataset, what: str, edited: Iterable[str] | N
     rows = np.flatnonzero(is_contradicted(reading, what)) if edited is None else _rows(facts, edited, what)
     texts = reading.text.where(reading.text.notnull(), "").transpose("fact", "prompt").values.astype(str)
     groups = reading.group.values.astype(str)
-    owners: defaultdict[str, set[int]] = defaultdict(set)
+    draws = reading["seed"].values.tolist() if several_draws(reading) else [None] * len(facts)
+    owners: defaultdict[tuple[object, str], set[int]] = defaultdict(set)
     for column in np.flatnonzero(np.isin(groups, ("rewrite", "paraphrase"))):
         for row in rows:
-            owners[texts[row, column]].add(int(row))
-    owners.pop("", None)  # where a fact has fewer prompts
+            if texts[row, column]:  # empty where a fact has fewer prompts
+                owners[draws[row], texts[row, column]].add(int(row))
     found = np.zeros(texts.shape, dtype=bool)
     for column in np.flatnonzero(groups == "neighborhood"):
-        found[:, column] = [bool(owners.get(text, set()) - {row}) for row, text in enumerate(texts[:, column])]
+        asked = zip(draws, texts[:, column], strict=True)
+        found[:, column] = [bool(owners.get(key, set()) - {row}) for row, key in enumerate(asked)]
     return found
 
 

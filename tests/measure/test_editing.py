@@ -276,6 +276,14 @@ def test_a_fact_all_of_whose_neighbors_are_edited_has_no_neighborhood():
     assert at(scores, "neighborhood_score")[0] == pytest.approx((x[..., 0] < x[..., 1]).mean())
 
 
+def test_facts_of_another_draw_are_not_edited_in_the_same_state():
+    data = random_reading(6)
+    text = data.text.values
+    data = with_texts(data, {(0, 3): text[1, 0], (0, 4): text[5, 0]})
+    assert editing_scores(data).attrs["n_edited_neighbors"] == 2
+    assert editing_scores(data.assign_coords(seed=("fact", [0] * 3 + [1] * 3))).attrs["n_edited_neighbors"] == 1
+
+
 def test_prompts_that_are_missing_are_no_phrasing_of_each_other():
     data = with_texts(random_reading(4), {(fact, column): "" for fact in range(4) for column in (2, 5)})
     assert editing_scores(data).attrs["n_edited_neighbors"] == 0
