@@ -77,7 +77,8 @@ def share_per_token(means: ArrayLike, n_tokens: ArrayLike, level: float = 0.95) 
 
     Measured coverage at 95% over 1000 samples of 5, 10 and 30 sequences of 20 to 63 tokens whose shares are
     beta-distributed (intra-sequence correlation .02): at .9 95%, 94% and 96%, at .98 98%, 97% and 94%, and of
-    ``per_token`` at .98 86%, 89% and 92%.
+    ``per_token`` at .98 86%, 89% and 92%. With a correlation of .1 the share's interval covers less: at .98 91% of 30
+    sequences and 92% of 100, at .998 87% of 100.
 
     Args:
         means: share of the tokens of each sequence, ``[sequence]``, between 0 and 1.
