@@ -162,6 +162,7 @@ if TYPE_CHECKING:
     from mechmask.write.covariance import second_moments as second_moments
     from mechmask.write.edit import edit as edit
     from mechmask.write.edit import prepare as prepare
+    from mechmask.write.edit import preset_for as preset_for
     from mechmask.write.editor import Editor as Editor
     from mechmask.write.finetune import finetune as finetune
     from mechmask.write.finetune_config import FinetuneConfig as FinetuneConfig
@@ -335,6 +336,7 @@ _HOMES = {
     "second_moments": "write.covariance",
     "edit": "write.edit",
     "prepare": "write.edit",
+    "preset_for": "write.edit",
     "Editor": "write.editor",
     "finetune": "write.finetune",
     "FinetuneConfig": "write.finetune_config",
