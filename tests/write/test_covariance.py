@@ -370,3 +370,25 @@ def test_smollm2(smol, shared_data):
         wanted = torch.cat(keys[layer])
         assert moment.n_tokens == len(wanted)
         assert relative(moment.matrix, wanted.T @ wanted / len(wanted)) < 1e-5
+
+
+def test_sampled_text_is_that_of_the_weights_of_now(tiny, tmp_path, monkeypatch):
+    """The name stays when weights change, and so does the tokenizer."""
+    model = tiny("gpt2")
+    first = covariance_text.corpus_of(model, None, 256, 0, progress=False)
+    with torch.no_grad():
+        model.module.transformer.h[1].mlp.c_proj.weight.neg_()
+    second = covariance_text.corpus_of(model, None, 256, 0, progress=False)
+    monkeypatch.setenv("MECHMASK_CACHE", str(tmp_path / "fresh"))
+    fresh = covariance_text.corpus_of(model, None, 256, 0, progress=False)
+    assert first.sequences != second.sequences == fresh.sequences
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2"])
+def test_sampled_text_is_drawn_from_what_the_model_gives_out(tiny, family):
+    """Softcap included."""
+    model, ids = tiny(family), torch.arange(5, 25)[None]
+    with torch.no_grad():
+        normed = model.anatomy.decoder(input_ids=ids).last_hidden_state[0]
+        mine, theirs = covariance_text._logits_of(model)(normed.float()), model.module(input_ids=ids).logits[0]
+    torch.testing.assert_close(mine, theirs)
