@@ -146,7 +146,15 @@ def joined_facts(parts: Sequence[xr.Dataset]) -> xr.Dataset:
         return parts[0]
     joined = cast(
         "xr.Dataset",
-        xr.concat(parts, "fact", data_vars="all", coords="different", join="outer", combine_attrs="drop_conflicts"),
+        xr.concat(
+            parts,
+            "fact",
+            data_vars="all",
+            coords="different",
+            compat="equals",
+            join="outer",
+            combine_attrs="drop_conflicts",
+        ),
     )
     texts = {
         name: (variable.dims, np.where(variable.isnull().values, "", variable.values).astype(str))
