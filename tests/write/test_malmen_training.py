@@ -278,3 +278,33 @@ def test_it_learns_to_write_facts_that_it_has_not_seen(tiny, tmp_path):
         asked = [f.model_copy(update={"prompt": f.paraphrases[0], "paraphrases": ()}) for f in held]
         found[n_steps] = -float(read_logits(change.on(model), asked, score="mean").logprob.sel(route="new").mean())
     assert found[40] < found[1] - 0.2
+
+
+def test_statistics_are_of_what_was_edited_in_training_and_of_nothing_else(tiny, taught):
+    model, config = tiny("llama"), CONFIG.model_copy(update={"n_steps": 2})
+    (network,) = train_malmen(model, taught, config, progress=False).networks()
+    lessons, pairs = drawn(model, taught, config), []
+    for step in range(2):
+        with trainable(model, {}):
+            signals = answer_signals(model, lessons.of(step).edited, LAYERS, 1, "a test")
+        pairs += [torch.cat([signals.keys[layer], signals.gradients[layer]], 1).double() for layer in LAYERS]
+    together = torch.cat(pairs)
+    assert int(network.n_seen) == len(together)
+    torch.testing.assert_close(network.mean, together.mean(0), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(network.deviations / (len(together) - 1), together.var(0), rtol=1e-3, atol=1e-7)
+
+
+def test_the_gradient_of_all_networks_is_clipped(tiny, taught):
+    """Clipped to far less than Adam's epsilon, it moves nothing to speak of."""
+    moved = []
+    for norm in (1.0, 1e-14):
+        config = CONFIG.model_copy(update={"n_steps": 1, "max_grad_norm": norm})
+        networks, fresh = (
+            train_malmen(tiny("llama"), taught, config, progress=False),
+            hypernetworks_for(tiny("llama"), LAYERS, rank=config.rank, n_blocks=config.n_blocks, lr=config.start_lr),
+        )
+        fresh.draw(config.seed)
+        pairs = zip(networks.parameters(), fresh.parameters(), strict=True)
+        moved.append(max(float((mine - begun).abs().max()) for mine, begun in pairs))
+    assert moved[0] > 0.5 * CONFIG.lr
+    assert moved[1] < 1e-5 * CONFIG.lr
