@@ -11,7 +11,7 @@ from mechmask.errors import ChangeError, MechmaskError
 from mechmask.models.states import active
 from mechmask.write.low_rank import low_rank_change
 from mechmask.write.methods.rome import ROMEConfig
-from mechmask.write.reversal import RemovalMask, ReversalConfig, _Reversal, learn_reversal
+from mechmask.write.reversal import RemovalMask, ReversalConfig, _annealed, _Reversal, learn_reversal
 from mechmask.write.weights import trainable
 
 ROME = ROMEConfig(
@@ -173,3 +173,17 @@ def test_an_adapter_that_scales_what_a_weight_gives_out_is_refused(tiny, some):
     edits = [edit(state, [fact], config=FTL, progress=False) for fact in some[:2]]
     with pytest.raises(ChangeError, match="does more than add"):
         learn_reversal(state, edits, some[:2], progress=False)
+
+
+def test_the_temperature_goes_from_the_first_to_the_last_in_even_steps():
+    assert [_annealed((1.0, 5.0), share) for share in (0.0, 0.25, 1.0)] == [1.0, 2.0, 5.0]
+
+
+def test_the_more_removal_costs_the_less_is_removed(tiny, some):
+    model = tiny("llama")
+    edits = edits_of(model, some[:2])
+    shares = []
+    for sparsity in (0.0, 1.0, 20.0):
+        config = ReversalConfig(steps=40, sparsity=sparsity)
+        shares.append(learn_reversal(model, edits, some[:2], config, progress=False).share)
+    assert shares[0] > 1.2 * shares[1] > 1.2 * 1.2 * shares[2]
