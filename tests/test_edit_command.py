@@ -12,6 +12,7 @@ import pytest
 from mechmask import cli
 
 EDITOR = 'method = "ft_l"\nlayer = 1\nclamp = 1.0\nlr = 2e-2\nsteps = 10\n'
+MEMIT = 'method = "memit"\nlayers = [1]\nvalue_steps = 5\nvalue_lr = 0.3\nmoment_tokens = 256\nmoment_weight = 1e-3\n'
 OPTIONS = ("--facts", 2, "--no-generation", "--seed", 3)
 
 
@@ -109,6 +110,32 @@ def test_the_facts_are_those_that_the_model_knows_drawn_by_the_seed(place, world
     bare = mm.FactSet(fact.model_copy(update={"distractors": ()}) for fact in world)
     with pytest.raises(mm.MechmaskError, match="knows 0 of the 0 facts"):
         drawn_facts(model, bare, 3)
+
+
+def test_an_editor_that_reads_a_file_is_made_again_where_the_file_says_something_else(edit, place, world, tmp_path):
+    said = [f"{text} {fact.old}." for fact in world for text in fact.phrasings] * 8
+    corpus = _written(tmp_path / "said.txt", "\n".join(said))
+    editor = _written(tmp_path / "memit.toml", f"{MEMIT}corpus = '{corpus}'\n")
+    command = [place / "knows", place / "facts.jsonl", "--methods", editor, *OPTIONS, "--out", tmp_path / "run"]
+    found = []
+    for lines in (said, said, said[::-2], said):
+        _written(corpus, "\n".join(lines))
+        done = edit(*command, "--json")
+        assert done.code == 0, done.err
+        made = sorted((tmp_path / "run" / "edits").rglob("output.nc"))
+        found.append((json.loads(done.out)["summary"][1]["standing"], [path.stat().st_mtime_ns for path in made]))
+    assert found[0] == found[1] == found[3] and found[2][0] != found[0][0]
+
+
+def test_a_method_that_is_named_twice_is_one_editor_and_two_settings_of_it_are_two(place, tmp_path):
+    import mechmask as mm
+    from mechmask.study.editing_methods import configured
+
+    other = _written(tmp_path / "other.toml", EDITOR.replace("1.0", "2.0"))
+    same = _written(tmp_path / "same.toml", f"# of the same settings\n{EDITOR}")
+    named = ",".join(map(str, (place / "editor.toml", other, " ", same, place / "editor.toml")))
+    edits = configured(mm.load_model(place / "knows"), named, {}).edits
+    assert [config.clamp for config in edits] == [1.0, 2.0]
 
 
 def test_choices_are_those_of_the_library():

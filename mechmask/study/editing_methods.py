@@ -56,7 +56,7 @@ def methods_with_presets(model: Model) -> list[str]:
 
 
 def configured(model: Model, methods: str, settings: Mapping[str, Any]) -> EditingConfig:
-    """The configuration that the command line asks for.
+    """The configuration that the command line asks for; what is named twice with the same settings is one editor.
 
     Args:
         model: whose presets are taken.
@@ -75,8 +75,9 @@ def configured(model: Model, methods: str, settings: Mapping[str, Any]) -> Editi
         else:
             edits.append(read_toml(Path(entry)) if entry.lower().endswith(".toml") else entry)
     config = validated(EditingConfig, {**settings, "edits": edits}, "mechmask edit")
-    edit_settings(model, config.edits)
-    return config
+    resolved = list(edit_settings(model, config.edits).values())
+    once = tuple(entry for number, entry in enumerate(config.edits) if resolved[number] not in resolved[:number])
+    return config.model_copy(update={"edits": once})
 
 
 class Ready:

@@ -150,18 +150,22 @@ def edit_settings(model: Model, edits: Sequence[str | EditConfig]) -> dict[str, 
 def edit_sources(config: EditConfig) -> dict[str, str]:
     """What an editor reads of files that its configuration names, as digests: other contents make other edits.
 
+    Their names are without a slash: an input with one is a step, which results look for.
+
     Args:
         config: of the editor.
 
     Raises:
         FileError: if a file cannot be read.
     """
-    named = {name: getattr(config, name, None) for name in ("corpus", "hypernetwork")}
-    paths = {name: Path(value) for name, value in named.items() if isinstance(value, str)}
     digests = {}
-    for name, path in paths.items():
+    for name in ("corpus", "hypernetwork"):
+        value = getattr(config, name, None)
+        if not isinstance(value, str) or not Path(value).exists():
+            continue
+        path = Path(value)
         files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-        digests |= {f"{name}/{file.name}": content_digest(file) for file in files if file.exists()}
+        digests[name] = digest_of({file.relative_to(path.parent).as_posix(): content_digest(file) for file in files})
     return digests
 
 
