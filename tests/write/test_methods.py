@@ -21,7 +21,7 @@ from mechmask.write.methods.malmen import MALMENConfig
 from mechmask.write.methods.memit import MEMITConfig
 from mechmask.write.methods.r_rome import RROMEConfig
 from mechmask.write.methods.rome import ROMEConfig
-from mechmask.write.presets import presets
+from mechmask.write.presets import ModelPresets, presets
 
 _KEYED = {"layers": (1,), "value_lr": 0.3, "value_steps": 60, "value_clamp": 30.0, "value_decay": 0.0, "value_kl": 0.0}
 _KEYED |= {"moment_tokens": 512, "value_stop": 0.2}
@@ -206,6 +206,15 @@ def test_presets_are_valid_and_say_where_they_come_from(tiny, method):
         assert preset.source
     with pytest.raises(ChangeError, match=r"No .* setting is known for a llama of 3 layers and width 32"):
         preset_for(tiny("llama"), method)
+
+
+def test_a_setting_is_for_a_family_a_size_and_where_it_says_one_a_vocabulary(tiny):
+    model = tiny("llama")
+    of = {"family": "llama", "n_layers": 3, "width": 32, "vocab_size": model.vocab_size, "methods": {}}
+    for same in (of, {**of, "vocab_size": None}):
+        assert ModelPresets(**same).fits(model)
+    for name, other in (("family", "mistral"), ("n_layers", 4), ("width", 64), ("vocab_size", model.vocab_size + 1)):
+        assert not ModelPresets(**{**of, name: other}).fits(model)
 
 
 def test_a_method_that_is_not_known_names_those_that_are(tiny, one):
