@@ -72,6 +72,7 @@ class Editing:
         self.run, self.below, self.start, self.ready = run, below, start, ready
         self.rulers, self.facts, self.mode = rulers, facts, mode
         self._sequence: _Sequence | None = None
+        self._n_met = 0  # of a sequence: facts of steps before, whose costs those steps hold
 
     def step(self, number: int, facts: tuple[str, ...], *, is_last: bool) -> tuple[Step, list[Step]]:
         """The step of some facts, and the steps of what it cost.
@@ -107,6 +108,7 @@ class Editing:
             return {"facts": list(facts), "failures": failures}
 
         step = self.run.step(f"edits/{self.below}/{number:04d}", settings, inputs, make)
+        self._n_met = len(facts)
         costs = [self.run.find(cost, settings, inputs), *([] if number else [self.run.find(prepared, *of_editor)])]
         return step, [one for one in costs if one is not None]
 
@@ -114,7 +116,7 @@ class Editing:
         """Some facts edited at once, and read; what could not be edited, and what each call cost."""
         editor = self.ready.editor()
         try:
-            change, cost = edited(editor, chosen)
+            _, change, cost = edited(editor, chosen)
         except CANNOT_EDIT as error:
             return dict.fromkeys(chosen.ids, str(error)), []
         state = change.on(self.start.state)
@@ -126,13 +128,14 @@ class Editing:
         """A sequence up to some facts, and what is read of it there; at its end everything."""
         self._sequence = self._sequence or _Sequence(self.ready)
         costs = self._sequence.go_on(chosen)
+        new = [costs[fact.id] for fact in chosen[self._n_met :] if fact.id in costs]
         state, everything = self._sequence.editor.state, self.facts.contradicted
         if is_last:
             readings = self.rulers.read(state, everything, rest_of(self.facts))
         else:
             readings = self.rulers.read_answers(state, everything)
         save_all({**readings, **self.rulers.drift(self.start.state, state)}, directory)
-        return dict(self._sequence.failures), [cost.as_json(1) for cost in costs]
+        return dict(self._sequence.failures), [cost.as_json(1) for cost in new]
 
 
 class _Sequence:
@@ -151,20 +154,18 @@ class _Sequence:
         self.failures: dict[str, str] = {}
         self._n_done = 0
 
-    def go_on(self, facts: FactSet) -> list[Cost]:
-        """Edit those of the facts that it has not met, and say what each cost.
+    def go_on(self, facts: FactSet) -> dict[str, Cost]:
+        """Edit those of the facts that it has not met, and say what each cost, by id.
 
         Args:
             facts: all facts of the sequence so far, in order.
         """
-        costs = []
+        costs: dict[str, Cost] = {}
         for fact in facts[self._n_done :]:
             try:
-                _, cost = edited(self.editor, facts.select([fact.id]))
+                self.editor, _, costs[fact.id] = edited(self.editor, facts.select([fact.id]))
             except CANNOT_EDIT as error:
                 self.failures[fact.id] = str(error)
-            else:
-                costs.append(cost)
         self._n_done = len(facts)
         return costs
 
