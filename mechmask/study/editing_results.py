@@ -154,7 +154,7 @@ def edited_in(facts: Sequence[str], steps: Mapping[str, Step]) -> Edited:
 def _sentence(state: str, row: Mapping[str, Any]) -> str:
     """What an editor did, and what it left."""
     refused = f", could not edit {row['failed']}" if row["failed"] else ""
-    scores = f"ES {row['ES']:.2f}, S {row['S']:.2f}"
+    scores = ", ".join(f"{name} {row[name]:.2f}" for name in ("ES", "S") if not np.isnan(row[name]))
     said = f"{state_name(state)} takes on {row['took']} of {row['n']} facts{refused} ({scores})"
     if row["verdict"] == "undecided":
         return f"{said}; whether old values are masked or erased is undecided ({row['why']})."

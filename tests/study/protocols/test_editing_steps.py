@@ -42,3 +42,13 @@ def test_a_sequence_that_is_taken_up_again_counts_what_an_edit_cost_once(model, 
     assert killed_after_every(3, study, tmp_path / "run") > 1
     cost = mm.open_edits(str(tmp_path / "run")).cost
     assert cost.n.sel(state="ft_l").values.tolist() == [3, 3, 1, 1]
+
+
+def test_facts_without_paraphrases_and_neighbors_are_studied_and_no_score_is_said_that_there_is_not(
+    model, facts, tmp_path
+):
+    bare = mm.FactSet(fact.model_copy(update={"paraphrases": (), "neighbors": ()}) for fact in facts)
+    results = EditStudy(model, bare, mm.EditingConfig(edits=(FTL,), generation=False)).run(tmp_path / "run")
+    row = results.summary().loc["ft_l"]
+    assert row["ES"] > 0 and np.isnan([row["PS"], row["NS"], row["S"]]).all()
+    assert f"(ES {row['ES']:.2f})" in results.conclusion() and "nan" not in results.conclusion()
