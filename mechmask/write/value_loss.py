@@ -161,12 +161,12 @@ class ValueLoss:
         residual = self._prompts.with_delta(delta)
         rows, columns = self._rows.to(residual.device), self._columns.to(residual.device)
         normed = self._model.anatomy.final_norm(residual[rows, columns])
-        each = nll(self._model.anatomy, normed, self._tokens).to(delta.device)
+        each = nll(self._model.anatomy, normed, self._tokens).to(delta)
         loss = torch.zeros_like(delta[:, 0]).index_add(0, self._prompts.owner[self._rows], each * self._shares)
         if self._essences is not None:
             said = self._logprobs(self._essences.with_delta(delta))
             kept = kl_div(self._essence, said, log_target=True, reduction="none").sum(-1)
-            loss = loss + self._kl * kept.to(delta.device)
+            loss = loss + self._kl * kept.to(delta)
         decay = delta.norm(dim=1) / self.initial.norm(dim=1) ** 2
         return loss + self._decay * decay
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from pydantic import Field
@@ -127,7 +128,7 @@ def seek_values(
             found.append(_sought_together(model, chosen, layer, config, place))
             for request in chosen if tick is not None else ():
                 tick(request.fact_id)  # pyright: ignore[reportOptionalCall]
-    place_of = [order.index(n) for n in range(len(order))]
+    place_of = np.argsort(order).tolist()
     losses = [loss for values in found for loss in values.losses]
     steps = [n_steps for values in found for n_steps in values.steps]
     return Values(
@@ -163,6 +164,7 @@ def _sought_together(
     for iteration in range(config.value_steps):
         with with_gradients():
             each = loss(torch.stack([deltas[i] for i in read]))
+            of = dict(zip(read, each, strict=True))
         found = dict(zip(read, _finite(each, [requests[i] for i in read], iteration), strict=True))
         for i in live:
             losses[i], steps[i] = found[i], iteration
@@ -170,7 +172,7 @@ def _sought_together(
         if iteration == config.value_steps - 1 or not live:
             break
         optimizer.zero_grad(set_to_none=True)
-        each[torch.tensor([read.index(i) for i in live], device=each.device)].sum().backward()
+        torch.stack([of[i] for i in live]).sum().backward()
         for i in set(read) - set(live):
             deltas[i].grad = None  # done: its momentum does not move it either
         optimizer.step()

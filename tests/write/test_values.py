@@ -9,7 +9,7 @@ import torch
 from keyed_editors import Settings, value_of
 
 import mechmask.write.values as values_module
-from mechmask import Fact, load_model
+from mechmask import Fact, load_model, synthetic_facts
 from mechmask.errors import ChangeError, MechmaskError
 from mechmask.write.contexts import in_context
 from mechmask.write.requests import requests
@@ -73,7 +73,8 @@ def test_together_is_each_alone_and_early_stops_do_not_count(tiny, some, monkeyp
     """Facts stop at different steps; the rest are read anew in between, and nothing of that shows."""
     model = tiny("llama")
     config = ValueConfig(value_lr=0.3, value_steps=12, value_stop=8.1)
-    asked = requests(model, some, CONTEXTS)
+    asked = requests(model, [*some, *synthetic_facts(6, seed=3)], CONTEXTS)
+    assert max(map(len, values_module._groups(asked))) > 3
     together = seek_values(model, asked, 0, config, "residual")
     alone = [seek_values(model, [one], 0, config, "residual") for one in asked]
     assert len(set(together.steps)) > 1
@@ -83,6 +84,15 @@ def test_together_is_each_alone_and_early_stops_do_not_count(tiny, some, monkeyp
         assert ((together.delta - other).norm(dim=1) <= 1e-4 * together.delta.norm(dim=1)).all()
     for one, value in zip(together.losses, alone, strict=True):
         assert one == pytest.approx(value.losses[0], abs=1e-4)
+
+
+def test_in_float64_the_same_is_found_to_more_places(tiny, some):
+    found = {}
+    for dtype in (torch.float32, torch.float64):
+        model = tiny("llama", dtype)
+        found[dtype] = seek_values(model, requests(model, some, CONTEXTS), 0, ValueConfig(**SHORT), "residual").delta
+    single, double = found.values()
+    assert 0 < (single - double).norm() < 1e-3 * double.norm()
 
 
 def test_delta_stays_within_the_clamp_and_reaches_it(tiny, some):
