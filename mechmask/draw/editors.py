@@ -41,7 +41,7 @@ _SCORES = {
     "efficacy_score": ("ES: the new value leads after the prompt", MARGIN._replace(marker="s")),
     "paraphrase_score": ("PS: after paraphrases", DISTRACTORS),
     "neighborhood_score": ("NS: neighbors keep their values", CONTROL),
-    "harmonic_score": ("S: their harmonic mean", BEFORE._replace(marker="P")),
+    "harmonic_score": ("S: their harmonic mean", BEFORE._replace(marker="v")),
 }
 _OFFSETS = dict(zip(_SCORES, (-0.24, -0.08, 0.08, 0.24), strict=True))
 _GROUP = ("group_verdict", "normalised", "normalised_low", "normalised_high", "n_facts", "n_took", "n_failed")
@@ -163,9 +163,10 @@ def _draw_facts(page: Page, axes: Axes, verdicts: xr.Dataset) -> None:
     start = np.zeros(len(rows))
     for verdict in VERDICT_LOOKS:
         n = (verdicts.verdict == verdict).sum("fact").values.astype(float)
-        axes.barh(
-            rows, n, left=start, height=0.6, color=page.looks[verdict].color, edgecolor=paper(), linewidth=stroke(0.8)
-        )
+        look = page.looks[verdict]
+        axes.barh(rows, n, left=start, height=0.6, color=look.color, edgecolor=paper(), linewidth=stroke(0.8))
+        there = n > 0  # colours that grey print cannot tell apart have the legend's marker in them
+        axes.plot((start + n / 2)[there], rows[there], linestyle="", marker=look.marker, color=paper())
         start += n
     axes.set_xlim(0, max(1, verdicts.sizes["fact"]))
     axes.locator_params(axis="x", integer=True, nbins=5)
@@ -187,9 +188,8 @@ def _entries(page: Page, verdicts: xr.Dataset) -> dict[str, Line2D | Patch]:
     for verdict in VERDICT_LOOKS:
         if verdict in fell:
             look, n = page.looks[verdict], int((verdicts.verdict == verdict).sum())
-            entries[f"{verdict} ({count(n, 'fact')} of all editors)"] = Line2D(
-                [], [], linestyle="-", marker=look.marker, color=look.color
-            )
+            label = f"{verdict} ({n} of {verdicts.verdict.size} in c)"
+            entries[label] = Line2D([], [], linestyle="-", marker=look.marker, color=look.color)
     return entries
 
 

@@ -10,10 +10,11 @@ import math
 
 import numpy as np
 import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mechmask.draw.band import band_along, band_note, draw_band, entries_of, n_text
-from mechmask.draw.canvas import AxesLike, Canvas, Width
+from mechmask.draw.band import Band, band_along, band_note, draw_band, entries_of, n_text
+from mechmask.draw.canvas import AxesLike, Canvas, Page, Width
 from mechmask.draw.check import contest_along, require_level
 from mechmask.draw.layers import (
     MARGIN_NATS,
@@ -74,29 +75,13 @@ def editors_depth(
         raise ReadingError(f"{_WHAT} needs the state before and at least one editor. Give the depth of a whole study.")
     n_columns = min(_MOST_ABREAST, len(names))
     n_rows = math.ceil(len(names) / n_columns)
-    inches = (PAGE_INCHES * max(n_columns, 1.6) / _MOST_ABREAST, 1.5 + 1.75 * n_rows)
+    inches = (PAGE_INCHES * max(n_columns, 1.6) / _MOST_ABREAST, 1.5 + 1.9 * n_rows)
     canvas = Canvas(axes, width, title, palette, font_size)
     with canvas.page(_WHAT, (n_rows, n_columns), inches, looks=_LOOKS, n_panels=len(names), share=(True, True)) as page:
         bands = []
-        first = drawn.sel(state=_BEFORE)
-        for number, (name, panel) in enumerate(zip(names, page.panels, strict=True)):
-            after = drawn.sel(state=name)
-            mark_zero(panel)
-            for state, of in (("before", first), ("after", after)):
-                bands.append(band_along(of.margin, "layer", level))
-                draw_band(panel, bands[-1], page.looks[state], _label(state))
-            layers = commit_layer(after).values
-            layers = layers[np.isfinite(layers)]
-            mark_commits(panel, layers, page.looks["after"])
-            mark_median([panel], layers, page.looks["after"])
-            page.entitle(panel, _heading(name, layers, after.sizes["fact"]))
-            if number < n_columns:
-                depth_axis(panel, after)
-            if number + n_columns >= len(names):
-                page.label_x(panel, "layer")
-                panel.tick_params(labelbottom=True)
-            if number % n_columns == 0:
-                page.label_y(panel, MARGIN_NATS)
+        for name, panel in zip(names, page.panels, strict=True):
+            bands += _draw_editor(page, panel, drawn, name, level)
+        _label_axes(page, drawn, n_columns)
         outside = frame(page.panels, bands, "margin")
         make_room_for_rug(page.panels)
         note = "\n".join(filter(None, [band_note(bands, level), n_text(*bands), outside]))
@@ -104,10 +89,33 @@ def editors_depth(
     return page.root
 
 
-def _label(state: str) -> str:
-    return "before any edit" if state == "before" else "after the edit"
+def _draw_editor(page: Page, panel: Axes, drawn: xr.Dataset, name: str, level: float) -> list[Band]:
+    """One editor's panel; returns what its bands are."""
+    mark_zero(panel)
+    bands = []
+    for look, label, state in (("before", "before any edit", _BEFORE), ("after", "after the edit", name)):
+        bands.append(band_along(drawn.margin.sel(state=state), "layer", level))
+        draw_band(panel, bands[-1], page.looks[look], label)
+    layers = commit_layer(drawn.sel(state=name)).values
+    layers = layers[np.isfinite(layers)]
+    mark_commits(panel, layers, page.looks["after"])
+    mark_median([panel], layers, page.looks["after"])
+    page.entitle(panel, _heading(name, layers, drawn.sizes["fact"]))
+    return bands
+
+
+def _label_axes(page: Page, drawn: xr.Dataset, n_columns: int) -> None:
+    """Depth above the first row, layers below the last panel of each column, nats beside the first column."""
+    for number, panel in enumerate(page.panels):
+        if number < n_columns:
+            depth_axis(panel, drawn)
+        if number + n_columns >= page.n:
+            page.label_x(panel, "layer")
+            panel.tick_params(labelbottom=True)
+        if number % n_columns == 0:
+            page.label_y(panel, MARGIN_NATS)
 
 
 def _heading(name: str, layers: np.ndarray, n: int) -> str:
     median = f", median {float(np.median(layers)):g}" if len(layers) else ""
-    return f"{state_name(name).replace('_', ' ')}: {len(layers)} of {n} commit{median}"
+    return f"{state_name(name).replace('_', ' ')}\n{len(layers)} of {n} commit{median}"

@@ -51,6 +51,39 @@ def test_the_bars_count_verdicts_on_single_facts(editors_results):
     assert widths == [10, 0, 0, 0, 7, 0, 0, 0, 0, 0, 3, 10]  # masked, erased, suppressed, undecided by editor
 
 
+def test_every_piece_of_a_bar_has_its_verdict_s_marker_so_that_grey_print_tells_them_apart(editors_results):
+    facts = draw.editors(*editors_results).axes[2]
+    marked = {
+        (float(x), float(y)): line.get_marker()
+        for line in facts.lines
+        if line.get_marker() != "None"
+        for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)
+    }
+    assert marked == {(5.0, 0.0): "o", (3.5, 1.0): "s", (8.5, 1.0): "D", (5.0, 2.0): "D"}
+    assert len({look.marker for look in VERDICT_LOOKS.values()}) == len(VERDICT_LOOKS)
+
+
+def test_a_score_that_there_is_not_is_not_drawn(editors_results):
+    editing, verdicts = editors_results
+    lacking = editing.where(~editing.metric.isin(["paraphrase_score", "harmonic_score"]))
+    scores = draw.editors(lacking, verdicts).axes[0]
+    drawn = {line.get_label(): np.isfinite(line.get_xdata()).any() for line in scores.lines}
+    assert {metric: drawn[label] for metric, label in LABELS.items()} == {
+        "efficacy_score": True,
+        "paraphrase_score": False,
+        "neighborhood_score": True,
+        "harmonic_score": False,
+    }
+
+
+def test_headings_of_editors_have_their_name_in_a_line_of_its_own(depth_reading):
+    figure = draw.editors_depth(depth_reading)
+    figure.draw_without_rendering()
+    for panel in figure.axes[:2]:
+        name, counted = panel.title.get_text().split("\n")
+        assert name and " commit" in counted
+
+
 def test_every_panel_has_the_margin_before_and_after(figures, depth_reading):
     figure = figures["editors_depth"]()
     contradicted = depth_reading.isel(fact=np.flatnonzero((depth_reading.role == "contradicted").values))
