@@ -15,6 +15,8 @@ import typer
 if TYPE_CHECKING:
     import pandas as pd
 
+INTERRUPTED = 130  # the exit code that a shell expects of a program that Ctrl-C ended
+
 
 def stop_at_usage(error: Exception) -> None:
     """One line for a command that was typed wrongly; typer carries click's errors under a name of its own."""

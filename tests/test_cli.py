@@ -16,7 +16,7 @@ from typing import NamedTuple, get_args
 
 import pytest
 
-from mechmask import cli
+from mechmask.cli import arguments, main
 from mechmask.read.backends import BackendName
 from mechmask.read.lenses.lens import LensName
 from mechmask.read.scoring.labels import Score
@@ -31,7 +31,6 @@ class Result(NamedTuple):
 @pytest.fixture
 def mechmask(monkeypatch, capfd):
     """``mechmask(*arguments)``: the console script's own entry point, in this process."""
-    from mechmask.cli import main
 
     def run(*arguments: object) -> Result:
         monkeypatch.setattr(sys, "argv", ["mechmask", *map(str, arguments)])
@@ -432,9 +431,9 @@ def _heed_interrupts() -> None:
 
 
 def test_choices_are_those_of_the_library():
-    assert get_args(cli.ScoreName) == get_args(Score)
-    assert get_args(cli.BackendName) == get_args(BackendName)
-    assert {"logit", *get_args(cli.FittedLensName)} == set(get_args(LensName))
+    assert get_args(arguments.ScoreName) == get_args(Score)
+    assert get_args(arguments.BackendName) == get_args(BackendName)
+    assert {"logit", *get_args(arguments.FittedLensName)} == set(get_args(LensName))
 
 
 def test_ctrl_c_says_how_to_go_on(saved, tmp_path):

@@ -9,7 +9,7 @@ from typing import NamedTuple, get_args
 
 import pytest
 
-from mechmask import cli
+from mechmask.cli import arguments, main
 
 EDITOR = 'method = "ft_l"\nlayer = 1\nclamp = 1.0\nlr = 2e-2\nsteps = 10\n'
 MEMIT = 'method = "memit"\nlayers = [1]\nvalue_steps = 5\nvalue_lr = 0.3\nmoment_tokens = 256\nmoment_weight = 1e-3\n'
@@ -31,7 +31,7 @@ def edit(monkeypatch, capfd):
         capfd.readouterr()
         code = 0
         try:
-            cli.main()
+            main()
         except SystemExit as end:
             code = end.code or 0
         captured = capfd.readouterr()
@@ -141,7 +141,7 @@ def test_a_method_that_is_named_twice_is_one_editor_and_two_settings_of_it_are_t
 def test_choices_are_those_of_the_library():
     from mechmask.study.editing_config import EditingConfig
 
-    assert get_args(cli.EditedHow) == get_args(EditingConfig.model_fields["edited"].annotation)
+    assert get_args(arguments.EditedHow) == get_args(EditingConfig.model_fields["edited"].annotation)
 
 
 def _written(path: Path, text: str) -> Path:
