@@ -159,7 +159,6 @@ if TYPE_CHECKING:
     from mechmask.study.training import train as train
     from mechmask.study.until import Until as Until
     from mechmask.write.change import Change as Change
-    from mechmask.write.covariance import second_moments as second_moments
     from mechmask.write.edit import edit as edit
     from mechmask.write.edit import prepare as prepare
     from mechmask.write.edit import preset_for as preset_for
@@ -172,8 +171,8 @@ if TYPE_CHECKING:
     from mechmask.write.load import load_change as load_change
     from mechmask.write.low_rank import LowRankChange as LowRankChange
     from mechmask.write.low_rank import low_rank_change as low_rank_change
-    from mechmask.write.malmen_training import MALMENTrainingConfig as MALMENTrainingConfig
-    from mechmask.write.malmen_training import train_malmen as train_malmen
+    from mechmask.write.malmen.training import MALMENTrainingConfig as MALMENTrainingConfig
+    from mechmask.write.malmen.training import train_malmen as train_malmen
     from mechmask.write.methods.alphaedit import AlphaEditConfig as AlphaEditConfig
     from mechmask.write.methods.emmet import EMMETConfig as EMMETConfig
     from mechmask.write.methods.ft import FTConfig as FTConfig
@@ -183,6 +182,7 @@ if TYPE_CHECKING:
     from mechmask.write.methods.memit import MEMITConfig as MEMITConfig
     from mechmask.write.methods.r_rome import RROMEConfig as RROMEConfig
     from mechmask.write.methods.rome import ROMEConfig as ROMEConfig
+    from mechmask.write.moments.estimate import second_moments as second_moments
     from mechmask.write.reversal import RemovalMask as RemovalMask
     from mechmask.write.reversal import ReversalConfig as ReversalConfig
     from mechmask.write.reversal import learn_reversal as learn_reversal
@@ -333,7 +333,7 @@ _HOMES = {
     "Watch": "study.training",
     "Until": "study.until",
     "Change": "write.change",
-    "second_moments": "write.covariance",
+    "second_moments": "write.moments.estimate",
     "edit": "write.edit",
     "prepare": "write.edit",
     "preset_for": "write.edit",
@@ -346,8 +346,8 @@ _HOMES = {
     "load_change": "write.load",
     "low_rank_change": "write.low_rank",
     "LowRankChange": "write.low_rank",
-    "MALMENTrainingConfig": "write.malmen_training",
-    "train_malmen": "write.malmen_training",
+    "MALMENTrainingConfig": "write.malmen.training",
+    "train_malmen": "write.malmen.training",
     "AlphaEditConfig": "write.methods.alphaedit",
     "EMMETConfig": "write.methods.emmet",
     "FTConfig": "write.methods.ft",

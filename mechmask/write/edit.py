@@ -130,6 +130,10 @@ def prepare(model: Model | Variant, method: str | None = None, config: Any = Non
 def preset_for(model: Model, method: str = "ft_l") -> Any:
     """The configuration that is published or was found for a model's family and size.
 
+    Args:
+        model: the model.
+        method: the name of an edit method.
+
     Raises:
         ChangeError: if the method is not known, or there is no setting for this model.
     """

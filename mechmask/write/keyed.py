@@ -13,8 +13,8 @@ from pydantic import Field, field_validator
 
 from mechmask.models.model import Model
 from mechmask.models.states import Variant, active
-from mechmask.write.covariance import SecondMoment, second_moments
 from mechmask.write.editor import Editor, require_layers, require_plain_projections
+from mechmask.write.moments.estimate import SecondMoment, second_moments
 from mechmask.write.values import ValueConfig
 
 

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechmask.errors import ChangeError
-from mechmask.write.covariance_solves import SecondMoment
 from mechmask.write.low_rank import Factors
+from mechmask.write.moments.second_moment import SecondMoment
 
 
 def rank_one(

@@ -23,7 +23,7 @@ import xarray as xr
 import mechmask as mm
 from mechmask.facts.fact import Example
 from mechmask.models.routes import encode_contests, encode_examples
-from mechmask.write.malmen_training import MALMENTrainingConfig, train_malmen
+from mechmask.write.malmen.training import MALMENTrainingConfig, train_malmen
 from mechmask.write.methods.malmen import MALMENConfig
 
 METRICS = ["efficacy_score", "paraphrase_score", "neighborhood_score", "reliability", "generalization"]

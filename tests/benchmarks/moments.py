@@ -23,7 +23,7 @@ from timing import alternately, medians, write
 
 import mechmask as mm
 from mechmask.models.corpora import Corpus, text_corpus
-from mechmask.write.covariance import SecondMoment, second_moments
+from mechmask.write.moments.estimate import SecondMoment, second_moments
 
 RESULTS = Path(__file__).parent / "results"
 WIKITEXT = Path(__file__).parents[3] / "shared" / "data" / "wikitext2"

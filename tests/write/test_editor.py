@@ -12,16 +12,16 @@ import torch
 from mechmask import Fact, FinetuneConfig, edit, finetune
 from mechmask.errors import RouteError
 from mechmask.models.states import active
-from mechmask.write.covariance import second_moments
 from mechmask.write.edit import METHODS, prepare
 from mechmask.write.keys import SubjectWalk, mentions_of
-from mechmask.write.malmen_networks import hypernetworks_for
+from mechmask.write.malmen.networks import hypernetworks_for
 from mechmask.write.methods.alphaedit import AlphaEditConfig
 from mechmask.write.methods.emmet import EMMETConfig
 from mechmask.write.methods.ft import FTConfig
 from mechmask.write.methods.malmen import MALMENConfig
 from mechmask.write.methods.memit import MEMITConfig
 from mechmask.write.methods.rome import ROMEConfig
+from mechmask.write.moments.estimate import second_moments
 from mechmask.write.outcome import outcomes
 from mechmask.write.requests import requests
 from mechmask.write.values import seek_values

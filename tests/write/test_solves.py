@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mechmask.errors import ChangeError
-from mechmask.write.covariance_solves import SecondMoment
+from mechmask.write.moments.second_moment import SecondMoment
 from mechmask.write.solves import constrained, in_null_space, least_squares, rank_one
 
 D, H, N = 24, 16, 5

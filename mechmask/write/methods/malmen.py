@@ -21,10 +21,10 @@ from mechmask.models.model import Model
 from mechmask.models.routes import encode_examples
 from mechmask.models.states import Variant, active
 from mechmask.progress import Tick
-from mechmask.write.answers import answer_signals
 from mechmask.write.editor import Edit, Editor
 from mechmask.write.low_rank import Factors, low_rank_change, writing
-from mechmask.write.malmen_networks import Hypernetworks, hypernetworks_for, load_hypernetworks, widths_of
+from mechmask.write.malmen.answers import answer_signals
+from mechmask.write.malmen.networks import Hypernetworks, hypernetworks_for, load_hypernetworks, widths_of
 from mechmask.write.weights import WeightChange, compact, tensor_digest, trainable
 
 IDENTITY = "identity"

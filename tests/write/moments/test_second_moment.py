@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from mechmask.errors import ChangeError
-from mechmask.write import covariance_solves
-from mechmask.write.covariance_solves import SecondMoment
+from mechmask.write.moments import second_moment
+from mechmask.write.moments.second_moment import SecondMoment
 
 WIDTH = 48
 
@@ -40,7 +40,7 @@ def test_it_solves_as_numpy_does(shrinkage, dtype):
 def test_it_is_factored_once(monkeypatch):
     calls = []
     through = torch.linalg.cholesky_ex
-    monkeypatch.setattr(covariance_solves.torch.linalg, "cholesky_ex", lambda m: calls.append(1) or through(m))
+    monkeypatch.setattr(second_moment.torch.linalg, "cholesky_ex", lambda m: calls.append(1) or through(m))
     moment = moment_of(keys_of(500))
     for n in (1, 2):
         moment.solve(keys_of(n).T)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import resource
-from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from second_moments import second_moment as naive
 
 from mechmask import load_model
 from mechmask.errors import ChangeError, MechmaskError, ReadingError
 from mechmask.models.corpora import text_corpus
-from mechmask.write import covariance, covariance_text
-from mechmask.write.covariance import KeySums, second_moments
 from mechmask.write.low_rank import low_rank_change
+from mechmask.write.moments import estimate
+from mechmask.write.moments import text as text_module
+from mechmask.write.moments.estimate import KeySums, second_moments
 
 # Written from the architectures: what the keys of each block enter.
 PROJECTIONS = {
@@ -37,15 +37,6 @@ TEXTS = [
 def root(tmp_path, monkeypatch):
     monkeypatch.setenv("MECHMASK_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-@pytest.fixture(scope="session")
-def naive():
-    path = Path(__file__).parents[1] / "reference_algorithms" / "second_moments.py"
-    spec = importlib.util.spec_from_file_location("naive_second_moments", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.second_moment
 
 
 @pytest.fixture
@@ -70,7 +61,7 @@ def relative(found, wanted):
     return ((found - wanted).norm() / wanted.norm()).item()
 
 
-def test_it_is_what_plain_hooks_find_in_every_family(tiny, family, naive):
+def test_it_is_what_plain_hooks_find_in_every_family(tiny, family):
     model = tiny(family)
     text = text_corpus(model, TEXTS, 640)
     found = moments(model, [1, 0], batch_size=3)
@@ -84,11 +75,11 @@ def test_it_is_what_plain_hooks_find_in_every_family(tiny, family, naive):
         assert torch.equal(moment.matrix, moment.matrix.T)
 
 
-def test_sampled_text_is_used_where_none_is_given(tiny, naive, rngs):
+def test_sampled_text_is_used_where_none_is_given(tiny, rngs):
     model, before = tiny("llama"), rngs()
     moment = moments(model, [1], corpus=None, n_tokens=300)[1]
     assert moment.n_tokens == 5 * 63
-    text = covariance_text.corpus_of(model, None, 300, 0, False)
+    text = text_module.corpus_of(model, None, 300, 0, False)
     wanted, _ = naive(model.module, DOWN.format(1), text.sequences, text.n_left_out)
     assert relative(moment.matrix, wanted) < 1e-5
     assert rngs() == before
@@ -163,7 +154,7 @@ def test_what_counts_makes_another_one(tiny, passes):
     assert not is_made(corpus=None, n_tokens=128)
 
 
-def test_a_change_counts_as_it_computes(tiny, naive):
+def test_a_change_counts_as_it_computes(tiny):
     model = tiny("llama")
     name = f"{DOWN.format(0)}.weight"
     change = low_rank_change(model, {name: (torch.ones(32, 1), torch.ones(1, 64))}, "by hand", {})
@@ -177,7 +168,7 @@ def test_a_change_counts_as_it_computes(tiny, naive):
 
 @pytest.mark.parametrize("family, target", [("llama", "down_proj"), ("gpt2", "c_proj")])
 @pytest.mark.parametrize("dora", [False, True])
-def test_keys_are_what_enters_the_projection_whatever_wraps_it(tiny_module, tokenizer, naive, family, target, dora):
+def test_keys_are_what_enters_the_projection_whatever_wraps_it(tiny_module, tokenizer, family, target, dora):
     config = LoraConfig(
         r=2, target_modules=[target], use_dora=dora, init_lora_weights=False, fan_in_fan_out=family == "gpt2"
     )
@@ -204,7 +195,7 @@ def test_weights_stored_either_way_round_have_the_same_keys(tiny_module, tokeniz
     assert relative(moments(load_model(module, tokenizer=tokenizer), [1])[1].matrix, first.matrix) < 1e-6
 
 
-def test_half_precision_is_summed_in_full(tiny, naive):
+def test_half_precision_is_summed_in_full(tiny):
     model = tiny("llama", torch.bfloat16)
     text = text_corpus(model, TEXTS, 640)
     wanted, _ = naive(model.module, DOWN.format(1), text.sequences, text.n_left_out)
@@ -235,7 +226,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tiny, monkeypatch, tmp_path
     whole = moments(model, batch_size=1)
     n = len(passes)
     monkeypatch.setenv("MECHMASK_CACHE", str(tmp_path / "second"))
-    monkeypatch.setattr(covariance, "_SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(estimate, "_SAVE_SECONDS", 0.0)
     with monkeypatch.context() as patched:
         stop_after(patched, 4)
         with pytest.raises(StoppedError):
@@ -254,7 +245,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tiny, monkeypatch, tmp_path
 @pytest.mark.parametrize("damage", ["cut", "altered"])
 def test_damaged_partial_sums_are_not_gone_on_from(tiny, monkeypatch, root, passes, damage):
     model = tiny("llama")
-    monkeypatch.setattr(covariance, "_SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(estimate, "_SAVE_SECONDS", 0.0)
     with monkeypatch.context() as patched:
         stop_after(patched, 4)
         with pytest.raises(StoppedError):
@@ -283,13 +274,13 @@ def test_a_damaged_cache_is_made_again(tiny, root, passes):
 
 def test_sampled_parts_are_kept_and_a_larger_budget_goes_on(tiny, monkeypatch):
     model = tiny("llama", num_hidden_layers=1)
-    monkeypatch.setattr(covariance_text, "_TOGETHER", 2)
+    monkeypatch.setattr(text_module, "_TOGETHER", 2)
     drawn = []
-    through = covariance_text.sampled_corpus
-    monkeypatch.setattr(covariance_text, "sampled_corpus", lambda *a: drawn.append(a[2]) or through(*a))
-    first = covariance_text.corpus_of(model, None, 4 * 64, 0, False)
+    through = text_module.sampled_corpus
+    monkeypatch.setattr(text_module, "sampled_corpus", lambda *a: drawn.append(a[2]) or through(*a))
+    first = text_module.corpus_of(model, None, 4 * 64, 0, False)
     assert drawn == [128, 128]
-    larger = covariance_text.corpus_of(model, None, 6 * 64, 0, False)
+    larger = text_module.corpus_of(model, None, 6 * 64, 0, False)
     assert drawn == [128, 128, 128]
     assert larger.sequences[:4] == first.sequences
     assert len(set(larger.sequences)) == 6
@@ -375,12 +366,12 @@ def test_smollm2(smol, shared_data):
 def test_sampled_text_is_that_of_the_weights_of_now(tiny, tmp_path, monkeypatch):
     """The name stays when weights change, and so does the tokenizer."""
     model = tiny("gpt2")
-    first = covariance_text.corpus_of(model, None, 256, 0, progress=False)
+    first = text_module.corpus_of(model, None, 256, 0, progress=False)
     with torch.no_grad():
         model.module.transformer.h[1].mlp.c_proj.weight.neg_()
-    second = covariance_text.corpus_of(model, None, 256, 0, progress=False)
+    second = text_module.corpus_of(model, None, 256, 0, progress=False)
     monkeypatch.setenv("MECHMASK_CACHE", str(tmp_path / "fresh"))
-    fresh = covariance_text.corpus_of(model, None, 256, 0, progress=False)
+    fresh = text_module.corpus_of(model, None, 256, 0, progress=False)
     assert first.sequences != second.sequences == fresh.sequences
 
 
@@ -390,5 +381,5 @@ def test_sampled_text_is_drawn_from_what_the_model_gives_out(tiny, family):
     model, ids = tiny(family), torch.arange(5, 25)[None]
     with torch.no_grad():
         normed = model.anatomy.decoder(input_ids=ids).last_hidden_state[0]
-        mine, theirs = covariance_text._logits_of(model)(normed.float()), model.module(input_ids=ids).logits[0]
+        mine, theirs = text_module._logits_of(model)(normed.float()), model.module(input_ids=ids).logits[0]
     torch.testing.assert_close(mine, theirs)

@@ -13,7 +13,7 @@ from mechmask import FactSet, edit, load_model, synthetic_facts
 from mechmask.errors import ChangeError, RouteError
 from mechmask.write.edit import prepare
 from mechmask.write.low_rank import LowRankChange
-from mechmask.write.malmen_networks import hypernetworks_for, load_hypernetworks
+from mechmask.write.malmen.networks import hypernetworks_for, load_hypernetworks
 from mechmask.write.methods.malmen import MALMENConfig
 from mechmask.write.weights import WeightChange
 

@@ -9,17 +9,17 @@ from torch.func import functional_call
 from mechmask import FactSet, edit, read_logits, synthetic_facts
 from mechmask.errors import ChangeError, MechmaskError
 from mechmask.facts.fact import Neighbor
-from mechmask.write import malmen_training
-from mechmask.write.answers import AnswerSignals, answer_signals
-from mechmask.write.malmen_networks import hypernetworks_for
-from mechmask.write.malmen_training import (
+from mechmask.write.malmen import training
+from mechmask.write.malmen.answers import AnswerSignals, answer_signals
+from mechmask.write.malmen.networks import hypernetworks_for
+from mechmask.write.malmen.ridge import Ridge
+from mechmask.write.malmen.training import (
     MALMENTrainingConfig,
     add_gradients,
     edited_weights,
     train_malmen,
 )
 from mechmask.write.methods.malmen import MALMENConfig
-from mechmask.write.ridge import Ridge
 from mechmask.write.weights import trainable
 
 LAYERS = (0, 1)
@@ -109,7 +109,7 @@ def test_keys_that_leave_no_update_are_refused(refused):
 
 
 def drawn(model, facts, config=CONFIG):
-    return malmen_training._Lessons(model, facts, config)
+    return training._Lessons(model, facts, config)
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_a_steps_gradients_are_autograds_through_the_whole_model(tiny, taught, f
 def test_what_is_read_together_and_chunks_do_not_change_gradients(tiny, taught, monkeypatch):
     model = tiny("llama")
     losses, wide, *_ = step_gradients(model, taught, n_edits=5)
-    monkeypatch.setattr("mechmask.write.malmen_networks._CHUNK", 3)
+    monkeypatch.setattr("mechmask.write.malmen.networks._CHUNK", 3)
     narrow_losses, narrow, *_ = step_gradients(model, taught, n_edits=5, micro_batch=2)
     assert narrow_losses == pytest.approx(losses, rel=1e-4)
     close(narrow, wide, 2e-4)
@@ -253,7 +253,7 @@ def test_an_interrupt_leaves_the_model_as_it_was(tiny, taught, traced, monkeypat
     def fail(*_, **__):
         raise failure
 
-    monkeypatch.setattr(malmen_training, where, fail)
+    monkeypatch.setattr(training, where, fail)
     with pytest.raises(failure):
         train_malmen(model, taught, CONFIG, progress=False)
     assert traced(model.module) == before

@@ -1,9 +1,9 @@
-"""Second moments of keys at several layers, in one pass over text, cached; ``covariance_solves`` says what for.
+"""Second moments of keys at several layers, in one pass over text, cached; ``second_moment`` says what for.
 
 A key is what enters a block's MLP output projection (Meng et al. 2022, appendix E.5). The pass ends at the deepest
 layer asked for, the products of each batch's keys are summed on their way into the projection, and texts are short
 sequences, so that memory grows neither with the text nor with the model's context. Products over at most 2048 tokens
-are float32, which is what the keys are known to; sums of them float64. The text itself is in ``covariance_text``.
+are float32, which is what the keys are known to; sums of them float64. The text itself is in ``text``.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from mechmask.models.gradients import without_gradients
 from mechmask.models.model import Model
 from mechmask.models.states import Variant, active
 from mechmask.progress import progress_bar
-from mechmask.write.covariance_solves import SecondMoment
-from mechmask.write.covariance_text import corpus_digest, corpus_of
+from mechmask.write.moments.second_moment import SecondMoment
+from mechmask.write.moments.text import corpus_digest, corpus_of
 from mechmask.write.precision import computing_in
 
 __all__ = ["SHRINKAGE", "SecondMoment", "second_moments"]

@@ -29,10 +29,10 @@ from mechmask.models.replay import Replay
 from mechmask.models.routes import EncodedExample, encode_examples
 from mechmask.models.states import Variant, active
 from mechmask.progress import progress_bar
-from mechmask.write.answers import AnswerSignals, answer_signals, micro_batches, require_finite
 from mechmask.write.editor import Facts
 from mechmask.write.low_rank import writing
-from mechmask.write.malmen_networks import Hypernetworks, hypernetworks_for
+from mechmask.write.malmen.answers import AnswerSignals, answer_signals, micro_batches, require_finite
+from mechmask.write.malmen.networks import Hypernetworks, hypernetworks_for
 from mechmask.write.objective import Targets, target_nll
 from mechmask.write.precision import computing_in
 from mechmask.write.weights import trainable

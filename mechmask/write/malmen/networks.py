@@ -23,11 +23,11 @@ from mechmask.files import new_directory, require_sealed, seal
 from mechmask.models.fingerprint import digest
 from mechmask.models.gradients import with_gradients, without_gradients
 from mechmask.models.model import Model
-from mechmask.write.answers import AnswerSignals
 from mechmask.write.editor import require_layers, require_plain_projections
-from mechmask.write.hypernetwork import Hypernetwork
 from mechmask.write.low_rank import Factors
-from mechmask.write.ridge import Ridge
+from mechmask.write.malmen.answers import AnswerSignals
+from mechmask.write.malmen.hypernetwork import Hypernetwork
+from mechmask.write.malmen.ridge import Ridge
 
 SCHEMA_VERSION = 1
 _CHUNK = 1024  # tokens that a network reads together, as published; affects memory only

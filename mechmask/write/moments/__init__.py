@@ -1,0 +1,1 @@
+"""Second moments of keys: estimated in one pass over text (``estimate``), and what closed forms ask of them."""
