@@ -6,6 +6,7 @@ that is kept too, and the study goes on.
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mechmask.facts.fact_set import FactSet
+from mechmask.files import write_text
 from mechmask.study.cost import Cost
 from mechmask.study.editing_methods import CANNOT_EDIT, Ready, edited
 from mechmask.study.editing_readings import Rulers, save_all
@@ -102,9 +104,9 @@ class Editing:
             else:
                 failures, calls = self._make(directory, chosen)
             # A step of its own, made before this one is whole: what was measured is no part of what follows from it.
-            self.run.step(cost, settings, inputs, lambda _: {"kind": "edit", "calls": calls})
-            ready = {"kind": "prepare", "calls": [self.ready.cost.as_json(1)]}
-            self.run.step(prepared, *of_editor, lambda _: ready)
+            self.run.step(cost, settings, inputs, lambda place: _noted(place, "edit", calls))
+            once = [self.ready.cost.as_json(1)]
+            self.run.step(prepared, *of_editor, lambda place: _noted(place, "prepare", once))
             return {"facts": list(facts), "failures": failures}
 
         step = self.run.step(f"edits/{self.below}/{number:04d}", settings, inputs, make)
@@ -168,6 +170,12 @@ class _Sequence:
                 self.failures[fact.id] = str(error)
         self._n_done = len(facts)
         return costs
+
+
+def _noted(directory: Path, kind: str, calls: list[Any]) -> Mapping[str, Any]:
+    """Details of a step of costs, also as a file: steps without one have one digest, and would supersede each other."""
+    write_text(directory / "calls.json", json.dumps(calls))
+    return {"kind": kind, "calls": calls}
 
 
 def calls_of(measured: Mapping[str, Sequence[Step]]) -> dict[str, dict[str, list[tuple[float, float]]]]:

@@ -52,3 +52,10 @@ def test_facts_without_paraphrases_and_neighbors_are_studied_and_no_score_is_sai
     row = results.summary().loc["ft_l"]
     assert row["ES"] > 0 and np.isnan([row["PS"], row["NS"], row["S"]]).all()
     assert f"(ES {row['ES']:.2f})" in results.conclusion() and "nan" not in results.conclusion()
+
+
+def test_what_edits_cost_comes_back_with_their_settings(model, facts, tmp_path, undrawn):
+    plain = mm.EditingConfig(edits=(FTL,), generation=False)
+    first = EditStudy(model, facts, plain).run(tmp_path / "run").cost
+    EditStudy(model, facts, plain.model_copy(update={"seed": 1})).run(tmp_path / "run")
+    assert EditStudy(model, facts, plain).run(tmp_path / "run").cost.equals(first)
