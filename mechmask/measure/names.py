@@ -20,5 +20,11 @@ STATE_NAMES = {
 
 
 def state_name(state: object) -> str:
-    """The name of a state in print; one that is not known here is called what it is."""
+    """The name of a state in print; one that is not known here is called what it is.
+
+    A number behind it stays: ``ft_l_2``, the second editor of its method, is FT-L 2.
+    """
+    name, _, number = str(state).rpartition("_")
+    if number.isdecimal() and name in STATE_NAMES:
+        return f"{STATE_NAMES[name]} {number}"
     return STATE_NAMES.get(str(state), str(state))

@@ -15,7 +15,19 @@ from mechmask.facts.fact_set import FactSet
 from mechmask.study.step import MANIFEST, SCHEMA_VERSION, unsealed
 
 CARD = "run.json"
-ROOMS = ("changes", "checkpoints", "training", "readings", "results", "lenses", "superseded")  # of a run's directory
+ROOMS = (
+    "before",
+    "changes",
+    "checkpoints",
+    "costs",
+    "edits",
+    "lenses",
+    "readings",
+    "results",
+    "superseded",
+    "training",
+)
+"""The directories in which the steps of a run lie."""
 EXPORTS = "exports.json"
 FACTS = "facts.jsonl"
 LOCK = ".lock"

@@ -87,12 +87,15 @@ class StudyResults:
 
     @cached_property
     def tree(self) -> xr.DataTree:
-        """Every reading and result of the study: ``tree["results/erase"]``, ``tree["readings/read_logits/before"]``."""
+        """Every reading and result of the study: ``tree["results/erase"]``, ``tree["readings/read_logits/before"]``.
+
+        What an earlier run with other settings left, of steps that have been made anew since, is not among them.
+        """
         names = [
             path.parent.relative_to(self.directory).as_posix()
             for room in _TABLES
             for path in sorted((self.directory / room).rglob(MANIFEST))
-            if (path.parent / READING).is_file()
+            if (path.parent / READING).is_file() and not stale_input(self.directory, peek(path.parent))
         ]
         return xr.DataTree.from_dict({name: self.reading(name) for name in names})
 

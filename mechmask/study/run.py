@@ -36,6 +36,7 @@ from mechmask.study.step import (
     Settings,
     Step,
     is_made_from,
+    label_of,
     peek,
     require_whole,
     seal_step,
@@ -260,11 +261,11 @@ class Run:
         if not place.exists():
             return
         try:
-            key = peek(place).digest
+            label = label_of(place)
         except StudyError:
             shutil.rmtree(place)
             return
-        target = self.root / "superseded" / name / key[:12]
+        target = self.root / "superseded" / name / label[:12]
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
             shutil.rmtree(target)

@@ -214,6 +214,16 @@ def peek(directory: Path) -> Step:
     return Step(content["name"], directory, _hash(content["files"]), content["details"], content["inputs"])
 
 
+def label_of(directory: Path) -> str:
+    """What tells the step in a directory from others of its name: of other settings, inputs or files another one.
+
+    Raises:
+        StudyError: if the manifest is missing or damaged.
+    """
+    content = _manifest(directory)
+    return _hash([content[part] for part in ("key", "settings", "files")])
+
+
 def file_in(step: Step, name: str) -> Path:
     """The path of a file of a step, as long as that step is the one that lies there.
 

@@ -12,6 +12,7 @@ def test_states_are_called_by_their_names():
     assert list(states) == ["before", "FT-L", r"a\$b\$"]
     assert [state.x.values.tolist() for state in states.values()] == [[0, 1], [2, 3], [4, 5]]
     assert state_name("finetune") == "fine-tuning"
+    assert (state_name("ft_l_2"), state_name("r_rome"), state_name("step_2")) == ("FT-L 2", "r-ROME", "step_2")
 
 
 def test_a_reading_without_states_is_one():

@@ -8,9 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import xarray as xr
 from pydantic import BaseModel
 
 from mechmask.errors import StudyError
+from mechmask.measure.reading import save_reading
+from mechmask.study.card import CARD, ROOMS
+from mechmask.study.results import StudyResults
 from mechmask.study.run import Run
 from mechmask.study.step import MANIFEST, NO_SETTINGS, Settings
 
@@ -212,6 +216,41 @@ def test_a_step_is_not_made_from_one_that_was_replaced(tmp_path, small_facts):
         with pytest.raises(StudyError, match="taken its place"):
             run.step("readings/one", NO_SETTINGS, {"changes/one": first.digest}, Maker())
         run.step("readings/one", NO_SETTINGS, {"changes/one": second.digest}, Maker())
+
+
+def test_settings_that_lead_to_the_same_files_do_not_take_each_other_s_place(tmp_path, small_facts):
+    make = Maker("alike")
+    first, second = Settings.of(Older()), Settings.of(Older(lr=1.0))
+    for settings in (first, second, first, second, first):
+        with opened(tmp_path / "run", small_facts) as run:
+            run.step("changes/one", settings, {}, make)
+    assert make.n == 2
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_run_whose_card_was_lost_is_no_stranger(tmp_path, small_facts, room):
+    make = Maker()
+    name = "before/one" if room == "superseded" else f"{room}/one"
+    for settings in (Older(), Older(lr=1.0)):
+        with opened(tmp_path / "run", small_facts) as run:
+            run.step(name, Settings.of(settings), {}, make)
+        (tmp_path / "run" / CARD).unlink()
+    assert make.n == 2
+
+
+def test_the_tree_leaves_out_what_has_gone_out_of_date(tmp_path, small_facts):
+    def reading(directory):
+        save_reading(xr.Dataset({"n": 1}), directory / "reading.nc")
+
+    root = tmp_path / "run"
+    with opened(root, small_facts) as run:
+        first = run.step("changes/one", Settings.of(Older()), {}, Maker("first"))
+        run.step("results/early", NO_SETTINGS, {"changes/one": first.digest}, reading)
+    assert list(StudyResults(root).tree["results"]) == ["early"]
+    with opened(root, small_facts) as run:
+        second = run.step("changes/one", Settings.of(Older(lr=1.0)), {}, Maker("second"))
+        run.step("results/late", NO_SETTINGS, {"changes/one": second.digest}, reading)
+    assert list(StudyResults(root).tree["results"]) == ["late"]
 
 
 def test_options_are_compared_as_they_are_written(tmp_path):
