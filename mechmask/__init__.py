@@ -120,9 +120,9 @@ if TYPE_CHECKING:
     from mechmask.study.draws import DrawnResults as DrawnResults
     from mechmask.study.draws import Draws as Draws
     from mechmask.study.draws import open_draws as open_draws
-    from mechmask.study.editing_config import EditingConfig as EditingConfig
-    from mechmask.study.editing_results import EditResults as EditResults
-    from mechmask.study.editing_results import open_edits as open_edits
+    from mechmask.study.editing.config import EditingConfig as EditingConfig
+    from mechmask.study.editing.results import EditResults as EditResults
+    from mechmask.study.editing.results import open_edits as open_edits
     from mechmask.study.lenses import fitted_lens as fitted_lens
     from mechmask.study.paper import PaperConfig as PaperConfig
     from mechmask.study.paper import PaperStudy as PaperStudy
@@ -294,9 +294,9 @@ _HOMES = {
     "DrawnResults": "study.draws",
     "Draws": "study.draws",
     "open_draws": "study.draws",
-    "EditingConfig": "study.editing_config",
-    "EditResults": "study.editing_results",
-    "open_edits": "study.editing_results",
+    "EditingConfig": "study.editing.config",
+    "EditResults": "study.editing.results",
+    "open_edits": "study.editing.results",
     "fitted_lens": "study.lenses",
     "PaperConfig": "study.paper",
     "PaperStudy": "study.paper",

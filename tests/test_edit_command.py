@@ -73,7 +73,7 @@ def shown(place):
 
 def test_it_is_the_library_s_table_of_the_library_s_draw_and_is_taken_up_again(edit, shown, place, tmp_path, world):
     import mechmask as mm
-    from mechmask.study.editing_facts import drawn_facts
+    from mechmask.study.editing.facts import drawn_facts
 
     first = edit(*shown, "--out", tmp_path / "run")
     assert first.code == 0, first.err
@@ -97,7 +97,7 @@ def test_it_is_the_library_s_table_of_the_library_s_draw_and_is_taken_up_again(e
 
 def test_the_facts_are_those_that_the_model_knows_drawn_by_the_seed(place, world):
     import mechmask as mm
-    from mechmask.study.editing_facts import drawn_facts
+    from mechmask.study.editing.facts import drawn_facts
 
     model = mm.load_model(place / "knows")
     known = set(mm.known_facts(model, world).ids)
@@ -129,7 +129,7 @@ def test_an_editor_that_reads_a_file_is_made_again_where_the_file_says_something
 
 def test_a_method_that_is_named_twice_is_one_editor_and_two_settings_of_it_are_two(place, tmp_path):
     import mechmask as mm
-    from mechmask.study.editing_methods import configured
+    from mechmask.study.editing.methods import configured
 
     other = _written(tmp_path / "other.toml", EDITOR.replace("1.0", "2.0"))
     same = _written(tmp_path / "same.toml", f"# of the same settings\n{EDITOR}")
@@ -139,7 +139,7 @@ def test_a_method_that_is_named_twice_is_one_editor_and_two_settings_of_it_are_t
 
 
 def test_choices_are_those_of_the_library():
-    from mechmask.study.editing_config import EditingConfig
+    from mechmask.study.editing.config import EditingConfig
 
     assert get_args(arguments.EditedHow) == get_args(EditingConfig.model_fields["edited"].annotation)
 

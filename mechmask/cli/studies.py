@@ -110,8 +110,8 @@ def edit(
         with loading():
             from mechmask.facts.load import load_facts
             from mechmask.models.load import load_model
-            from mechmask.study.editing_facts import drawn_facts
-            from mechmask.study.editing_methods import configured
+            from mechmask.study.editing.facts import drawn_facts
+            from mechmask.study.editing.methods import configured
             from mechmask.study.protocols.editing import EditStudy
 
         contested = load_facts(data, format)

@@ -14,7 +14,7 @@ from mechmask.study.config import StudyConfig
 from mechmask.study.contrast_config import ContrastConfig
 from mechmask.study.dose_config import DoseConfig
 from mechmask.study.draws import DrawnResults
-from mechmask.study.editing_config import EditingConfig
+from mechmask.study.editing.config import EditingConfig
 from mechmask.study.paper import PaperConfig, PaperStudy
 from mechmask.study.paper_results import PaperResults
 from mechmask.study.protocols.contrast import ContrastStudy

@@ -16,7 +16,7 @@ import numpy as np
 from scipy import stats
 
 import mechmask as mm
-from mechmask.study.editing_facts import drawn_facts
+from mechmask.study.editing.facts import drawn_facts
 
 OUT = Path(__file__).parent / "results" / "mask_reversal.json"
 

@@ -20,7 +20,7 @@ import numpy as np
 from scipy import stats
 
 import mechmask as mm
-from mechmask.study.editing_facts import drawn_facts
+from mechmask.study.editing.facts import drawn_facts
 from mechmask.write.outcome import outcomes
 
 OUT = Path(__file__).parent / "results" / "probe_after_edits.json"

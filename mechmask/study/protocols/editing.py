@@ -22,7 +22,7 @@ from mechmask.progress import progress_bar
 from mechmask.read.backends import require_backend
 from mechmask.read.scoring.labels import provenance
 from mechmask.study.crossover import installed_twins, joined_twins, require_shares, shares
-from mechmask.study.editing_aligned import (
+from mechmask.study.editing.aligned import (
     BEFORE,
     Edited,
     Start,
@@ -31,14 +31,14 @@ from mechmask.study.editing_aligned import (
     generations_of,
     joined_states,
 )
-from mechmask.study.editing_config import EditingConfig
-from mechmask.study.editing_exports import export_editing
-from mechmask.study.editing_methods import Ready
-from mechmask.study.editing_readings import Rulers, require_asked, save_all
-from mechmask.study.editing_results import EditResults, edited_in, readings_in
-from mechmask.study.editing_sequence import costs_of, sequence_of
-from mechmask.study.editing_steps import Editing, Made, calls_of, rest_of
-from mechmask.study.editing_tables import erase_of_editors, metrics_of, verdicts_of
+from mechmask.study.editing.config import EditingConfig
+from mechmask.study.editing.exports import export_editing
+from mechmask.study.editing.methods import Ready
+from mechmask.study.editing.readings import Rulers, require_asked, save_all
+from mechmask.study.editing.results import EditResults, edited_in, readings_in
+from mechmask.study.editing.sequence import costs_of, sequence_of
+from mechmask.study.editing.steps import Editing, Made, calls_of, rest_of
+from mechmask.study.editing.tables import erase_of_editors, metrics_of, verdicts_of
 from mechmask.study.outcome import outcome
 from mechmask.study.run import Run
 from mechmask.study.states import StudyState, edit_settings, reading_in, require_as_it_came, untouched

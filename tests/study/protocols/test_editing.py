@@ -16,7 +16,7 @@ import mechmask as mm
 from mechmask.errors import ChangeError, ModelError, StudyError
 from mechmask.measure.generations import text_entropy
 from mechmask.measure.verdict import took
-from mechmask.study.editing_methods import methods_with_presets
+from mechmask.study.editing.methods import methods_with_presets
 from mechmask.study.protocols.editing import EditStudy
 from mechmask.study.states import edit_settings
 from mechmask.study.toml import study_from_file

@@ -20,7 +20,7 @@ from mechmask.measure.generations import generation_scores
 from mechmask.measure.statistics import Interval
 from mechmask.measure.summary import overview
 from mechmask.measure.verdict import REMEDIES
-from mechmask.study.editing_aligned import (
+from mechmask.study.editing.aligned import (
     BEFORE,
     Edited,
     Start,
@@ -30,7 +30,7 @@ from mechmask.study.editing_aligned import (
     joined_facts,
     output_of,
 )
-from mechmask.study.editing_rows import NOTHING, interval_columns, intervals, row_of_old, row_of_text
+from mechmask.study.editing.rows import NOTHING, interval_columns, intervals, row_of_old, row_of_text
 from mechmask.study.tables import by_state, concatenated
 
 _UNITS = {

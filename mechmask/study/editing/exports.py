@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from mechmask import draw
 from mechmask.files import write_text
-from mechmask.study.editing_results import EditResults
+from mechmask.study.editing.results import EditResults
 from mechmask.study.exports import export_figure, export_table
 from mechmask.study.run import Run
 

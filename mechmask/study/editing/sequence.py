@@ -12,8 +12,8 @@ import xarray as xr
 
 from mechmask.measure.editing import editing_scores
 from mechmask.measure.statistics import Interval
-from mechmask.study.editing_aligned import Edited, Start, editing_of
-from mechmask.study.editing_rows import NOTHING, interval_columns, intervals, mean_of, row_of_text
+from mechmask.study.editing.aligned import Edited, Start, editing_of
+from mechmask.study.editing.rows import NOTHING, interval_columns, intervals, mean_of, row_of_text
 
 _METRICS = ("efficacy_score", "paraphrase_score", "neighborhood_score", "kl", "perplexity_ratio")
 

@@ -19,8 +19,8 @@ from mechmask.facts.fact_set import FactSet
 from mechmask.models.model import Model
 from mechmask.models.states import Variant
 from mechmask.study.config import read_toml
-from mechmask.study.cost import Cost, costing
-from mechmask.study.editing_config import EditingConfig
+from mechmask.study.editing.config import EditingConfig
+from mechmask.study.editing.cost import Cost, costing
 from mechmask.study.states import edit_settings
 from mechmask.write.edit import METHODS, EditConfig, prepare, preset_for
 from mechmask.write.editor import Edit, Editor

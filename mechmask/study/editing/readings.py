@@ -26,7 +26,7 @@ from mechmask.read.editing import Sheet, read_editing
 from mechmask.read.generations import read_generations
 from mechmask.read.logits import read_logits
 from mechmask.read.text import held_out_text
-from mechmask.study.editing_config import OF_THE_MODEL, EditingConfig
+from mechmask.study.editing.config import OF_THE_MODEL, EditingConfig
 from mechmask.study.lenses import FittedLens, fitted_lens
 from mechmask.study.run import Run
 from mechmask.study.step import Settings, digest_of

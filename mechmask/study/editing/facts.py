@@ -17,7 +17,7 @@ from mechmask.facts.roles import assign_roles
 from mechmask.models.model import Model
 from mechmask.progress import progress_bar
 from mechmask.read.known import known_facts
-from mechmask.study.editing_readings import can_be_asked
+from mechmask.study.editing.readings import can_be_asked
 
 N_CONTROL = 8
 N_BESIDE = 12  # pseudo-subjects beyond one for each fact: from them it is known how far apart two of a fact are

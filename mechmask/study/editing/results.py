@@ -12,7 +12,7 @@ import xarray as xr
 from mechmask.measure.names import state_name
 from mechmask.measure.reading import load_reading
 from mechmask.measure.verdict import VERDICTS, describe
-from mechmask.study.editing_tables import BEFORE, Edited
+from mechmask.study.editing.tables import BEFORE, Edited
 from mechmask.study.results import StudyResults
 from mechmask.study.step import Step, file_in
 

@@ -19,7 +19,7 @@ from mechmask.measure.normalised import group_normalised
 from mechmask.measure.perplexity import divergence_per_token, per_token, text_drift
 from mechmask.measure.pool import only
 from mechmask.measure.statistics import Interval, over_facts
-from mechmask.study.editing_aligned import BEFORE, Edited, Start, depth_of, joined_facts, own_readings
+from mechmask.study.editing.aligned import BEFORE, Edited, Start, depth_of, joined_facts, own_readings
 
 NOTHING = Interval(np.nan, np.nan, np.nan, 0)
 """The cell of what was not read."""

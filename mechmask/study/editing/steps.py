@@ -16,9 +16,9 @@ from typing import Any
 
 from mechmask.facts.fact_set import FactSet
 from mechmask.files import write_text
-from mechmask.study.cost import Cost
-from mechmask.study.editing_methods import CANNOT_EDIT, Ready, edited
-from mechmask.study.editing_readings import Rulers, save_all
+from mechmask.study.editing.cost import Cost
+from mechmask.study.editing.methods import CANNOT_EDIT, Ready, edited
+from mechmask.study.editing.readings import Rulers, save_all
 from mechmask.study.run import Run
 from mechmask.study.states import StudyState, edit_sources, require_as_it_came
 from mechmask.study.step import Settings, Step
