@@ -6,6 +6,7 @@ shared with another editor: two of them on one model do not know each other.
 
 from __future__ import annotations
 
+import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -101,7 +102,8 @@ class Editor(ABC, Generic[Config]):
             The change, made on ``state`` as it was before the call.
 
         Raises:
-            ChangeError: if the edit fails or changes nothing, or the model has changed since the editor was prepared.
+            ChangeError: if the edit fails, changes nothing or leaves a model whose output is not finite, or the model
+                has changed since the editor was prepared.
             FactError: if the facts cannot be used together.
             RouteError: if a value merges with its prompt, cannot be told from another one, or is longer than the model
                 reads.
@@ -136,6 +138,7 @@ class Editor(ABC, Generic[Config]):
             before = {name: tensor_digest(weights[name]) for name in change.weights} | dict(self._standing.before)
             with change.applied(model) as changed:
                 change.details["facts"] = outcomes(changed, facts)
+                _require_finite(self.method, change.details["facts"])
                 memory = self._remember(changed, tuple(facts), self._memory)
                 standing = _Standing(self._with(change, changed, before), memory, self._base(change), before)
         return change, standing
@@ -196,6 +199,15 @@ def _recording() -> Iterator[None]:
     """Inside, gradients are recorded where they are asked for, though the caller records none."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
+
+
+def _require_finite(method: str, facts: Sequence[Mapping[str, Any]]) -> None:
+    broken = [fact["id"] for fact in facts if not math.isfinite(fact["logp_new"])]
+    if broken:
+        raise ChangeError(
+            f"With the {method} edit on, the output of the model is not finite, on {broken[0]!r} for one. Lower the "
+            "learning rate, or narrow the clamp."
+        )
 
 
 def require_layers(state: Model | Variant, layers: Sequence[int]) -> None:

@@ -182,6 +182,14 @@ def test_a_prompt_that_is_longer_than_the_model_reads_is_refused(tiny, family, s
     assert editor.state is model
 
 
+def test_an_edit_that_ruins_the_model_is_refused_and_the_editor_stands_where_it_stood(tiny, facts, refused, traced):
+    model = tiny("llama")
+    before, editor = traced(model.module), prepare(model, config=FTConfig(layer=1, lr=1e37, steps=1))
+    with refused("the output of the model is not finite"):  # of weights that are
+        editor.edit(facts[:1])
+    assert editor.state is model and traced(model.module) == before
+
+
 def test_values_that_cannot_be_told_apart_are_refused_before_any_work(tiny, facts, monkeypatch):
     editor = prepare(tiny("llama"), config=EDITORS["ft"])
     monkeypatch.setattr(type(editor), "_make", lambda *_: pytest.fail("worked"))

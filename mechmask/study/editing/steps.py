@@ -118,7 +118,7 @@ class Editing:
         """Some facts edited at once, and read; what could not be edited, and what each call cost."""
         editor = self.ready.editor()
         try:
-            _, change, cost = edited(editor, chosen)
+            change, cost = edited(editor, chosen)
         except CANNOT_EDIT as error:
             return dict.fromkeys(chosen.ids, str(error)), []
         state = change.on(self.start.state)
@@ -165,7 +165,7 @@ class _Sequence:
         costs: dict[str, Cost] = {}
         for fact in facts[self._n_done :]:
             try:
-                self.editor, _, costs[fact.id] = edited(self.editor, facts.select([fact.id]))
+                _, costs[fact.id] = edited(self.editor, facts.select([fact.id]))
             except CANNOT_EDIT as error:
                 self.failures[fact.id] = str(error)
         self._n_done = len(facts)
