@@ -1,7 +1,7 @@
 """What was read of every fact under its own edit, side by side, in the twin that knew it.
 
-An edit that failed left the model as it was, so that fact counts with what was read before: an editor is not praised for
-the facts that it refused. What running text costs is of the edits that were made.
+An edit that failed left the model as it was, so that fact counts with what was read before: an editor is not praised
+for the facts that it refused. What running text costs is of the edits that were made.
 
 Labelled arrays in and out; no model and no torch.
 """
