@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from typing_extensions import Self
 
 from mechmask.errors import MechmaskError, StudyError, known_names, one_message
@@ -20,6 +20,16 @@ Problems = Callable[[str, type[BaseModel], ValidationError], list[str]]
 
 NONE_BY_NAME = BeforeValidator(lambda given: None if given == "none" else given)
 """Of a field that may be ``None``: TOML has no null, and says ``"none"``."""
+
+
+def _in_order(layers: tuple[int, ...]) -> tuple[int, ...]:
+    if any(layer < 0 for layer in layers) or list(layers) != sorted(set(layers)):
+        raise ValueError("layers are numbers from 0 on, each once, in order")
+    return layers
+
+
+Layers = Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(_in_order)]
+"""Blocks of a model, at least one."""
 
 
 def key_problems(where: str, kind: type[BaseModel], error: ValidationError) -> list[str]:

@@ -9,8 +9,9 @@ from abc import abstractmethod
 from functools import cached_property
 from typing import TypeVar
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
+from mechmask.configuration import Layers
 from mechmask.models.model import Model
 from mechmask.models.states import Variant, active
 from mechmask.write.editor import Editor, require_layers, require_plain_projections
@@ -29,17 +30,10 @@ class KeyedConfig(ValueConfig):
         moment_tokens: tokens of that text; 10 times the width of a key by default.
     """
 
-    layers: tuple[int, ...] = Field(min_length=1)
+    layers: Layers
     seed: int = 0
     corpus: str | tuple[str, ...] | None = None
     moment_tokens: int | None = Field(default=None, ge=1)
-
-    @field_validator("layers")
-    @classmethod
-    def _in_order(cls, layers: tuple[int, ...]) -> tuple[int, ...]:
-        if any(layer < 0 for layer in layers) or list(layers) != sorted(set(layers)):
-            raise ValueError("layers are numbers from 0 on, each once, in order")
-        return layers
 
 
 Config = TypeVar("Config", bound=KeyedConfig)

@@ -14,11 +14,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
-from mechmask.configuration import Configuration
+from mechmask.configuration import Configuration, Layers
 from mechmask.errors import ChangeError
 from mechmask.facts.fact import Example
 from mechmask.facts.fact_set import FactSet
@@ -59,7 +59,7 @@ class MALMENTrainingConfig(Configuration):
 
     refusal = ChangeError
 
-    layers: tuple[int, ...] = Field(min_length=1)
+    layers: Layers
     rank: int = Field(default=1920, ge=1)
     n_blocks: int = Field(default=2, ge=1)
     n_edits: int = Field(default=512, ge=1)
@@ -71,13 +71,6 @@ class MALMENTrainingConfig(Configuration):
     max_grad_norm: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     micro_batch: int = Field(default=32, ge=1)
     seed: int = Field(default=0, ge=0)
-
-    @field_validator("layers")
-    @classmethod
-    def _in_order(cls, layers: tuple[int, ...]) -> tuple[int, ...]:
-        if any(layer < 0 for layer in layers) or list(layers) != sorted(set(layers)):
-            raise ValueError("layers are numbers from 0 on, each once, in order")
-        return layers
 
 
 class StepExamples(NamedTuple):

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from mechmask.configuration import Configuration
+from mechmask.configuration import Configuration, Layers
 from mechmask.errors import ChangeError
 from mechmask.facts.fact import Example, Fact
 from mechmask.models.model import Model
@@ -47,7 +47,7 @@ class MALMENConfig(Configuration):
     refusal = ChangeError
 
     method: Literal["malmen"] = "malmen"
-    layers: tuple[int, ...] = Field(min_length=1)
+    layers: Layers
     hypernetwork: str | None = None
     other_base: Literal["refuse", "accept"] = "refuse"
     lr: float = Field(default=1e-6, gt=0, allow_inf_nan=False)
@@ -58,13 +58,6 @@ class MALMENConfig(Configuration):
     @classmethod
     def _as_text(cls, given: object) -> object:
         return str(given) if isinstance(given, Path) else given
-
-    @field_validator("layers")
-    @classmethod
-    def _in_order(cls, layers: tuple[int, ...]) -> tuple[int, ...]:
-        if any(layer < 0 for layer in layers) or list(layers) != sorted(set(layers)):
-            raise ValueError("layers are numbers from 0 on, each once, in order")
-        return layers
 
 
 class MALMEN(Editor[MALMENConfig]):
