@@ -77,7 +77,7 @@ def row_of_old(
     """
     is_before = state == BEFORE
     one = erase.isel(state=0, drop=True) if is_before else erase.sel(state=state, drop=True)
-    own = joined_facts(own_readings(start, edits, "output"))
+    own = joined_facts([part[["logprob"]] for part in own_readings(start, edits, "output")])
     commits = commit_layer(depth_of(start, edits)).sel(phrasing=0, drop=True)
     layer, low, high, n_committed, _ = commit_interval(commits.values, level=level)
     found = {

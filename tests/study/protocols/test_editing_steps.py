@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import mechmask as mm
+from mechmask.measure.reading import load_reading
 from mechmask.study.protocols.editing import EditStudy
 
 FTL = mm.FTLConfig(layer=1, clamp=1.0, lr=2e-2, steps=10)
@@ -52,6 +53,18 @@ def test_facts_without_paraphrases_and_neighbors_are_studied_and_no_score_is_sai
     row = results.summary().loc["ft_l"]
     assert row["ES"] > 0 and np.isnan([row["PS"], row["NS"], row["S"]]).all()
     assert f"(ES {row['ES']:.2f})" in results.conclusion() and "nan" not in results.conclusion()
+
+
+def test_values_of_different_lengths_are_each_read_beside_what_is_read_with_them(model, facts, tmp_path, undrawn):
+    """A fact alone is read beside its own pseudo-subjects, so that the longest value differs from edit to edit."""
+    third = facts[2].id  # which has one pseudo-subject, so that other facts are read without it
+    long = {"old": "the capital of all the birds"}
+    longer = mm.FactSet(f.model_copy(update=long) if third in (f.id, f.stands_for) else f for f in facts)
+    results = EditStudy(model, longer, mm.EditingConfig(edits=(FTL,), generation=False)).run(tmp_path / "run")
+    read = [load_reading(path) for path in sorted((tmp_path / "run" / "edits").rglob("output.nc"))]
+    assert len({reading.sizes["value_token"] for reading in read}) > 1
+    standing = np.mean([float(reading.standing.isel(fact=0, phrasing=0)) for reading in read])
+    assert results.summary().loc["ft_l", "standing"] == pytest.approx(standing, abs=1e-5)
 
 
 def test_what_edits_cost_comes_back_with_their_settings(model, facts, tmp_path, undrawn):
