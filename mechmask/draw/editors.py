@@ -44,6 +44,7 @@ _SCORES = {
     "harmonic_score": ("S: their harmonic mean", BEFORE._replace(marker="v")),
 }
 _OFFSETS = dict(zip(_SCORES, (-0.24, -0.08, 0.08, 0.24), strict=True))
+_ROOM = 0.04  # of the facts: a piece of a bar that is wide enough for a marker
 _GROUP = ("group_verdict", "normalised", "normalised_low", "normalised_high", "n_facts", "n_took", "n_failed")
 
 
@@ -165,7 +166,8 @@ def _draw_facts(page: Page, axes: Axes, verdicts: xr.Dataset) -> None:
         n = (verdicts.verdict == verdict).sum("fact").values.astype(float)
         look = page.looks[verdict]
         axes.barh(rows, n, left=start, height=0.6, color=look.color, edgecolor=paper(), linewidth=stroke(0.8))
-        there = n > 0  # colours that grey print cannot tell apart have the legend's marker in them
+        # colours that grey print cannot tell apart have the legend's marker in them, where it has room
+        there = (n > 0) & (n >= _ROOM * verdicts.sizes["fact"])
         axes.plot((start + n / 2)[there], rows[there], linestyle="", marker=look.marker, color=paper())
         start += n
     axes.set_xlim(0, max(1, verdicts.sizes["fact"]))
