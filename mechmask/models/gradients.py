@@ -21,6 +21,13 @@ def without_gradients() -> Iterator[None]:
 
 
 @atomic_context
+def recording() -> Iterator[None]:
+    """Inside, gradients are recorded where they are asked for, whatever mode the caller is in."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+@atomic_context
 def with_gradients() -> Iterator[None]:
     """Inside, what is computed from parameters that ask for gradients is recorded."""
     with torch.enable_grad():

@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
 
-import torch
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
@@ -23,8 +22,8 @@ from mechmask.errors import ChangeError
 from mechmask.facts.fact import Fact
 from mechmask.facts.fact_set import FactSet
 from mechmask.facts.load import as_fact_set
-from mechmask.interrupts import atomic_context
 from mechmask.models.context import require_context
+from mechmask.models.gradients import recording
 from mechmask.models.model import Model
 from mechmask.models.routes import encode_contests
 from mechmask.models.states import Variant, active, unchanged
@@ -122,7 +121,7 @@ class Editor(ABC, Generic[Config]):
         chosen = as_fact_set(facts)
         self.get_ready()
         # the module first, and then where the editor stands: another thread may be at it
-        with _recording(), unchanged(self.start).exclusive():
+        with recording(), unchanged(self.start).exclusive():
             change, self._standing = self._next(chosen, progress)
         return change
 
@@ -192,13 +191,6 @@ class Editor(ABC, Generic[Config]):
         weights = named_weights(changed.module)
         after: dict[str, Tensor] = {name: weights[name] for name in before}
         return WeightChange(after, before, self._base(change), self.method, {}).on(self.start)
-
-
-@atomic_context
-def _recording() -> Iterator[None]:
-    """Inside, gradients are recorded where they are asked for, though the caller records none."""
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
 
 
 def _require_finite(method: str, facts: Sequence[Mapping[str, Any]]) -> None:

@@ -297,7 +297,7 @@ def test_nothing_to_edit_is_an_error(tiny, refused):
 
 
 def test_a_block_out_of_range_is_named(tiny, facts):
-    with pytest.raises(MechmaskError, match="no block 3: the model has blocks 0 to 2"):
+    with pytest.raises(MechmaskError, match=r"no block 3: .* has blocks 0 to 2"):
         edited(tiny("llama"), [facts[0]], FTLConfig(layer=3, clamp=1e-2))
 
 
