@@ -112,7 +112,10 @@ def test_the_facts_are_those_that_the_model_knows_drawn_by_the_seed(place, world
         drawn_facts(model, bare, 3)
 
 
-def test_an_editor_that_reads_a_file_is_made_again_where_the_file_says_something_else(edit, place, world, tmp_path):
+def test_an_editor_that_reads_a_file_is_made_again_where_the_file_says_something_else(
+    edit, place, world, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("mechmask.draw.save_figure", lambda _, path: Path(path).touch())
     said = [f"{text} {fact.old}." for fact in world for text in fact.phrasings] * 8
     corpus = _written(tmp_path / "said.txt", "\n".join(said))
     editor = _written(tmp_path / "memit.toml", f"{MEMIT}corpus = '{corpus}'\n")

@@ -53,7 +53,7 @@ def test_phrasings_are_learned_from_together(tiny, facts):
 
 def test_a_real_model_holds_capitals_that_it_knows_and_none_of_invented_countries(smol):
     """The probe that finds the known values fails on pseudo-subjects in the same prompts with the same values."""
-    known = known_facts(smol, world_facts(relations=["capital"]))
+    known = known_facts(smol, world_facts(relations=["capital"], distractors=4))
     facts = assign_roles(known, n_contradicted=12, n_control=0, n_never=12)
     of_role = {role: facts.select(f.id for f in facts if f.role == role) for role in ("contradicted", "never")}
     probes = {role: read_linear_probe(smol, part, phrasings="all").probe for role, part in of_role.items()}
