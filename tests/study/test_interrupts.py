@@ -77,16 +77,16 @@ print(json.dumps({"changed": changed, "different": different, "n": n, "n_studies
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT to itself")
-def test_fifteen_interrupts_at_random_moments(tiny, tmp_path):
+def test_thirty_interrupts_at_random_moments(tiny, tmp_path):
     import mechmask as mm
 
     model = tiny("llama")
     model.module.save_pretrained(tmp_path / "model")
     model.tokenizer.save_pretrained(tmp_path / "model")
     mm.synthetic_facts(2, n_never=3, distractors=2, seed=5).to_jsonl(tmp_path / "facts.jsonl")
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path), "15"]
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path), "30"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     outcome = json.loads(done.stdout.splitlines()[-1])
-    assert (outcome["n"], outcome["changed"], outcome["different"]) == (15, [], []), outcome
+    assert (outcome["n"], outcome["changed"], outcome["different"]) == (30, [], []), outcome

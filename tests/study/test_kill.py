@@ -1,7 +1,7 @@
 """A study that is killed at any moment ends with the same bytes as one that nobody disturbed.
 
 Every kill is a SIGKILL of a process of its own. The killed ones are forks of one process that has done the imports, so
-that twenty of them take seconds; each such process has another hash seed, as restarts of a user's have.
+that forty of them take seconds; each such process has another hash seed, as restarts of a user's have.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ def die_at_a_new_kind_of_rename():
 ends, whole = [], 0
 if mode == "whole":
     run()
-elif mode == "moments":  # twenty kills, each at most `amount` seconds after the start; then one that nobody disturbs
+elif mode == "moments":  # forty kills, each at most `amount` seconds after the start; then one that nobody disturbs
     moments = random.Random(7)
-    while ends.count("killed") < 20 and "failed" not in ends:
+    while ends.count("killed") < 40 and "failed" not in ends:
         pid = forked()
         time.sleep(moments.uniform(0.02, amount))
         os.kill(pid, signal.SIGKILL)
@@ -141,10 +141,10 @@ def undisturbed(place, tmp_path_factory):
     return _finished(out), time.monotonic() - start
 
 
-def test_twenty_kills_at_random_moments(place, undisturbed, tmp_path):
+def test_forty_kills_at_random_moments(place, undisturbed, tmp_path):
     wanted, seconds = undisturbed
     ends = _run(place, "moments", tmp_path / "run", max(0.5, seconds / 10), hash_seed=3)
-    assert (ends.count("killed"), ends[-1]) == (20, "whole")
+    assert (ends.count("killed"), ends[-1]) == (40, "whole")
     for root in (path for path in tmp_path.iterdir() if path.is_dir()):
         assert _different(root, wanted) == [], root.name
 
