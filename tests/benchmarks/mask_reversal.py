@@ -13,19 +13,18 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
+import xarray as xr
 
 import mechmask as mm
+from mechmask.measure.clustered_share import share_of_facts
 from mechmask.study.editing.facts import drawn_facts
 
 OUT = Path(__file__).parent / "results" / "mask_reversal.json"
 
 
-def share(said):
-    """A share with its exact 95% interval."""
-    said = np.asarray(said)
-    interval = stats.binomtest(int(said.sum()), len(said)).proportion_ci()
-    return {"share": float(said.mean()), "low": float(interval.low), "high": float(interval.high), "n": len(said)}
+def share(told):
+    """A share of facts with its interval."""
+    return share_of_facts(xr.DataArray(np.asarray(told, dtype=float), dims="fact"))._asdict()
 
 
 def says(state, fact):

@@ -17,9 +17,10 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
+import xarray as xr
 
 import mechmask as mm
+from mechmask.measure.clustered_share import share_of_facts
 from mechmask.study.editing.facts import drawn_facts
 from mechmask.write.outcome import outcomes
 
@@ -27,10 +28,8 @@ OUT = Path(__file__).parent / "results" / "probe_after_edits.json"
 
 
 def share(told):
-    """A share with its exact 95% interval."""
-    told = np.asarray(told)
-    interval = stats.binomtest(int(told.sum()), len(told)).proportion_ci()
-    return {"share": float(told.mean()), "low": float(interval.low), "high": float(interval.high), "n": len(told)}
+    """A share of facts with its interval."""
+    return share_of_facts(xr.DataArray(np.asarray(told, dtype=float), dims="fact"))._asdict()
 
 
 def summary(answers):
