@@ -31,7 +31,7 @@ def says(state, fact):
     """Whether greedy decoding says the old value, and whether old leads new."""
     reading = mm.read_logits(state, [fact])
     logprob = reading.logprob.isel(fact=0)
-    return bool(reading.recalled[0]), bool(logprob.sel(route="old") > logprob.sel(route="new"))
+    return bool(reading.recalled.sel(route="old")[0]), bool(logprob.sel(route="old") > logprob.sel(route="new"))
 
 
 def asked(states, facts):
