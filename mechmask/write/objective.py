@@ -94,7 +94,18 @@ def nll(
     anatomy: Anatomy, normed: Float[Tensor, "target width"], tokens: Int[Tensor, " target"]
 ) -> Float[Tensor, " target"]:
     """Negative log-probability of tokens after normed residuals, in nats."""
-    logits = anatomy.capped(anatomy.unembedding(normed).float())
+    return cross_entropy(logits_of(anatomy, normed), tokens)
+
+
+def logits_of(anatomy: Anatomy, normed: Float[Tensor, "target width"]) -> Float[Tensor, "target vocabulary"]:
+    """Logits after normed residuals, in float32."""
+    return anatomy.capped(anatomy.unembedding(normed).float())
+
+
+def cross_entropy(
+    logits: Float[Tensor, "target vocabulary"], tokens: Int[Tensor, " target"]
+) -> Float[Tensor, " target"]:
+    """Negative log-probability of tokens by logits, in nats; the logits are used up."""
     return _CrossEntropy.apply(logits, tokens.to(logits.device))  # pyright: ignore[reportReturnType]
 
 

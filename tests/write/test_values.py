@@ -8,6 +8,7 @@ import pytest
 import torch
 from keyed_editors import Settings, value_of
 
+import mechmask.write.value_loss as value_loss
 import mechmask.write.values as values_module
 from mechmask import Fact, load_model, synthetic_facts
 from mechmask.errors import ChangeError, MechmaskError
@@ -69,8 +70,10 @@ def test_tokenizers_that_begin_every_text_with_a_token(tiny_module, some, kind, 
         assert (found.delta[i] - delta).norm() < 2e-3 * delta.norm()
 
 
-def test_together_is_each_alone_and_early_stops_do_not_count(tiny, some, monkeypatch):
+@pytest.mark.parametrize("passes", [1, 2])
+def test_together_is_each_alone_and_early_stops_do_not_count(tiny, some, monkeypatch, passes):
     """Facts stop at different steps; the rest are read anew in between, and nothing of that shows."""
+    monkeypatch.setattr(value_loss, "_TOKENS_OF_A_PASS", {1: 10**6, 2: -1}[passes])
     model = tiny("llama")
     config = ValueConfig(value_lr=0.3, value_steps=12, value_stop=8.1)
     asked = requests(model, [*some, *synthetic_facts(6, seed=3)], CONTEXTS)
@@ -84,6 +87,23 @@ def test_together_is_each_alone_and_early_stops_do_not_count(tiny, some, monkeyp
         assert ((together.delta - other).norm(dim=1) <= 1e-4 * together.delta.norm(dim=1)).all()
     for one, value in zip(together.losses, alone, strict=True):
         assert one == pytest.approx(value.losses[0], abs=1e-4)
+
+
+def test_prompts_and_essences_say_the_same_in_one_pass_and_in_two(tiny, some, monkeypatch):
+    model, found = tiny("gpt2", torch.float64), {}
+    for n_tokens in (10**6, -1):
+        monkeypatch.setattr(value_loss, "_TOKENS_OF_A_PASS", n_tokens)
+        asked = requests(model, some, CONTEXTS)
+        found[n_tokens] = seek_values(model, asked, 1, ValueConfig(**SHORT, value_kl=3.0), "mlp").delta
+    torch.testing.assert_close(*found.values(), rtol=1e-9, atol=1e-12)
+
+
+def test_without_a_divergence(tiny, some):
+    model, config = tiny("llama"), ValueConfig(**SHORT, value_kl=0.0)
+    found = seek_values(model, requests(model, some[:2], CONTEXTS), 1, config, "residual")
+    for i, fact in enumerate(some[:2]):
+        _, delta = value_of(model.module, model.tokenizer, fact, 1, CONTEXTS, "residual", published(config))
+        assert (found.delta[i] - delta).norm() < 2e-3 * delta.norm()
 
 
 def test_in_float64_the_same_is_found_to_more_places(tiny, some):
