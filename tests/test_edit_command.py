@@ -130,6 +130,15 @@ def test_an_editor_that_reads_a_file_is_made_again_where_the_file_says_something
     assert found[0] == found[1] == found[3] and found[2][0] != found[0][0]
 
 
+def test_a_sequence_is_read_as_often_as_is_asked(edit, shown, tmp_path):
+    import mechmask as mm
+
+    command = [*shown, "--out", tmp_path / "run", "--edited", "sequence", "--read-every", "1"]
+    done = edit(*command)
+    assert done.code == 0, done.err
+    assert mm.open_study(tmp_path / "run").reading("results/sequence").edits.values.tolist() == [0, 1, 2]
+
+
 def test_a_method_that_is_named_twice_is_one_editor_and_two_settings_of_it_are_two(place, tmp_path):
     import mechmask as mm
     from mechmask.study.editing.methods import configured

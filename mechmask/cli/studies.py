@@ -98,6 +98,7 @@ def edit(
     edited: Annotated[
         EditedHow, typer.Option(help="Each fact alone, all together, or one after the other on one model.")
     ] = "each",
+    read_every: Annotated[int, typer.Option(help="Edits of a sequence between two readings of its drift.", min=1)] = 10,
     text: Annotated[
         str | None, typer.Option(help="UTF-8 text to read drift on, or model: text that it samples itself.")
     ] = None,
@@ -117,7 +118,7 @@ def edit(
         contested = load_facts(data, format)
         with loading("the model"):
             loaded = load_model(model)
-        settings = {"edited": edited, "text": text, "generation": generation, "seed": seed}
+        settings = {"edited": edited, "read_every": read_every, "text": text, "generation": generation, "seed": seed}
         config = configured(loaded, methods, settings)
         _report(EditStudy(loaded, drawn_facts(loaded, contested, facts, seed=seed), config).run(out), json)
 
