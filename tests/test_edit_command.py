@@ -139,6 +139,22 @@ def test_a_sequence_is_read_as_often_as_is_asked(edit, shown, tmp_path):
     assert mm.open_study(tmp_path / "run").reading("results/sequence").edits.values.tolist() == [0, 1, 2]
 
 
+def test_fewer_facts_than_are_asked_for_are_said_to_be_fewer(edit, shown, place, tmp_path):
+    many = [*shown, "--facts", 100, "--out", tmp_path / "run"]
+    done = edit(*many, "--json")
+    n = {row["state"]: row for row in json.loads(done.out)["summary"]}["ft_l"]["n"]
+    assert 1 < n < 9 and f"{n} facts are edited, not 100: {shown[0]} knows no more of facts.jsonl." in done.err
+
+
+def test_an_interrupt_before_anything_is_kept_promises_nothing(edit, shown, monkeypatch, tmp_path):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mechmask.facts.load.load_facts", interrupted)
+    done = edit(*shown, "--out", tmp_path / "run")
+    assert (done.code, done.out) == (130, "") and done.err.endswith("mechmask: stopped. Nothing was finished yet.\n")
+
+
 def test_a_method_that_is_named_twice_is_one_editor_and_two_settings_of_it_are_two(place, tmp_path):
     import mechmask as mm
     from mechmask.study.editing.methods import configured

@@ -120,7 +120,10 @@ def edit(
             loaded = load_model(model)
         settings = {"edited": edited, "read_every": read_every, "text": text, "generation": generation, "seed": seed}
         config = configured(loaded, methods, settings)
-        _report(EditStudy(loaded, drawn_facts(loaded, contested, facts, seed=seed), config).run(out), json)
+        drawn = drawn_facts(loaded, contested, facts, seed=seed)
+        if (n := len(drawn.contradicted)) < facts:
+            typer.echo(f"{n} facts are edited, not {facts}: {loaded.name} knows no more of {data.name}.", err=True)
+        _report(EditStudy(loaded, drawn, config).run(out), json)
 
 
 def calibrate(
@@ -174,6 +177,8 @@ def _resumable(out: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
+        if not out.exists():
+            stop("mechmask: stopped. Nothing was finished yet.", INTERRUPTED)
         stop(
             f"mechmask: stopped. What is finished is kept in {out}: the same command goes on from there, and "
             f"'mechmask status {out}' says how far it is.",
