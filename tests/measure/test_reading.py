@@ -3,6 +3,7 @@
 import gc
 import struct
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import h5py
 import numpy as np
@@ -44,6 +45,17 @@ def reading():
         },
         attrs={"score": "sequence", "model": "modèle/日本", "level": 0.95, "seed": 3, "empty": ""},
     )
+
+
+def test_threads_read_and_write_side_by_side(reading, tmp_path):
+    def there_and_back(number):
+        path = tmp_path / f"{number % 4}.nc"
+        save_reading(reading.assign(step=number % 4), path)
+        return load_reading(path)
+
+    with ThreadPoolExecutor(8) as pool:
+        for number, back in enumerate(pool.map(there_and_back, range(64))):
+            xr.testing.assert_equal(back, reading.assign(step=number % 4))
 
 
 def test_everything_comes_back_bit_for_bit(reading, tmp_path):
