@@ -59,6 +59,11 @@ class EditResults(StudyResults):
         """Seconds and bytes of memory ``[state, metric]``, as they were measured."""
         return self.reading("results/cost")
 
+    @property
+    def sequence(self) -> xr.Dataset:
+        """Of a sequence, how it wears the model down ``[state, edits, metric]``; what ``sequence_of`` gives."""
+        return self.reading("results/sequence")
+
     def summary(self) -> pd.DataFrame:
         """The one table: a row for the model before any edit and for every editor.
 

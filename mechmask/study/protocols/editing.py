@@ -121,7 +121,8 @@ class EditStudy:
             before = {twin: self._before(run, twin, start, rulers) for twin, start in starts.items()}
             made = {name: list(self._edited(run, name, config, starts, rulers)) for name, config in self.edits.items()}
             self._conclude(run, before, made)
-            export_editing(run, EditResults(run.root), provenance(self.model))
+            in_sequence = self.config.edited == "sequence"
+            export_editing(run, EditResults(run.root), provenance(self.model), in_sequence=in_sequence)
         return EditResults(directory)
 
     def _require_usable(self) -> None:

@@ -270,7 +270,9 @@ def test_a_sequence_goes_on_from_its_own_edits_and_says_how_the_model_wears_down
     config = plain.model_copy(update={"edited": "sequence", "read_every": 1, "text": "model"})
     results = EditStudy(model, few, config).run(tmp_path / "run")
     editor, corpus = mm.prepare(model, config=ALPHA), mm.held_out_text(model, n_tokens=SMALL["text_tokens"])
-    found = results.reading("results/sequence").estimate.sel(state="alphaedit")
+    found = results.sequence.estimate.sel(state="alphaedit")
+    written = pd.read_csv(tmp_path / "run" / "sequence.csv", index_col=["state", "edits", "metric"])
+    pd.testing.assert_frame_equal(written, results.sequence.to_dataframe())
     assert found.edits.values.tolist() == [0, 1, 2]
     with quiet():
         for number, fact in enumerate(few.contradicted, 1):
