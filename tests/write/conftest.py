@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Callable, Mapping
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.amp import autocast_mode
+from torch.autograd import grad_mode
 
+import mechmask
 from mechmask.errors import ChangeError
 
 if TYPE_CHECKING:
     from mechmask.models.model import Model
     from mechmask.write.weights import WeightChange
+
+_ROOT = Path(mechmask.__file__).parent
+# where something is put on or taken off; what only looks (fingerprints, say) has many lines and nothing to leave behind
+WATCHED = (
+    *(str(_ROOT / name) for name in ("write", "interrupts.py")),
+    *(str(_ROOT / f"models/{name}.py") for name in ("gradients", "lock", "model", "paths", "states")),
+    contextlib.__file__,
+    autocast_mode.__file__,
+    grad_mode.__file__,
+)
 
 
 def bits(tensor: Tensor) -> bytes:
@@ -93,3 +110,67 @@ def reweighted() -> Callable[..., WeightChange]:
 def refused() -> Callable[..., Any]:
     """``with refused(pattern)``: a ``ChangeError`` of one sentence that says what to do."""
     return lambda pattern: pytest.raises(ChangeError, match=pattern)
+
+
+class _Interrupts:
+    """SIGINT that is raised only while a work runs, and counted."""
+
+    def __init__(self) -> None:
+        self.armed = False
+        self.raised = 0
+
+    def handle(self, *_: object) -> None:
+        if self.armed:
+            self.armed = False
+            self.raised += 1
+            raise KeyboardInterrupt
+
+    def run(self, work: Callable[[], object]) -> bool:
+        """Whether the work was interrupted."""
+        try:
+            self.armed = True
+            work()
+            self.armed = False
+        except KeyboardInterrupt:
+            return True
+        return False
+
+
+@pytest.fixture
+def interrupts() -> Iterator[_Interrupts]:
+    made = _Interrupts()
+    before = signal.signal(signal.SIGINT, made.handle)
+    alarm = signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+    yield made
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, alarm)
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="session")
+def run_to_line() -> Callable[..., int]:
+    """``run_to_line(work, number)``: see ``_run_to_line``."""
+    return _run_to_line
+
+
+def _run_to_line(work: Callable[[], object], number: int = 0) -> int:
+    """Run ``work``, with SIGINT before its ``number``-th line in what is watched. How many lines ran."""
+    count = 0
+
+    def trace(frame, event, _argument):
+        nonlocal count
+        if not frame.f_code.co_filename.startswith(WATCHED):
+            return None
+        if event == "line":
+            count += 1
+            if count == number:
+                signal.raise_signal(signal.SIGINT)
+        return trace
+
+    previous = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(previous)
+    return count

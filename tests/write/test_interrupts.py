@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import torch
 from peft.tuners.lora import LoraModel
-from torch.amp import autocast_mode
-from torch.autograd import grad_mode
 
-import mechmask
 from mechmask import FinetuneConfig, FTLConfig, edit, finetune, graft
 from mechmask.write import precision
 from mechmask.write.low_rank import low_rank_change
@@ -28,16 +22,6 @@ NARROW = FinetuneConfig(method="full", steps=2, lr=1e-3, precision="bfloat16")
 FULL = FinetuneConfig(method="full", steps=2, lr=1e-3)
 EDIT = FTLConfig(layer=0, clamp=5e-2, lr=1e-2, steps=2)
 DOWN = "model.layers.0.mlp.down_proj.weight"
-_ROOT = Path(mechmask.__file__).parent
-# where something is put on or taken off; what only looks (fingerprints, say) has many lines and nothing to leave behind
-WATCHED = (
-    *(str(_ROOT / name) for name in ("write", "interrupts.py")),
-    *(str(_ROOT / f"models/{name}.py") for name in ("gradients", "lock", "model", "paths", "states")),
-    contextlib.__file__,
-    autocast_mode.__file__,
-    grad_mode.__file__,
-)
-
 pytestmark = pytest.mark.filterwarnings("ignore:The .* edit did not take")
 
 
@@ -85,41 +69,6 @@ def works(model, facts, monkeypatch) -> dict[str, Callable[[], object]]:
     }
 
 
-class _Interrupts:
-    """SIGINT that is raised only while a work runs, and counted."""
-
-    def __init__(self) -> None:
-        self.armed = False
-        self.raised = 0
-
-    def handle(self, *_: object) -> None:
-        if self.armed:
-            self.armed = False
-            self.raised += 1
-            raise KeyboardInterrupt
-
-    def run(self, work: Callable[[], object]) -> bool:
-        """Whether the work was interrupted."""
-        try:
-            self.armed = True
-            work()
-            self.armed = False
-        except KeyboardInterrupt:
-            return True
-        return False
-
-
-@pytest.fixture
-def interrupts() -> Iterator[_Interrupts]:
-    made = _Interrupts()
-    before = signal.signal(signal.SIGINT, made.handle)
-    alarm = signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
-    yield made
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, alarm)
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs timers")
 def test_hundreds_of_interrupts_at_random_moments_leave_no_trace(model, works, interrupts, traced):
     before, modes, wanted = traced(model.module), _modes(), model.fingerprint
@@ -149,13 +98,13 @@ def test_hundreds_of_interrupts_at_random_moments_leave_no_trace(model, works, i
         *[("finetune_full", 29), ("finetune_bfloat16", 13), ("edit", 13)],
     ],
 )
-def test_an_interrupt_at_any_line_leaves_no_trace(model, works, interrupts, traced, name, every):
+def test_an_interrupt_at_any_line_leaves_no_trace(model, works, interrupts, traced, run_to_line, name, every):
     """Every so many lines that applying and undoing run through in the files that put on and take off."""
     before, modes = traced(model.module), _modes()
-    counted = _lines(works[name], lambda: None, 0)
+    counted = run_to_line(works[name])
     hit = 0
     for line in range(1, counted, every):
-        hit += interrupts.run(lambda line=line: _lines(works[name], lambda: signal.raise_signal(signal.SIGINT), line))
+        hit += interrupts.run(lambda line=line: run_to_line(works[name], line))
         assert traced(model.module) == before, line
         assert _modes() == modes, line
     assert hit > 0.9 * counted / every, "an interrupt that waits is raised all the same"
@@ -166,29 +115,6 @@ def _modes() -> tuple[object, ...]:
     torch.autocast_increment_nesting()
     nesting = torch.autocast_decrement_nesting()
     return nesting, torch.is_autocast_enabled("cpu"), torch.is_autocast_cache_enabled(), torch.is_grad_enabled()
-
-
-def _lines(work: Callable[[], object], at_line: Callable[[], None], number: int) -> int:
-    """Run ``work``; call ``at_line`` before its ``number``-th line. How many lines ran."""
-    count = 0
-
-    def trace(frame, event, _argument):
-        nonlocal count
-        if not frame.f_code.co_filename.startswith(WATCHED):
-            return None
-        if event == "line":
-            count += 1
-            if count == number:
-                at_line()
-        return trace
-
-    previous = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        work()
-    finally:
-        sys.settrace(previous)
-    return count
 
 
 def test_an_error_while_an_adapter_is_put_on_leaves_no_trace(model, works, traced, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 
 import pytest
@@ -310,6 +311,34 @@ def test_a_failure_leaves_model_and_editor_where_they_stood(
 
 
 @pytest.mark.filterwarnings("ignore:The .* edit did not take")
+def test_an_interrupt_anywhere_leaves_model_and_editor_where_they_stood(
+    tiny, facts, method, config, traced, interrupts, run_to_line
+):
+    """At a dozen lines, spread over an edit that goes on from another one."""
+    short = {"steps": 2} if "steps" in type(config).model_fields else {"value_steps": 2}
+    config = config.model_copy(update={k: v for k, v in short.items() if k in type(config).model_fields})
+    model, second = tiny("llama"), facts["France/capital"]
+    editor = prepare(model, config=config)
+    editor.edit([facts[0]], progress=False)
+    before, stood = traced(model.module), editor._standing
+
+    def work() -> None:
+        copy.copy(editor).edit([second], progress=False)
+
+    counted = run_to_line(work)
+    hit = 0
+    for line in range(counted // 24, counted, counted // 12):
+        hit += interrupts.run(lambda line=line: run_to_line(lambda: editor.edit([second], progress=False), line))
+        assert traced(model.module) == before, line
+        assert editor._standing is stood, line
+    assert hit >= 11
+    fresh = prepare(model, config=config)
+    fresh.edit([facts[0]], progress=False)
+    expected = fresh.edit([second], progress=False)
+    assert editor.edit([second], progress=False).details["facts"] == expected.details["facts"]
+
+
+@pytest.mark.filterwarnings("ignore:The .* edit did not take")
 def test_it_is_the_same_whatever_is_done_together(tiny, facts, method, config, monkeypatch):
     model = tiny("llama")
     some = [facts[0], facts["France/capital"], facts["Karl Benz/born"]]
@@ -323,7 +352,7 @@ def test_it_is_the_same_whatever_is_done_together(tiny, facts, method, config, m
     before = {name: weight.clone() for name, weight in model.module.named_parameters()}
     with active(narrow.on(model)) as other:
         for name, weight in other.module.named_parameters():
-            assert (weight - first[name]).norm() <= 1e-3 * (first[name] - before[name]).norm() + 1e-12, name
+            assert (weight - first[name]).norm() <= 1e-4 * (first[name] - before[name]).norm() + 1e-12, name
 
 
 def test_what_is_of_low_rank_is_kept_in_factors(tiny, one, method, config, tmp_path):
