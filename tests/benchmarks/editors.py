@@ -1,10 +1,11 @@
 """What an edit costs: mechmask's against the published algorithms, written naively, at equal results.
 
-MEMIT and AlphaEdit on many facts at once, per fact, and ROME on one, by an editor that stands ready and from nothing. The naive ones (tests/reference_algorithms) seek
-values one fact at a time on whole prompts, with logits everywhere, and solve systems as wide as a key; contexts, second
-moments and settings are the same, and nothing is timed that is done once a model. Serial work is proportional to the
-number of facts, so it is timed on a few of them. What is timed is edited in turns; reported are the median over rounds
-of the ratio within a round and how far the updates differ. Measures, never gates.
+MEMIT and AlphaEdit on many facts at once, per fact, and ROME on one, by an editor that stands ready and from nothing.
+The naive ones (tests/reference_algorithms) seek values one fact at a time on whole prompts, with logits everywhere, and
+solve systems as wide as a key; contexts, second moments and settings are the same, and nothing is timed that is done
+once a model. Serial work is proportional to the number of facts, so it is timed on a few of them. What is timed is
+edited in turns; reported are the median over rounds of the ratio within a round and how far the updates differ.
+Measures, never gates.
 
     python tests/benchmarks/editors.py --data ../shared/data/counterfact/counterfact.json --facts 100 --serial 4
 
