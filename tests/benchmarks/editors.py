@@ -96,12 +96,13 @@ class Spread:
 
 def rome_alone(model, ready, facts, clock):
     """Seconds of one ROME edit, what became of the fact included: by an editor that stands ready, and by ``mm.edit``."""
+    works = {
+        "rome, seconds an edit": lambda fact: copy.copy(ready).edit([fact], progress=False),
+        "rome by mm.edit": lambda fact: mm.edit(model, [fact], config=ready.config, progress=False),
+    }
     device = str(model.device)
-    first = [seconds(lambda f=f: copy.copy(ready).edit([f], progress=False), device, clock) for f in facts]
-    whole = [
-        seconds(lambda f=f: mm.edit(model, [f], config=ready.config, progress=False), device, clock) for f in facts
-    ]
-    return {"rome, seconds an edit": sum(first) / len(first), "rome by mm.edit": sum(whole) / len(whole)}
+    took = {name: [seconds(lambda f=f, w=work: w(f), device, clock) for f in facts] for name, work in works.items()}
+    return {name: sum(each) / len(each) for name, each in took.items()}
 
 
 def drawn(data, n):
