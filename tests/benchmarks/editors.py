@@ -95,7 +95,7 @@ class Spread:
 
 
 def rome_alone(model, ready, facts, clock):
-    """Seconds of one ROME edit, what became of the fact included: by an editor that stands ready, and by ``mm.edit``."""
+    """Seconds of a ROME edit, its outcome read: by an editor that stands ready, and by ``mm.edit``."""
     works = {
         "rome, seconds an edit": lambda fact: copy.copy(ready).edit([fact], progress=False),
         "rome by mm.edit": lambda fact: mm.edit(model, [fact], config=ready.config, progress=False),
