@@ -82,8 +82,10 @@ def main():
     model = mm.load_model(options.model, device=options.device)
     facts = chosen_facts(model, options)
     found = json.loads(options.out.read_text()) if options.out.is_file() else {}
-    found |= {"model": model.name, "fingerprint": model.fingerprint, "seed": options.seed, "torch": torch.__version__}
-    found["facts"] = [fact.id for fact in facts]
+    made_of = {"fingerprint": model.fingerprint, "facts": [fact.id for fact in facts]}
+    if any(found.get(name, value) != value for name, value in made_of.items()):
+        raise SystemExit(f"{options.out} holds settings that were tried on another model or other facts. Name another.")
+    found |= {"model": model.name, **made_of, "seed": options.seed, "torch": torch.__version__}
     found["before"] = {
         name: float(mm.editing_scores(mm.read_editing(model, facts)).estimate.sel(metric=m))
         for name, m in SHARES.items()
