@@ -83,6 +83,7 @@ def _declared(kind: type[PreTrainedConfig]) -> frozenset[str]:
     return frozenset(kind().to_dict()) - frozenset(PreTrainedConfig().to_dict())
 
 
+@cache
 def _is_computed(name: str) -> bool:
     return not name.startswith("_") and name not in _NOT_COMPUTED and not any(p in name for p in _NOT_COMPUTED_PARTS)
 

@@ -23,7 +23,7 @@ from mechmask.facts.fact import Example, Fact
 from mechmask.facts.fact_set import FactSet
 from mechmask.facts.load import as_examples
 from mechmask.interrupts import _AtomicContext, atomic_context
-from mechmask.models.gradients import with_gradients, without_gradients
+from mechmask.models.gradients import recording, with_gradients, without_gradients
 from mechmask.models.lock import exclusive
 from mechmask.models.model import Model
 from mechmask.models.routes import encode_examples
@@ -95,7 +95,7 @@ class Finetuning(_AtomicContext["Finetuning"]):
         self._made: dict[tuple[int, ...], list[Targets]] = {}  # of the last step: often those of the next one
 
     def _open(self) -> Iterator[Finetuning]:
-        with active(self._state) as model, exclusive(model.module):
+        with recording(), active(self._state) as model, exclusive(model.module):
             require_no_adapter(model)
             self._model, self._base = model, model.fingerprint
             if self._start is not None:

@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from mechmask.configuration import Configuration
+from mechmask.configuration import Configuration, LearningRate
 from mechmask.errors import ChangeError
 
 Method: TypeAlias = Literal["lora", "dora", "full"]
@@ -46,7 +46,7 @@ class FinetuneConfig(Configuration):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     projections: Literal["all", "attention", "mlp"] = "all"
     layers: tuple[int, ...] | None = None
-    lr: float = Field(default=2e-4, gt=0)
+    lr: LearningRate = 2e-4
     steps: int = Field(default=30, ge=1)
     batch_size: int | None = Field(default=None, ge=1)
     weight_decay: float = Field(default=0.0, ge=0)

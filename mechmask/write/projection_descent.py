@@ -17,7 +17,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from mechmask.configuration import Configuration
+from mechmask.configuration import Configuration, LearningRate
 from mechmask.errors import ChangeError
 from mechmask.facts.fact import Example, Fact
 from mechmask.models.anatomy import Projection
@@ -50,7 +50,7 @@ class DescentConfig(Configuration):
     refusal = ChangeError
 
     layer: int = Field(ge=0)
-    lr: float = Field(default=5e-4, gt=0, allow_inf_nan=False)
+    lr: LearningRate = 5e-4
     steps: int = Field(default=25, ge=1)
     loss_stop: float = Field(default=1e-2, ge=0, allow_inf_nan=False)
 

@@ -28,13 +28,13 @@ from torch.nn.functional import kl_div
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.hooks import RemovableHandle
 
-from mechmask.configuration import Configuration
+from mechmask.configuration import Configuration, LearningRate
 from mechmask.errors import ChangeError, FileError
 from mechmask.facts.fact import Fact
 from mechmask.files import new_directory, require_sealed, seal
 from mechmask.interrupts import atomic_context
 from mechmask.models.anatomy import Projection
-from mechmask.models.gradients import with_gradients, without_gradients
+from mechmask.models.gradients import recording, with_gradients, without_gradients
 from mechmask.models.model import Model
 from mechmask.models.replay import Replay
 from mechmask.models.routes import encode_contests
@@ -64,7 +64,7 @@ class ReversalConfig(Configuration):
     refusal = ChangeError
 
     steps: int = Field(default=300, ge=1)
-    lr: float = Field(default=0.1, gt=0, allow_inf_nan=False)
+    lr: LearningRate = 0.1
     sparsity: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     temperature: tuple[float, float] = (1.643, 4.301)
     threshold: float = Field(default=0.9, gt=0, lt=1)
@@ -182,7 +182,7 @@ def learn_reversal(
     settings = config or ReversalConfig()
     if len(edits) != len(facts) or not edits:
         raise ChangeError(f"There are {len(edits)} edits and {len(facts)} facts. Give one edit a fact, at least one.")
-    with active(model) as now, computing_in(now, "float32"), trainable(now, {}):
+    with recording(), active(model) as now, computing_in(now, "float32"), trainable(now, {}):
         asked = _Reversal(now, edits, facts, settings.batch_size)
         logits = [nn.Parameter(torch.full_like(edited[0], _KEPT)) for edited in asked.edited.values()]
         optimizer = torch.optim.Adam(logits, lr=settings.lr)

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from mechmask.configuration import Configuration
+from mechmask.configuration import Configuration, LearningRate
 from mechmask.errors import ChangeError
 from mechmask.models.gradients import with_gradients, without_gradients
 from mechmask.models.model import Model
@@ -49,7 +49,7 @@ class ValueConfig(Configuration):
     refusal = ChangeError
 
     value_steps: int = Field(default=20, ge=2)
-    value_lr: float = Field(default=0.5, gt=0, allow_inf_nan=False)
+    value_lr: LearningRate = 0.5
     value_decay: float = Field(default=0.5, ge=0, allow_inf_nan=False)
     value_clamp: float = Field(default=4.0, gt=0, allow_inf_nan=False)
     value_kl: float = Field(default=0.0625, ge=0, allow_inf_nan=False)

@@ -13,7 +13,16 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy
 
-from mechmask import Example, FinetuneConfig, finetune
+from mechmask import (
+    Example,
+    FinetuneConfig,
+    FTConfig,
+    FTLConfig,
+    MALMENTrainingConfig,
+    ReversalConfig,
+    ROMEConfig,
+    finetune,
+)
 from mechmask.errors import ChangeError
 from mechmask.write.finetune import Finetuning, _dropout_seed
 
@@ -268,16 +277,38 @@ def test_a_training_that_blows_up_stops_with_the_step(tiny, examples, traced):
     model = tiny("llama")
     before = traced(model.module)
     with pytest.raises(ChangeError, match=r"step \d+, on fact|gradient is not a number at step"):
-        finetune(model, examples, FinetuneConfig(steps=5, lr=1e30))
+        finetune(model, examples, FinetuneConfig(steps=5, lr=9e29))
     assert traced(model.module) == before
 
 
-def test_it_trains_where_the_caller_switched_gradients_off(tiny, examples):
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_it_trains_where_the_caller_switched_gradients_off(tiny, examples, logits_of, mode, method):
     """As interpretability notebooks do in their first cell."""
-    wanted = finetune(tiny("llama"), examples, FinetuneConfig(steps=2, lr=1e-2))
-    with torch.no_grad():
-        adapter = finetune(tiny("llama"), examples, FinetuneConfig(steps=2, lr=1e-2))
-    assert all(torch.equal(adapter.tensors[name], tensor) for name, tensor in wanted.tensors.items())
+    config = FinetuneConfig(method=method, steps=2, lr=1e-2)
+    model = tiny("llama")
+    wanted = finetune(model, examples, config)
+    with mode():
+        change = finetune(model, examples, config)
+    with wanted.applied(model):
+        expected = logits_of(model)
+    with change.applied(model):
+        assert torch.equal(logits_of(model), expected)
+    assert not any(tensor.is_inference() for tensor in model.module.state_dict().values())
+
+
+@pytest.mark.parametrize("lr", [0.0, -1.0, 3e38, float("inf"), float("nan")])
+def test_a_learning_rate_that_no_optimizer_takes_is_refused_where_it_is_given(lr):
+    for config, settings in (
+        *((kind, {"lr": lr}) for kind in (FinetuneConfig, ReversalConfig)),
+        (FTConfig, {"layer": 1, "lr": lr}),
+        (FTLConfig, {"layer": 1, "clamp": 0.1, "lr": lr}),
+        (MALMENTrainingConfig, {"layers": (1,), "lr": lr}),
+        (ROMEConfig, {"layers": (1,), "value_lr": lr}),
+    ):
+        with pytest.raises(ChangeError, match="lr"):
+            config(**settings)
+        config(**{name: 0.1 if name.endswith("lr") else value for name, value in settings.items()})
 
 
 def test_nothing_to_learn_is_an_error(tiny, refused):

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias, get_args
 
 from pydantic import Field, ValidationError
 
-from mechmask.configuration import Configuration, validated
+from mechmask.configuration import Configuration, LearningRate, validated
 from mechmask.errors import ReadingError
 
 LensKind: TypeAlias = Literal["tuned", "ridge"]
@@ -34,7 +34,7 @@ class LensConfig(Configuration):
     n_tokens: int = Field(default=16384, ge=256)
     steps: int = Field(default=50, ge=1)
     tokens_per_step: int = Field(default=256, ge=1)
-    lr: float = Field(default=2e-3, gt=0, lt=1e30)  # beyond it Adam overflows in float32
+    lr: LearningRate = 2e-3
     patience: int = Field(default=2, ge=1)
 
 

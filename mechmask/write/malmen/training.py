@@ -18,12 +18,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
-from mechmask.configuration import Configuration, Layers
+from mechmask.configuration import Configuration, Layers, LearningRate
 from mechmask.errors import ChangeError
 from mechmask.facts.fact import Example
 from mechmask.facts.fact_set import FactSet
 from mechmask.facts.load import as_fact_set
-from mechmask.models.gradients import with_gradients, without_gradients
+from mechmask.models.gradients import recording, with_gradients, without_gradients
 from mechmask.models.model import Model
 from mechmask.models.replay import Replay
 from mechmask.models.routes import EncodedExample, encode_examples
@@ -64,8 +64,8 @@ class MALMENTrainingConfig(Configuration):
     n_blocks: int = Field(default=2, ge=1)
     n_edits: int = Field(default=512, ge=1)
     n_steps: int | None = Field(default=None, ge=1)
-    lr: float = Field(default=1e-5, gt=0, allow_inf_nan=False)
-    start_lr: float = Field(default=1e-6, gt=0, allow_inf_nan=False)
+    lr: LearningRate = 1e-5
+    start_lr: LearningRate = 1e-6
     start_ridge: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     locality_weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     max_grad_norm: float = Field(default=1.0, gt=0, allow_inf_nan=False)
@@ -125,7 +125,7 @@ def train_malmen(
         RouteError: if a value merges with its prompt, or is longer than the model reads.
     """
     chosen = as_fact_set(facts)
-    with active(model) as now, computing_in(now, "float32"):
+    with recording(), active(model) as now, computing_in(now, "float32"):
         lessons = _Lessons(now, chosen, config)
         networks = hypernetworks_for(
             now, config.layers, rank=config.rank, n_blocks=config.n_blocks, lr=config.start_lr, ridge=config.start_ridge
