@@ -83,6 +83,28 @@ def new_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def new_sealed_directory(path: Path, what: str, refusal: type[MechmaskError]) -> Iterator[Path]:
+    """As ``new_directory``, sealed where the block ends; what is there already is refused, not replaced.
+
+    Args:
+        path: where it will be.
+        what: is saved there, such as "the change".
+        refusal: the class of the error.
+
+    Raises:
+        MechmaskError: of class ``refusal``, if there is something already.
+        FileError: if the directory cannot be written.
+    """
+    with file_errors(path):
+        taken = path.exists() or path.is_symlink()
+    if taken:
+        raise refusal(f"{path} already exists. Save {what} under another name.")
+    with new_directory(path) as temporary:
+        yield temporary
+        seal(temporary)
+
+
 def write_text(path: Path, text: str) -> None:
     """Put ``text`` into ``path`` atomically, as UTF-8.
 

@@ -17,7 +17,7 @@ from typing import Any
 from torch import nn
 
 from mechmask.errors import ChangeError
-from mechmask.files import new_directory, seal
+from mechmask.files import new_sealed_directory
 from mechmask.interrupts import atomic_context
 from mechmask.models.fingerprint import canonical_name
 from mechmask.models.lock import exclusive
@@ -90,10 +90,7 @@ class Change(ABC):
             ChangeError: if the directory already exists.
             FileError: if it cannot be written.
         """
-        target = Path(directory)
-        if target.exists():
-            raise ChangeError(f"{target} already exists. Save the change under another name.")
-        with new_directory(target) as temporary:
+        with new_sealed_directory(Path(directory), "the change", ChangeError) as temporary:
             header = {
                 "schema_version": SCHEMA_VERSION,
                 "kind": self.kind,
@@ -103,7 +100,6 @@ class Change(ABC):
             }
             header |= self._write(temporary)
             (temporary / "change.json").write_text(json.dumps(header, indent=2, sort_keys=True), encoding="utf-8")
-            seal(temporary)
 
     @abstractmethod
     def _put_on(self, model: Model) -> AbstractContextManager[None]:

@@ -31,7 +31,7 @@ from torch.utils.hooks import RemovableHandle
 from mechmask.configuration import Configuration, LearningRate
 from mechmask.errors import ChangeError, FileError
 from mechmask.facts.fact import Fact
-from mechmask.files import new_directory, require_sealed, seal
+from mechmask.files import new_sealed_directory, require_sealed
 from mechmask.interrupts import atomic_context
 from mechmask.models.anatomy import Projection
 from mechmask.models.gradients import recording, with_gradients, without_gradients
@@ -130,12 +130,9 @@ class RemovalMask:
         Raises:
             ChangeError: if the directory already exists.
         """
-        if Path(directory).exists():
-            raise ChangeError(f"{directory} already exists. Save the mask under another name.")
-        with new_directory(Path(directory)) as temporary:
+        with new_sealed_directory(Path(directory), "the mask", ChangeError) as temporary:
             save_file({name: mask.contiguous() for name, mask in self.removed.items()}, temporary / "mask.safetensors")
             (temporary / "mask.json").write_text(json.dumps({"losses_nats": self.losses}), encoding="utf-8")
-            seal(temporary)
 
     @classmethod
     def load(cls, directory: str | Path) -> RemovalMask:

@@ -23,8 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from mechmask.errors import DamageError, MechmaskError, ReadingError, one_message
-from mechmask.file_errors import file_errors
-from mechmask.files import new_directory, require_sealed, seal
+from mechmask.files import new_sealed_directory, require_sealed
 from mechmask.measure.reading import load_reading, require, save_reading
 from mechmask.read.lenses.config import LensKind, problems_of
 
@@ -62,16 +61,12 @@ def save_lens(lens: StoredLens, target: Path, *, ckpt: str = "params.pt", config
         ReadingError: if the directory exists already.
         FileError: if it cannot be written.
     """
-    with file_errors(target):
-        taken = target.exists() or target.is_symlink()
-    if taken:
-        raise ReadingError(f"{target} already exists. Save the lens under another name.")
-    with new_directory(target) as temporary:
+    with new_sealed_directory(target, "the lens", ReadingError) as temporary:
         write_lens(lens, temporary, ckpt=ckpt, config=config)
 
 
 def write_lens(lens: StoredLens, directory: Path, *, ckpt: str = "params.pt", config: str = "config.json") -> None:
-    """Write a lens into an empty directory, such as ``mechmask.files.new_directory`` gives, and seal it.
+    """Write a lens into an empty directory, such as ``mechmask.files.new_sealed_directory`` gives.
 
     Raises:
         OSError: if a file cannot be written; ``new_directory`` makes one sentence of it.
@@ -95,7 +90,6 @@ def write_lens(lens: StoredLens, directory: Path, *, ckpt: str = "params.pt", co
         (directory / name).write_text(json.dumps(content, indent=2, sort_keys=True), encoding="utf-8")
     if lens.report is not None:
         save_reading(lens.report, directory / "report.nc")
-    seal(directory)
 
 
 def read_lens(directory: Path, *, from_elsewhere: bool = True) -> StoredLens:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mechmask.errors import ChangeError, MechmaskError
-from mechmask.files import new_directory, require_sealed, seal
+from mechmask.files import new_sealed_directory, require_sealed
 from mechmask.models.fingerprint import digest
 from mechmask.models.gradients import with_gradients, without_gradients
 from mechmask.models.model import Model
@@ -215,9 +215,6 @@ class Hypernetworks:
             ChangeError: if the directory already exists.
             FileError: if it cannot be written.
         """
-        target = Path(directory)
-        if target.exists():
-            raise ChangeError(f"{target} already exists. Save the networks under another name.")
         header = _Header(
             schema_version=SCHEMA_VERSION,
             base=self.base,
@@ -226,12 +223,11 @@ class Hypernetworks:
             n_blocks=self.n_blocks,
             training=self.training,
         )
-        with new_directory(target) as temporary:
+        with new_sealed_directory(Path(directory), "the networks", ChangeError) as temporary:
             tensors = {name: tensor.cpu().contiguous() for name, tensor in self._networks.state_dict().items()}
             save_file(tensors, temporary / "networks.safetensors")
             text = json.dumps(header.model_dump(), indent=2)
             (temporary / "hypernetworks.json").write_text(text, encoding="utf-8")
-            seal(temporary)
 
     def _network(self, name: str) -> Hypernetwork:
         network: Any = self._networks[name]
