@@ -14,7 +14,7 @@ import types
 from collections.abc import Callable
 from importlib.machinery import PathFinder, SourceFileLoader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from beartype import BeartypeConf, beartype
@@ -272,3 +272,30 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"{path} is not there")
     return path
+
+
+class Result(NamedTuple):
+    """What a command ended with, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def mechmask(monkeypatch, capfd):
+    """``mechmask(*arguments)``: the console script's own entry point, in this process."""
+    from mechmask.cli import main
+
+    def run(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["mechmask", *map(str, arguments)])
+        capfd.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        captured = capfd.readouterr()
+        return Result(int(code), captured.out, captured.err)
+
+    return run

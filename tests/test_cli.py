@@ -12,38 +12,14 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import get_args
 
 import pytest
 
-from mechmask.cli import arguments, main
+from mechmask.cli import arguments
 from mechmask.read.backends import BackendName
 from mechmask.read.lenses.lens import LensName
 from mechmask.read.scoring.labels import Score
-
-
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def mechmask(monkeypatch, capfd):
-    """``mechmask(*arguments)``: the console script's own entry point, in this process."""
-
-    def run(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["mechmask", *map(str, arguments)])
-        capfd.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        captured = capfd.readouterr()
-        return Result(int(code), captured.out, captured.err)
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -3,41 +3,23 @@
 from __future__ import annotations
 
 import json
-import sys
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import get_args
 
 import pytest
 
-from mechmask.cli import arguments, main
+from mechmask.cli import arguments
 
 EDITOR = 'method = "ft_l"\nlayer = 1\nclamp = 1.0\nlr = 2e-2\nsteps = 10\n'
 MEMIT = 'method = "memit"\nlayers = [1]\nvalue_steps = 5\nvalue_lr = 0.3\nmoment_tokens = 256\nmoment_weight = 1e-3\n'
 OPTIONS = ("--facts", 2, "--no-generation", "--seed", 3)
 
 
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
-def edit(monkeypatch, capfd):
-    """``edit(*arguments)``: the command by the console script's own entry point, in this process."""
-
-    def run(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["mechmask", "edit", *map(str, arguments)])
-        capfd.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        captured = capfd.readouterr()
-        return Result(int(code), captured.out, captured.err)
-
-    return run
+def edit(mechmask):
+    """``edit(*arguments)``: ``mechmask edit``."""
+    return partial(mechmask, "edit")
 
 
 @pytest.fixture(scope="module")
