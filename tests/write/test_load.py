@@ -54,7 +54,7 @@ def copied(saved, tmp_path):
     return copy
 
 
-def _refused(directory, pattern=""):
+def _refused(directory, pattern=None):
     with pytest.raises(ChangeError, match=pattern) as caught:
         load_change(directory)
     assert "\n" not in str(caught.value)
