@@ -18,6 +18,7 @@ from mechmask.draw.drawing import save_figure
 from mechmask.draw.drift import drift
 from mechmask.draw.editors import editors
 from mechmask.draw.editors_depth import editors_depth
+from mechmask.draw.editors_sequence import editors_sequence
 from mechmask.draw.erase import erase
 from mechmask.draw.heatmap import heatmap
 from mechmask.draw.interventions import interventions
@@ -43,6 +44,7 @@ __all__ = [
     "drift",
     "editors",
     "editors_depth",
+    "editors_sequence",
     "erase",
     "heatmap",
     "interactive",

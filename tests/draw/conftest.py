@@ -376,6 +376,18 @@ def editors_results() -> tuple[xr.Dataset, xr.Dataset]:
 
 
 @pytest.fixture
+def editors_sequence() -> xr.Dataset:
+    """Two editors, twenty edits of one after the other, read after every five; nothing of facts before any."""
+    edits = np.arange(0, 25, 5)
+    falls = {"efficacy_score": 0.001, "paraphrase_score": 0.005, "neighborhood_score": 0.01, "perplexity_ratio": -0.002}
+    estimate = np.array([[[1 - speed * fall * n for fall in falls.values()] for n in edits] for speed in (1, 2)])
+    estimate[:, 0, :2] = estimate[:, 0, 3] = np.nan
+    columns = {"estimate": estimate, "low": estimate - 0.05, "high": estimate + 0.05, "n": np.full(estimate.shape, 20)}
+    labels = {"state": ["memit", "alphaedit"], "edits": edits, "metric": list(falls)}
+    return xr.Dataset({n: (tuple(labels), values) for n, values in columns.items()}, labels, {"level": 0.95})
+
+
+@pytest.fixture
 def calibration_tables() -> tuple[pd.DataFrame, pd.DataFrame]:
     """AUROCs of three candidates, one of which reads the prompt alone, at three doses, and verdicts in four cases."""
     rng = np.random.default_rng(13)
@@ -425,6 +437,7 @@ def figures(
         "drift": of("drift", "drift_reading"),
         "editors": lambda **options: draw.editors(*request.getfixturevalue("editors_results"), **options),
         "editors_depth": lambda **options: draw.editors_depth(of_editors, **options),
+        "editors_sequence": of("editors_sequence", "editors_sequence"),
         "erase": of("erase", "erase_result"),
         "heatmap": lambda **options: draw.heatmap(two_states, **options),
         "interventions": lambda **options: draw.interventions(two_readings[1], *intervened, **options),

@@ -122,3 +122,27 @@ def test_other_results_are_refused(editors_results, depth_reading):
         draw.editors(editing, verdicts.assign(group_verdict=("state", ["gone"] * 3)))
     with pytest.raises(ReadingError, match="state before"):
         draw.editors_depth(depth_reading.assign_coords(state=["a", "b", "c"]))
+
+
+def test_a_sequence_has_a_line_for_each_editor_in_every_panel(editors_sequence, legend_is_clear, words):
+    figure = draw.editors_sequence(editors_sequence)
+    metrics = ("efficacy_score", "paraphrase_score", "neighborhood_score", "perplexity_ratio")
+    for panel, metric in zip(figure.axes, metrics, strict=True):
+        lines = {line.get_label(): line for line in panel.lines}
+        for label, state in (("MEMIT", "memit"), ("AlphaEdit", "alphaedit")):
+            found = editors_sequence.estimate.sel(state=state, metric=metric)
+            np.testing.assert_array_equal(lines[label].get_ydata(), found)
+            np.testing.assert_array_equal(lines[label].get_xdata(), editors_sequence.edits)
+    assert legend_is_clear(figure) and "20 facts; 20 texts" in words(figure)
+
+
+def test_a_sequence_without_a_text_has_three_panels_and_one_without_a_score_is_refused(editors_sequence):
+    text = editors_sequence.metric == "perplexity_ratio"
+    without = editors_sequence.assign(estimate=editors_sequence.estimate.where(~text))
+    assert len(draw.editors_sequence(without).axes) == 3
+    assert len(draw.editors_sequence(editors_sequence.sel(metric=~text)).axes) == 3
+    with pytest.raises(ReadingError, match="needs efficacy_score, which this result lacks"):
+        draw.editors_sequence(editors_sequence.drop_sel(metric="efficacy_score"))
+    many = xr.concat([editors_sequence.isel(state=[0]).assign_coords(state=[f"e{i}"]) for i in range(20)], "state")
+    with pytest.raises(ReadingError, match=r"tells .* apart"):
+        draw.editors_sequence(many)

@@ -21,7 +21,7 @@ OPTIONS = ("axes", "width", "title", "palette", "font_size")
 OF_NUMBERS = {"checkpoints", "heatmap", "weights"}  # they colour numbers, so a palette is a map
 N_PANELS = dict.fromkeys(NAMES, 1) | {"delta": 2, "depth": 4, "drift": 3, "erase": 2, "heatmap": 2, "models": 2}
 N_PANELS |= {"contrast": 4, "dose": 8, "precision": 3, "reacquisition": 2, "renewal": 2, "trace": 2}  # in the examples
-N_PANELS |= {"calibration": 4, "editors": 3, "editors_depth": 2, "trajectory": 2, "weights": 3}
+N_PANELS |= {"calibration": 4, "editors": 3, "editors_depth": 2, "editors_sequence": 4, "trajectory": 2, "weights": 3}
 DRAWN: dict[str, Figure] = {}
 figure_of_each = pytest.mark.parametrize("name", NAMES)
 

@@ -31,6 +31,7 @@ def export_editing(run: Run, results: EditResults, about: Mapping[str, str | flo
     if in_sequence:
         worn = results.step("results/sequence")
         export_table(run, "sequence", [worn], lambda: results.sequence.to_dataframe())
+        export_figure(run, "editors_sequence", [worn], lambda: draw.editors_sequence(results.sequence))
     export_figure(run, "editors", [editing, verdicts], lambda: draw.editors(results.editing, results.verdicts))
     export_figure(run, "editors_depth", [depth], lambda: draw.editors_depth(results.depth))
     export_figure(run, "erase", [erase], lambda: draw.erase(results.erase))
