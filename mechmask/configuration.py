@@ -31,8 +31,8 @@ def _in_order(layers: tuple[int, ...]) -> tuple[int, ...]:
 Layers = Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(_in_order)]
 """Blocks of a model, at least one."""
 
-LearningRate = Annotated[float, Field(gt=0, lt=1e30, allow_inf_nan=False)]
-"""Of Adam, which overflows in float32 beyond."""
+LearningRate = Annotated[float, Field(gt=0, lt=3e37, allow_inf_nan=False)]
+"""Of Adam, whose first step is ten times it before it is scaled: beyond, that overflows in float32."""
 
 
 def key_problems(where: str, kind: type[BaseModel], error: ValidationError) -> list[str]:
