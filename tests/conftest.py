@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mechmask.models.model import Model
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the Hub, and without it each question waits for a minute
-gc.set_threshold(20_000, 20, 10)  # a tenth of the time of the suite goes into looking for garbage otherwise
+gc.set_threshold(20_000, 20, 10)  # by default the suite spends much of its time on looking for garbage
 if "PYTEST_XDIST_WORKER" in os.environ:  # two processes share the cores: threads of both would wait for each other
     os.environ["OMP_NUM_THREADS"] = "1"
 

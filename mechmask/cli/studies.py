@@ -121,8 +121,10 @@ def edit(
         settings = {"edited": edited, "read_every": read_every, "text": text, "generation": generation, "seed": seed}
         config = configured(loaded, methods, settings)
         drawn = drawn_facts(loaded, contested, facts, seed=seed)
-        if (n := len(drawn.contradicted)) < facts:
-            typer.echo(f"{n} facts are edited, not {facts}: {loaded.name} knows no more of {data.name}.", err=True)
+        n, n_control = len(drawn.contradicted), len(drawn.control)
+        if n < facts:
+            known = f"{loaded.name} knows {n + n_control} of {data.name}, {n_control} of which are kept as controls"
+            typer.echo(f"{n} facts are edited, not {facts}: {known}.", err=True)
         _report(EditStudy(loaded, drawn, config).run(out), json)
 
 

@@ -78,7 +78,7 @@ def _is_there(sequence: xr.Dataset, metric: str) -> bool:
 
 
 def _band(metric: xr.Dataset) -> Band:
-    """Of one editor; before any edit nothing but the text and the neighbors is there."""
+    """Of one editor; before any edit nothing but the neighbors is there."""
     estimate, low, high = (metric[name].values.astype(float) for name in ("estimate", "low", "high"))
     return Band(metric.edits.values, estimate, low, high, metric.n.values, 0)
 
