@@ -101,15 +101,12 @@ def load_reading(path: str | Path) -> xr.Dataset:
     path = Path(path)
     try:
         content = path.read_bytes()
-        is_sealed = has_seal(content, path)
-        reading = restored(_dataset(content))
-        if _SEALED in reading.attrs and not is_sealed:
-            raise ReadingError(f"{path} is damaged: its digest was cut off. Delete it and make the reading again.")
+        reading = restored(_dataset(content) if has_seal(content, path) else _unproven_dataset(content, path))
     except ReadingError:
         raise
     except FileNotFoundError as error:
         raise ReadingError(f"There is no file {_shown(path)}. Give a file that save_reading wrote.") from error
-    except Exception as error:  # xarray and netCDF4 raise anything at all on damaged metadata
+    except Exception as error:  # h5py and h5netcdf raise anything at all on damaged metadata
         raise ReadingError(
             f"{_shown(path)} cannot be read as netCDF-4 ({type(error).__name__}). Give a file that save_reading wrote."
         ) from error
@@ -246,9 +243,17 @@ def _netcdf(reading: xr.Dataset) -> bytes:
 
 
 def _dataset(content: bytes) -> xr.Dataset:
-    """What is in a netCDF-4 file."""
+    """What is in a netCDF-4 file whose digest is right: of one that is damaged netCDF's C library may die."""
     with _ONE_AT_A_TIME, netCDF4.Dataset("reading", memory=content) as file:
         return xr.open_dataset(NetCDF4DataStore(file)).load()
+
+
+def _unproven_dataset(content: bytes, path: Path) -> xr.Dataset:
+    """What is in a file without a digest, by the library that only raises where it is damaged."""
+    with _ONE_AT_A_TIME, xr.open_dataset(io.BytesIO(content), engine="h5netcdf") as opened:
+        if _SEALED in opened.attrs:
+            raise ReadingError(f"{path} is damaged: its digest was cut off. Delete it and make the reading again.")
+        return opened.load()
 
 
 def _shown(path: Path) -> str:
