@@ -2,8 +2,7 @@
 
 A reading is an ``xarray.Dataset`` with the dimensions of DESIGN: ``fact``, ``route``, ``layer``, ``step`` and so on.
 Two more are used here: ``phrasing`` (0 is the prompt, then its paraphrases) and ``state`` (``before``, ``finetune``,
-``ft_l`` ...: which model of a study was read). On disk it is netCDF-4 under a seal, never a pickle: h5netcdf writes it,
-since its bytes are a function of the data, and netCDF4 reads it, in a fraction of the time that h5netcdf takes.
+``ft_l`` ...: which model of a study was read). On disk it is netCDF-4 under a seal, never a pickle.
 """
 
 from __future__ import annotations
@@ -12,13 +11,12 @@ import io
 from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
-from threading import Lock
 
 import h5netcdf
-import netCDF4
+import h5py
 import numpy as np
 import xarray as xr
-from xarray.backends import H5NetCDFStore, NetCDF4DataStore
+from xarray.backends import H5NetCDFStore
 
 from mechmask.errors import MechmaskError, ReadingError
 from mechmask.file_errors import file_errors
@@ -32,8 +30,6 @@ _SEALED = "sealed"  # attribute of a file that ends with a digest
 
 # No value stands for a missing one. The seal covers the whole file; fletcher32 lets other tools notice damage too.
 _ENCODING = {"_FillValue": None, "fletcher32": True}
-
-_ONE_AT_A_TIME = Lock()  # netCDF's C library is for one thread, and its HDF5 may be that of h5py too
 
 
 def save_reading(reading: xr.Dataset, path: str | Path) -> None:
@@ -101,7 +97,9 @@ def load_reading(path: str | Path) -> xr.Dataset:
     path = Path(path)
     try:
         content = path.read_bytes()
-        reading = restored(_dataset(content) if has_seal(content, path) else _unproven_dataset(content, path))
+        _require_whole(content, path)
+        with xr.open_dataset(io.BytesIO(content), engine="h5netcdf") as opened:
+            reading = restored(opened.load())
     except ReadingError:
         raise
     except FileNotFoundError as error:
@@ -233,27 +231,21 @@ def _difference(first: xr.Dataset, second: xr.Dataset, name: str) -> str:
     return f"{where}: {values}" if where else values
 
 
+def _require_whole(content: bytes, path: Path) -> None:
+    """Refuse what was altered or cut, before h5netcdf, which complains in the background, sees it."""
+    if not has_seal(content, path):
+        with h5py.File(io.BytesIO(content)) as file:
+            if _SEALED in file.attrs:
+                raise ReadingError(f"{path} is damaged: its digest was cut off. Delete it and make the reading again.")
+
+
 def _netcdf(reading: xr.Dataset) -> bytes:
     """A netCDF-4 file in memory: HDF5 kills the process (segmentation fault) where a disk runs full under it."""
     numbers = [name for name, variable in reading.variables.items() if variable.dtype.kind in "fiub"]
     buffer = io.BytesIO()
-    with _ONE_AT_A_TIME, h5netcdf.File(buffer, "w") as file:
+    with h5netcdf.File(buffer, "w") as file:
         reading.dump_to_store(H5NetCDFStore(file), encoding={name: _ENCODING for name in numbers})
     return buffer.getvalue()
-
-
-def _dataset(content: bytes) -> xr.Dataset:
-    """What is in a netCDF-4 file whose digest is right: of one that is damaged netCDF's C library may die."""
-    with _ONE_AT_A_TIME, netCDF4.Dataset("reading", memory=content) as file:
-        return xr.open_dataset(NetCDF4DataStore(file)).load()
-
-
-def _unproven_dataset(content: bytes, path: Path) -> xr.Dataset:
-    """What is in a file without a digest, by the library that only raises where it is damaged."""
-    with _ONE_AT_A_TIME, xr.open_dataset(io.BytesIO(content), engine="h5netcdf") as opened:
-        if _SEALED in opened.attrs:
-            raise ReadingError(f"{path} is damaged: its digest was cut off. Delete it and make the reading again.")
-        return opened.load()
 
 
 def _shown(path: Path) -> str:
