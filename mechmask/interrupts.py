@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import wraps
 from types import FrameType, TracebackType
 from typing import Any, Generic, ParamSpec, TypeVar
@@ -63,43 +64,62 @@ def interrupt_waits() -> bool:
 
 
 class _AtomicContext(AbstractContextManager[Value], Generic[Value]):
-    _is_open = False
+    _opened: _Opened  # from entering to leaving
 
     def __init__(self, generator: AbstractContextManager[Value]) -> None:
         self._generator = generator
 
     def __enter__(self) -> Value:
-        self._stands = _sentry.stand()
+        stands = _sentry.stand()
         try:
             value = self._generator.__enter__()
         except BaseException:
-            _sentry.leave(self._stands)
+            _sentry.leave(stands)
             _sentry.deliver()
             raise
-        self._is_open = True
+        self._opened = _Opened(self._generator, stands)
         try:
             _sentry.deliver()
         except BaseException as interrupt:
-            self._is_open = False
-            self._generator.__exit__(type(interrupt), interrupt, interrupt.__traceback__)
-            _sentry.leave(self._stands)
+            self._taken().__exit__(type(interrupt), interrupt, interrupt.__traceback__)
+            _sentry.leave(stands)
             raise
         return value
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
-        self._is_open = False
+        stands = self._opened.stands
         try:
-            return self._generator.__exit__(kind, error, traceback)
+            return self._taken().__exit__(kind, error, traceback)
         finally:
-            _sentry.leave(self._stands)
+            _sentry.leave(stands)
             _sentry.deliver()
 
+    def _taken(self) -> AbstractContextManager[Value]:
+        """The generator, which is the caller's to leave; its guard ends here, since in a destructor Ctrl-C is lost."""
+        self._opened.generator = None
+        del self._opened
+        return self._generator
+
+
+@dataclass
+class _Opened:
+    """Leaves a generator that has been entered where its context is forgotten instead of left.
+
+    Python 3.10 may interrupt a ``with`` between the end of its body and the call of ``__exit__``.
+    """
+
+    generator: AbstractContextManager[Any] | None
+    stands: bool
+
     def __del__(self) -> None:
-        """Python 3.10 may interrupt a ``with`` between the end of its body and the call of ``__exit__``."""
-        if self._is_open:
-            self.__exit__(GeneratorExit, GeneratorExit(), None)
+        if self.generator:
+            try:
+                self.generator.__exit__(GeneratorExit, GeneratorExit(), None)
+            finally:
+                _sentry.leave(self.stands)
+                _sentry.deliver()
 
 
 class _Sentry:
@@ -151,7 +171,10 @@ class _Sentry:
 _sentry = _Sentry()
 _SECTIONS = {
     section.__code__
-    for section in (_AtomicContext.__enter__, _AtomicContext.__exit__, uninterrupted.__enter__, uninterrupted.__exit__)
+    for section in (
+        *(_AtomicContext.__enter__, _AtomicContext.__exit__, _Opened.__del__),
+        *(uninterrupted.__enter__, uninterrupted.__exit__),
+    )
 }
 
 
