@@ -11,7 +11,7 @@ together, each with its own optimizer, clamp and stop, and nothing is run that d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from mechmask.configuration import Configuration, LearningRate
 from mechmask.errors import ChangeError
 from mechmask.models.gradients import with_gradients, without_gradients
 from mechmask.models.model import Model
+from mechmask.models.prepack import prepacked
 from mechmask.progress import Tick
 from mechmask.write.requests import Request
 from mechmask.write.value_loss import Place, ValueLoss
@@ -122,7 +123,7 @@ def seek_values(
     _require_reach(model, requests, layer)
     groups = _groups(requests)
     order, found = [n for group in groups for n in group], []
-    with trainable(model, {}):
+    with trainable(model, {}), prepacked(_layers_from(model, layer + 1)):
         for group in groups:
             chosen = [requests[n] for n in group]
             found.append(_sought_together(model, chosen, layer, config, place))
@@ -137,6 +138,13 @@ def seek_values(
         tuple(losses[n] for n in place_of),
         tuple(steps[n] for n in place_of),
     )
+
+
+def _layers_from(model: Model, layer: int) -> Iterator[nn.Module]:
+    """All that a step runs: the unembedding, then the layers of the blocks from one on."""
+    yield model.anatomy.unembedding
+    for block in model.anatomy.blocks[layer:]:
+        yield from block.modules()
 
 
 def _groups(requests: Sequence[Request]) -> list[list[int]]:

@@ -28,7 +28,7 @@ _ROOT = Path(mechmask.__file__).parent
 # where something is put on or taken off; what only looks (fingerprints, say) has many lines and nothing to leave behind
 WATCHED = (
     *(str(_ROOT / name) for name in ("write", "interrupts.py")),
-    *(str(_ROOT / f"models/{name}.py") for name in ("gradients", "lock", "model", "paths", "states")),
+    *(str(_ROOT / f"models/{name}.py") for name in ("gradients", "lock", "model", "paths", "prepack", "states")),
     contextlib.__file__,
     autocast_mode.__file__,
     grad_mode.__file__,
