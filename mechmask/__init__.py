@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from mechmask.measure.dose import dose_curve as dose_curve
     from mechmask.measure.dose import dose_erased as dose_erased
     from mechmask.measure.editing import edit_flip_ratio as edit_flip_ratio
+    from mechmask.measure.editing import editing_difference as editing_difference
     from mechmask.measure.editing import editing_scores as editing_scores
     from mechmask.measure.erase import erase_index as erase_index
     from mechmask.measure.generations import generation_entropy as generation_entropy
@@ -217,6 +218,7 @@ _HOMES = {
     "dose_curve": "measure.dose",
     "dose_erased": "measure.dose",
     "edit_flip_ratio": "measure.editing",
+    "editing_difference": "measure.editing",
     "editing_scores": "measure.editing",
     "erase_index": "measure.erase",
     "generation_entropy": "measure.generations",

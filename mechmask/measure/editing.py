@@ -10,7 +10,7 @@ shares, where the papers print percent.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -110,29 +110,55 @@ def editing_scores(
     require_editing(reading, _WHAT)
     if before is not None:
         require_alike({"before": before, "reading": reading}, _WHAT)
-    asked = is_contradicted(reading, _WHAT)[:, None]
-    left_out = is_edited_neighbor(reading, _WHAT, edited) & asked
-    reading = only_where(reading, asked & ~left_out)
-    metrics = [*_successes(reading), *_magnitudes(reading), *_accuracies(reading)]
-    if before is not None:
-        tokens = _at(reading, "n_tokens", "neighborhood", "old")
-        metrics.append(_Metric("locality", "", _agreement(before, reading), tokens))
-    metrics += _implied(reading)
-    _require_distinct([metric.name for metric in metrics])
+    reading, n_left_out = _counted(reading, _WHAT, edited)
+    metrics = _metrics(reading, before)
     rows = {metric.name: (metric.abbreviation, _interval(metric, level)) for metric in metrics}
     rows["harmonic_score"] = ("S", harmonic_mean_of_shares([metric.values for metric in metrics[:3]], level))
     order = ["efficacy_score", "paraphrase_score", "neighborhood_score", "harmonic_score"]
     names = [*order, *(name for name in rows if name not in order)]
-    parts = {
-        field: ("metric", [getattr(rows[name][1], field) for name in names]) for field in ("estimate", "low", "high")
-    }
-    counts = ("metric", [rows[name][1].n for name in names])
-    labels = {"metric": names, "abbreviation": ("metric", [rows[name][0] for name in names])}
-    drawn = several_draws(reading)
+    table = _table({name: rows[name] for name in names}, level)
     about = {name: reading.attrs[name] for name in ("model", "fingerprint") if name in reading.attrs}
-    return xr.Dataset({**parts, "n": counts}, labels).assign_attrs(
-        about, level=level, unit="draws" if drawn else "facts", n_edited_neighbors=int(left_out.sum())
-    )
+    drawn = several_draws(reading)
+    return table.assign_attrs(about, unit="draws" if drawn else "facts", n_edited_neighbors=n_left_out)
+
+
+def editing_difference(
+    first: xr.Dataset,
+    second: xr.Dataset,
+    level: float = 0.95,
+    *,
+    edited: Iterable[str] | None = None,
+) -> xr.Dataset:
+    """How much higher a second state scores than a first, by the difference of every record from itself.
+
+    Which facts are hard is the same for both, so this is narrower than two intervals of ``editing_scores`` side by
+    side. After a study: ``editing_difference(answers.sel(state="memit"), answers.sel(state="alphaedit"))``, where
+    ``answers`` is ``study.reading("results/answers")``.
+
+    Args:
+        first: of one edited model, as ``read_editing`` returns it: ``nll[fact, prompt, route]`` in nats and what stands
+            beside it.
+        second: of the same facts by another.
+        level: of all intervals.
+        edited: ids of the facts that are edited in the states that were read, as in ``editing_scores``.
+
+    Returns:
+        As ``editing_scores``: ``estimate``, ``low``, ``high`` of second less first, by ``mean_over_records``, and ``n``
+        over ``metric``. S, which no record has by itself, and locality, which asks for a third reading, are left out.
+
+    Raises:
+        ReadingError: as ``editing_scores``; and if the readings are of other facts, prompts, values or tokens.
+    """
+    what = "A difference of editing scores"
+    require_level(level, what)
+    require_alike({"first": first, "second": second}, what)
+    counted = [_counted(reading, what, edited) for reading in (first, second)]
+    rows = {
+        one.name: (one.abbreviation, mean_over_records(other.values - one.values, level))
+        for one, other in zip(*(_metrics(reading) for reading, _ in counted), strict=True)
+    }
+    unit = "draws" if several_draws(first) else "facts"
+    return _table(rows, level).assign_attrs(unit=unit, n_edited_neighbors=counted[0][1])
 
 
 def edit_flip_ratio(
@@ -166,6 +192,33 @@ def edit_flip_ratio(
     asked = is_contradicted(before, what)
     was, still = (_rewritten(reading, right) for reading in (before, after))
     return share_of_facts((1 - still).where((was == 1) & asked), level)
+
+
+def _counted(reading: xr.Dataset, what: str, edited: Iterable[str] | None) -> tuple[xr.Dataset, int]:
+    """The reading with nothing but the prompts that count, and how many neighbors' prompts are left out."""
+    asked = is_contradicted(reading, what)[:, None]
+    left_out = is_edited_neighbor(reading, what, edited) & asked
+    return only_where(reading, asked & ~left_out), int(left_out.sum())
+
+
+def _metrics(reading: xr.Dataset, before: xr.Dataset | None = None) -> list[_Metric]:
+    """Every score that a record has by itself: first the three of CounterFact."""
+    metrics = [*_successes(reading), *_magnitudes(reading), *_accuracies(reading)]
+    if before is not None:
+        tokens = _at(reading, "n_tokens", "neighborhood", "old")
+        metrics.append(_Metric("locality", "", _agreement(before, reading), tokens))
+    metrics += _implied(reading)
+    _require_distinct([metric.name for metric in metrics])
+    return metrics
+
+
+def _table(rows: Mapping[str, tuple[str, Interval]], level: float) -> xr.Dataset:
+    """Abbreviation and interval of every metric, labelled."""
+    columns = {
+        field: ("metric", [getattr(interval, field) for _, interval in rows.values()]) for field in Interval._fields
+    }
+    labels = {"metric": list(rows), "abbreviation": ("metric", [abbreviation for abbreviation, _ in rows.values()])}
+    return xr.Dataset(columns, labels, {"level": level})
 
 
 def _rewritten(reading: xr.Dataset, right: Right) -> xr.DataArray:

@@ -8,7 +8,7 @@ import xarray as xr
 from scipy import stats
 
 from mechmask.errors import ReadingError
-from mechmask.measure.editing import edit_flip_ratio, editing_scores
+from mechmask.measure.editing import edit_flip_ratio, editing_difference, editing_scores
 from mechmask.measure.harmonic_score import harmonic_mean_of_shares
 
 GROUPS = ["rewrite", "paraphrase", "paraphrase", "neighborhood", "neighborhood", "neighborhood"]
@@ -135,6 +135,48 @@ def test_locality_is_the_share_of_tokens_that_stay():
     assert at(scores, "locality")[0] == pytest.approx(((1 + same) / 2).mean())
     assert at(editing_scores(after, after), "locality")[0] == 1
     assert "locality" not in editing_scores(after).metric
+
+
+def test_differences_are_scipys_of_pairs_of_records():
+    first, second = random_reading(seed=1), random_reading(seed=2)
+    found = editing_difference(first, second, 0.9)
+    scores = [editing_scores(one) for one in (first, second)]
+    assert set(found.metric.values) == set(scores[0].metric.values) - {"harmonic_score"}
+    for name in found.metric.values:
+        assert at(found, name)[0] == pytest.approx(at(scores[1], name)[0] - at(scores[0], name)[0])
+    keeps = [(x[:, 3:, 0] < x[:, 3:, 1]).mean(1) for x in (first.nll.values, second.nll.values)]
+    expected = stats.ttest_rel(keeps[1], keeps[0]).confidence_interval(0.9)
+    assert at(found, "neighborhood_score") == pytest.approx((np.mean(keeps[1] - keeps[0]), *expected, 30))
+    assert found.abbreviation.sel(metric="neighborhood_score") == "NS"
+    assert (found.attrs["level"], found.attrs["unit"], found.attrs["n_edited_neighbors"]) == (0.9, "facts", 0)
+
+
+def test_a_difference_from_itself_is_nothing_and_turns_with_the_order():
+    first, second = random_reading(seed=1), random_reading(seed=2)
+    same, there, back = (editing_difference(*of) for of in ((first, first), (first, second), (second, first)))
+    assert not same.estimate.any() and not same.low.any() and not same.high.any()
+    np.testing.assert_allclose(there.low, -back.high)
+
+
+def test_a_difference_leaves_out_the_neighbors_that_were_edited_and_controls():
+    texts = random_reading(4).text.values.copy()
+    texts[0, 3] = texts[1, 0]  # a neighbor of the first fact is the prompt of the second
+    about = {"text": (("fact", "prompt"), texts), "role": ("fact", ["contradicted"] * 3 + ["control"])}
+    first, second = (random_reading(4, seed).assign_coords(about) for seed in (1, 2))
+    found = editing_difference(first, second)
+    assert found.attrs["n_edited_neighbors"] == 1 and at(found, "neighborhood_score")[3] == 3
+    keeps = [(x[:3, 3:, 0] < x[:3, 3:, 1]).astype(float) for x in (first.nll.values, second.nll.values)]
+    change = keeps[1] - keeps[0]
+    expected = np.mean([change[0, 1:].mean(), change[1].mean(), change[2].mean()])
+    assert at(found, "neighborhood_score")[0] == pytest.approx(expected)
+    assert editing_difference(first, second, edited=()).attrs["n_edited_neighbors"] == 0
+
+
+def test_a_difference_of_other_facts_is_refused():
+    with pytest.raises(ReadingError, match="fact"):
+        editing_difference(random_reading(4), random_reading(5))
+    with pytest.raises(ReadingError, match="level"):
+        editing_difference(random_reading(4), random_reading(4), 1.5)
 
 
 def test_what_follows_from_an_edit_is_counted_by_kind():
