@@ -24,7 +24,7 @@ NONE_BY_NAME = BeforeValidator(lambda given: None if given == "none" else given)
 
 def _in_order(layers: tuple[int, ...]) -> tuple[int, ...]:
     if any(layer < 0 for layer in layers) or list(layers) != sorted(set(layers)):
-        raise ValueError("layers are numbers from 0 on, each once, in order")
+        raise ValueError("blocks are numbered from 0 on. Name each once, in order")
     return layers
 
 
@@ -166,7 +166,8 @@ def _problem(kind: type[BaseModel], details: Mapping[str, Any]) -> str:
         tags = ", ".join(_tags(here))
         return f"{name} does not say its {context['discriminator'].strip(chr(39))}. Give one of {tags}."
     if reason == "value_error":
-        return f"{name}: {context['error']}" if name else str(context["error"])
+        sentence = str(context["error"]).rstrip(".") + "."
+        return f"{name}: {sentence}" if name else sentence
     if reason in ("model_type", "model_attributes_type", "dict_type"):
         return f"{given}: a table of settings is needed."
     if reason == "tuple_type":

@@ -90,7 +90,8 @@ def edit(
         str,
         typer.Option(
             help="Editors with commas between them: names, such as ft_l, whose preset for the model is taken; TOML "
-            "files with an editor's own settings; or all that have a preset."
+            "files with an editor's own settings, such as malmen's trained networks; or all that have a preset and "
+            "need no training."
         ),
     ] = "all",
     facts: Annotated[int, typer.Option(help="Facts that the model knows, at most so many.", min=1)] = 100,
@@ -102,6 +103,7 @@ def edit(
     text: Annotated[
         str | None, typer.Option(help="UTF-8 text to read drift on, or model: text that it samples itself.")
     ] = None,
+    text_tokens: Annotated[int, typer.Option(help="Tokens of that text, at most so many.", min=2)] = 1024,
     generation: Annotated[bool, typer.Option(help="Whether texts are sampled, for GE.")] = True,
     seed: Annotated[int, typer.Option(help="Draws the facts, and texts.", min=0)] = 0,
     json: Json = False,
@@ -118,7 +120,8 @@ def edit(
         contested = load_facts(data, format)
         with loading("the model"):
             loaded = load_model(model)
-        settings = {"edited": edited, "read_every": read_every, "text": text, "generation": generation, "seed": seed}
+        settings = {"edited": edited, "read_every": read_every, "text": text, "text_tokens": text_tokens}
+        settings |= {"generation": generation, "seed": seed}
         config = configured(loaded, methods, settings)
         drawn = drawn_facts(loaded, contested, facts, seed=seed)
         n, n_control = len(drawn.contradicted), len(drawn.control)

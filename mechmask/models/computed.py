@@ -17,6 +17,8 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from mechmask.models.prepack import Prepacked
+
 _NOT_COMPUTED = {
     *("use_cache", "vocab_size", "tie_word_embeddings", "init_std", "initializer_range", "chunk_size_feed_forward"),
     *("training", "gradient_checkpointing", "max_seq_len_cached", "layer_idx", "forward", "padding_idx"),
@@ -63,7 +65,8 @@ def attached(name: str, layer: nn.Module) -> list[str]:
     lines = [f"before {name} {_code(hook)}" for hook in layer._forward_pre_hooks.values() if not _is_idle(hook)]
     lines += [f"after {name} {_code(hook)}" for hook in layer._forward_hooks.values() if not _is_idle(hook)]
     replaced = vars(layer).get("forward")
-    if replaced is not None and not hasattr(layer, "_hf_hook"):  # accelerate only moves what comes in
+    # accelerate only moves what comes in
+    if replaced is not None and not hasattr(layer, "_hf_hook") and not isinstance(replaced, Prepacked):
         lines.append(f"forward {name} {_code(replaced)}")
     return lines
 

@@ -69,10 +69,12 @@ class Editor(ABC, Generic[Config]):
 
     Attributes:
         method: the name under which it is registered.
+        needs_training: whether something is trained for the model before it can edit, which no preset can hold.
         start, config: as above.
     """
 
     method: ClassVar[str]
+    needs_training: ClassVar[bool] = False
     _read_of: str = ""  # fingerprint of the model that something was read of when the editor was prepared, if anything
 
     def __init__(self, state: Model | Variant, config: Config) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import Field
 
@@ -78,6 +78,15 @@ class KeyedEditor(Editor[Config]):
     @property
     def _needs_moments(self) -> bool:
         return True
+
+    def _moment_details(self) -> dict[str, Any]:
+        """What the second moments of every layer rest on, as JSON values; nothing where there are none."""
+        if not self._needs_moments:
+            return {}
+        return {
+            "moment_tokens": {str(layer): moment.n_tokens for layer, moment in self.moments.items()},
+            "moment_shrinkage": {str(layer): moment.shrinkage for layer, moment in self.moments.items()},
+        }
 
     @abstractmethod
     def _contexts(self, model: Model) -> tuple[str, ...]:

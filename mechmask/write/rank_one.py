@@ -95,9 +95,7 @@ class RankOneEditor(KeyedEditor[RankOneConfig]):
                     tick(request.fact_id)
         if not written:
             raise said_already(self.method)
-        details = {"config": self.config.model_dump(mode="json"), "values": found}
-        if self._needs_moments:
-            details["moment_tokens"] = {str(layer): moment.n_tokens for layer, moment in self.moments.items()}
+        details = {"config": self.config.model_dump(mode="json"), "values": found, **self._moment_details()}
         together = {
             name: Factors(torch.cat([f.outputs for f in each], 1), torch.cat([f.inputs for f in each]))
             for name, each in written.items()

@@ -94,11 +94,8 @@ class SpreadEditor(KeyedEditor[Any]):
                 missing = values.targets - rise.standing(self._place)
                 factors[name] = self._solve(layer, rise.keys().mT, missing.mT / (len(layers) - number))
                 add(name, factors[name])
-        return low_rank_change(model, factors, self.method, self._details(values.details(asked)))
-
-    def _details(self, values: list[dict[str, Any]]) -> dict[str, Any]:
-        tokens = {str(layer): moment.n_tokens for layer, moment in self.moments.items()}
-        return {"config": self.config.model_dump(mode="json"), "values": values, "moment_tokens": tokens}
+        details = {"config": self.config.model_dump(mode="json"), "values": values.details(asked)}
+        return low_rank_change(model, factors, self.method, details | self._moment_details())
 
 
 class Rise:

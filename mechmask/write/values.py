@@ -141,10 +141,9 @@ def seek_values(
 
 
 def _layers_from(model: Model, layer: int) -> Iterator[nn.Module]:
-    """All that a step runs: the unembedding, then the layers of the blocks from one on."""
-    yield model.anatomy.unembedding
-    for block in model.anatomy.blocks[layer:]:
-        yield from block.modules()
+    """The layers of what a step runs: the blocks from one on, and the unembedding."""
+    for part in (*model.anatomy.blocks[layer:], model.anatomy.unembedding):
+        yield from part.modules()
 
 
 def _groups(requests: Sequence[Request]) -> list[list[int]]:

@@ -21,7 +21,7 @@ from mechmask.write.methods.ft import FTConfig
 from mechmask.write.methods.malmen import MALMENConfig
 from mechmask.write.methods.memit import MEMITConfig
 from mechmask.write.methods.rome import ROMEConfig
-from mechmask.write.moments.estimate import second_moments
+from mechmask.write.moments.estimate import SHRINKAGE, second_moments
 from mechmask.write.outcome import outcomes
 from mechmask.write.requests import requests
 from mechmask.write.values import seek_values
@@ -248,3 +248,13 @@ def test_a_descent_in_float16_is_refused_and_in_bfloat16_taken(tiny, facts, meth
 def test_details_are_json_and_come_back_as_they_were(tiny, facts, method):
     details = edit(tiny("llama"), [facts[0]], config=EDITORS[method], progress=False).details
     assert json.loads(json.dumps(details)) == details
+
+
+@pytest.mark.parametrize("method", [method for method in READERS if method != "malmen"])
+def test_an_edit_says_of_how_much_text_its_second_moments_are(tiny, facts, method):
+    config = READERS[method].model_copy(update={"moment_tokens": None})
+    details = edit(tiny("llama"), [facts[0]], config=config, progress=False).details
+    assert details["moment_shrinkage"] == {str(layer): SHRINKAGE for layer in config.layers}
+    assert details["moment_tokens"].keys() == details["moment_shrinkage"].keys()
+    for n_tokens in details["moment_tokens"].values():  # ten times the key's width, but the first token of each text
+        assert 600 < n_tokens < 10 * 64

@@ -7,15 +7,19 @@ import copy
 import keyed_editors as naive
 import pytest
 import torch
+from transformers.pytorch_utils import Conv1D
 
 from mechmask import load_model
 from mechmask.errors import ChangeError
+from mechmask.models.states import active
 from mechmask.write.edit import METHODS, prepare
 from mechmask.write.methods.alphaedit import AlphaEditConfig
 from mechmask.write.methods.emmet import EMMETConfig
 from mechmask.write.methods.memit import MEMITConfig
 from mechmask.write.methods.r_rome import RROMEConfig
 from mechmask.write.methods.rome import ROMEConfig
+from mechmask.write.requests import requests
+from mechmask.write.values import seek_values
 
 CONTEXTS = ("The king of the birds", "Maria met Peter in Berlin", "No")
 SEARCH = {"value_steps": 6, "value_lr": 0.1, "value_stop": 0.0, "moment_tokens": 512}
@@ -69,6 +73,33 @@ def test_rome_is_the_published_update(tiny, family, some, config, averaged):
         model.module, model.tokenizer, some[1], 1, CONTEXTS, dense(editor)[1], PUBLISHED, averaged=averaged
     )
     close(updates(change)[1], theirs)
+
+
+@pytest.mark.filterwarnings("ignore:The .* edit did not take")
+@pytest.mark.parametrize("config", [ROMEConfig, RROMEConfig])
+@pytest.mark.parametrize(
+    ("family", "sizes"),
+    [
+        *(("gpt2", {}), ("gpt2", {"n_inner": 32}), ("llama", {}), ("llama", {"intermediate_size": 32})),
+        *(("gptj", {}), ("opt", {}), ("gemma2", {})),
+    ],
+)
+def test_in_float64_the_value_stands_where_it_is_written(tiny, some, family, sizes, config):
+    """``W' k + b = v``: at the key of the bare prompt (ROME), or at the mean key over contexts (r-ROME)."""
+    model = tiny(family, torch.float64, **sizes)
+    editor = ready(model, config(layers=(1,), **SEARCH))
+    prompts = [naive.framed(some[1].prompt, context) for context in ("", *CONTEXTS)]
+    prompts = prompts[:1] if config is ROMEConfig else prompts
+    layer = naive.projection_of(model.module, 1)
+    keys = naive.read_at(model.module, model.tokenizer, prompts, some[1].subject, layer, inputs=True).mean(0)
+    asked = requests(model, [some[1]], CONTEXTS)
+    wanted = seek_values(model, asked, 1, editor.config, "mlp").targets[0]
+    with active(editor.edit([some[1]], progress=False).on(model)) as edited:
+        there = naive.projection_of(edited.module, 1)
+        weight = there.weight.T if isinstance(there, Conv1D) else there.weight
+        stands = weight @ keys + (0 if there.bias is None else there.bias)
+        rounding = 1e-5 if family in ("gptj", "gemma2") else 1e-12  # their attention computes in float32
+        torch.testing.assert_close(stands.detach(), wanted, rtol=rounding, atol=rounding)
 
 
 @pytest.mark.filterwarnings("ignore:The .* edit did not take")

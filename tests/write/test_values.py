@@ -89,6 +89,41 @@ def test_together_is_each_alone_and_early_stops_do_not_count(tiny, some, monkeyp
         assert one == pytest.approx(value.losses[0], abs=1e-4)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_the_loss_without_a_delta_is_what_the_model_says(tiny, some, family):
+    """In plain transformers: one prompt at a time, several tokens teacher-forced."""
+    model = tiny(family)
+    asked = requests(model, some, CONTEXTS)
+    expected = []
+    for request in asked:
+        each = []
+        for prompt in request.prompts:
+            with torch.no_grad():
+                logits = model.module(torch.tensor([[*prompt.ids, *prompt.target]])).logits[0]
+            first = len(prompt.ids) - 1
+            said = logits[first : first + len(prompt.target)].log_softmax(-1)
+            each.append(-said[range(len(prompt.target)), list(prompt.target)].mean().item())
+        expected.append(sum(each) / len(each))
+    seek = ValueConfig(value_steps=2, value_stop=1e6)
+    found = seek_values(model, asked, 1, seek, "residual")
+    assert found.losses == pytest.approx(expected, rel=1e-5)
+    assert found.steps == (0,) * len(some) and not found.delta.any()
+
+
+def test_it_stops_where_the_published_search_stops(tiny, some):
+    model = tiny("llama")
+    asked = requests(model, some, CONTEXTS)
+    n_taken = set()
+    for stop in (8.63, 8.44, 7.3):
+        config = ValueConfig(value_lr=0.3, value_steps=15, value_stop=stop, value_clamp=30.0)
+        found = seek_values(model, asked, 0, config, "residual")
+        n_taken |= set(found.steps)
+        for i, fact in enumerate(some):
+            _, delta = value_of(model.module, model.tokenizer, fact, 0, CONTEXTS, "residual", published(config))
+            assert (found.delta[i] - delta).norm() <= 2e-3 * delta.norm()
+    assert len(n_taken - {0, 14}) > 1
+
+
 def test_prompts_and_essences_say_the_same_in_one_pass_and_in_two(tiny, some, monkeypatch):
     model, found = tiny("gpt2", torch.float64), {}
     for n_tokens in (10**6, -1):

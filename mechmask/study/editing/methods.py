@@ -31,7 +31,7 @@ CANNOT_EDIT = (ChangeError, RouteError)
 
 
 def methods_with_presets(model: Model) -> list[str]:
-    """Every method that has a setting for a model's family and size, in the order of the registry.
+    """Every method that has a setting for a model's family and size and is not trained first, in the registry's order.
 
     Args:
         model: the model.
@@ -40,7 +40,9 @@ def methods_with_presets(model: Model) -> list[str]:
         ChangeError: if none has.
     """
     found, said = [], ""
-    for name in METHODS:
+    for name, method in METHODS.items():
+        if method.editor.needs_training:
+            continue
         try:
             preset_for(model, name)
         except ChangeError as error:
@@ -61,7 +63,7 @@ def configured(model: Model, methods: str, settings: Mapping[str, Any]) -> Editi
     Args:
         model: whose presets are taken.
         methods: with commas between them names of methods, files (``.toml``) with an editor's own settings, or ``all``,
-            every method that has a preset.
+            every method that has a preset and is not trained first, as MALMEN is.
         settings: the other fields of ``EditingConfig``, as far as they are given.
 
     Raises:

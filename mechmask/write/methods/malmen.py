@@ -76,6 +76,7 @@ class MALMEN(Editor[MALMENConfig]):
     """
 
     method: ClassVar[str] = "malmen"
+    needs_training: ClassVar[bool] = True
 
     def __init__(self, state: Model | Variant, config: MALMENConfig) -> None:
         super().__init__(state, config)

@@ -19,6 +19,7 @@ from mechmask.models.anatomy import anatomy_of
 from mechmask.models.model import Model
 from mechmask.write.edit import preset_for
 from mechmask.write.methods.ft import FTConfig
+from mechmask.write.methods.ft_prompt_last import FTPromptLastConfig
 from mechmask.write.presets import presets
 
 PROJECTION = {
@@ -121,6 +122,24 @@ def test_it_equals_the_published_algorithm(tiny, facts, tokenizer, family, objec
         {"weight", "bias"} if family in HAS_BIAS else {"weight"}
     )
     _agree(model, change, *naive, moved_by=8 * config.lr)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_ft_prompt_last_asks_for_every_token_at_the_end_of_the_prompt(tiny, facts, tokenizer, family):
+    model, several = tiny(family), facts["France/capital"]
+    published = FTConfig(layer=1, steps=8, objective="prompt_last")
+    naive = naive_ft(copy.deepcopy(model.module), tokenizer, [several], PROJECTION[family].format(1), published)
+    forced = naive_ft(
+        copy.deepcopy(model.module),
+        tokenizer,
+        [several],
+        PROJECTION[family].format(1),
+        published.model_copy(update={"objective": "target_new"}),
+    )
+    assert abs(naive[0][0] - forced[0][0]) > 1e-2
+    change = edited(model, [several], FTPromptLastConfig(layer=1, steps=8))
+    assert change.method == "ft_prompt_last"
+    _agree(model, change, *naive, moved_by=8 * published.lr)
 
 
 def test_it_equals_the_published_algorithm_in_every_family_and_at_the_ends(tiny, facts, tokenizer, family):
