@@ -49,12 +49,12 @@ class uninterrupted(AbstractContextManager[None]):  # noqa: N801  (read as a sta
     """
 
     def __enter__(self) -> None:
-        self._stands = _sentry.stand()
-        _sentry.blocks += self._stands
+        self._post = _sentry.stand()
+        _sentry.blocks += self._post is not None
 
     def __exit__(self, *exception: object) -> None:
-        _sentry.blocks -= self._stands
-        _sentry.leave(self._stands)
+        _sentry.blocks -= self._post is not None
+        _sentry.leave(self._post)
         _sentry.deliver()
 
 
@@ -70,30 +70,30 @@ class _AtomicContext(AbstractContextManager[Value], Generic[Value]):
         self._generator = generator
 
     def __enter__(self) -> Value:
-        stands = _sentry.stand()
+        post = _sentry.stand()
         try:
             value = self._generator.__enter__()
         except BaseException:
-            _sentry.leave(stands)
+            _sentry.leave(post)
             _sentry.deliver()
             raise
-        self._opened = _Opened(self._generator, stands)
+        self._opened = _Opened(self._generator, post)
         try:
             _sentry.deliver()
         except BaseException as interrupt:
             self._taken().__exit__(type(interrupt), interrupt, interrupt.__traceback__)
-            _sentry.leave(stands)
+            _sentry.leave(post)
             raise
         return value
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
-        stands = self._opened.stands
+        post = self._opened.post
         try:
             return self._taken().__exit__(kind, error, traceback)
         finally:
-            _sentry.leave(stands)
+            _sentry.leave(post)
             _sentry.deliver()
 
     def _taken(self) -> AbstractContextManager[Value]:
@@ -111,15 +111,28 @@ class _Opened:
     """
 
     generator: AbstractContextManager[Any] | None
-    stands: bool
+    post: _Post | None
 
     def __del__(self) -> None:
         if self.generator:
             try:
                 self.generator.__exit__(GeneratorExit, GeneratorExit(), None)
             finally:
-                _sentry.leave(self.stands)
+                _sentry.leave(self.post)
                 _sentry.deliver()
+
+
+@dataclass(eq=False)
+class _Post:
+    """A stretch for which the handler of this module stands in the place of another one.
+
+    Attributes:
+        relieved: whose place it took, if Ctrl-C is handled by a function.
+        n_open: contexts and blocks of that stretch that are open.
+    """
+
+    relieved: Callable[[int, FrameType | None], Any] | None
+    n_open: int = 0
 
 
 class _Sentry:
@@ -128,44 +141,65 @@ class _Sentry:
     def __init__(self) -> None:
         self.blocks = 0  # uninterrupted blocks that are open
         self.pending = False
-        self._contexts = 0
-        self._relieved: Callable[[int, FrameType | None], Any] | None = None  # whose place it took
+        self._posts: list[_Post] = []  # more than one where another handler was put in place while a context was open
 
-    def stand(self) -> bool:
-        """Take the place of the handler; ``False`` off the main thread, where there is none to take."""
+    def stand(self) -> _Post | None:
+        """Take the place of the handler; none off the main thread, where there is none to take."""
         if not _on_main_thread():
-            return False
-        if not self._contexts:
+            return None
+        if not self._posts:
             self.pending = False
         current = signal.getsignal(signal.SIGINT)
-        if callable(current) and current != self._handle:
-            self._relieved = current
+        relieved = current if callable(current) and current != self._handle else None
+        if relieved is not None:
             signal.signal(signal.SIGINT, self._handle)
-        self._contexts += 1  # only now: an interrupt before its handler stood would have left the count wrong
-        return True
+        if relieved is not None or not self._posts:
+            self._posts.append(_Post(relieved))  # only now: an interrupt before its handler stood would have left it
+        post = self._posts[-1]
+        post.n_open += 1
+        return post
 
-    def leave(self, stands: bool) -> None:
-        self._contexts -= stands
-        if not _on_main_thread() or self._contexts:
+    def leave(self, post: _Post | None) -> None:
+        """End what ``stand`` began."""
+        if post is None:
             return
-        if self._relieved and signal.getsignal(signal.SIGINT) == self._handle:
-            signal.signal(signal.SIGINT, self._relieved)
+        post.n_open -= 1
+        if not _on_main_thread():
+            return
+        while self._posts and not self._posts[-1].n_open:
+            relieved = self._posts.pop().relieved
+            if relieved is not None and signal.getsignal(signal.SIGINT) == self._handle:
+                signal.signal(signal.SIGINT, relieved)
 
     def deliver(self) -> None:
         """Hand on an interrupt that was put off, unless a wider section is still being entered or left."""
         if not _on_main_thread() or not self.pending:
             return
-        frame = sys._getframe(1)  # the section that calls this
-        if not self.blocks and not _changes_state(frame.f_back):
+        frame = sys._getframe(1).f_back  # where the section that calls this was called
+        if not self.blocks and not _changes_state(frame):
             self.pending = False
-            if self._relieved:
-                self._relieved(signal.SIGINT, frame)
+            handler = signal.getsignal(signal.SIGINT)
+            if handler == self._handle:
+                self._pass_on(frame)
+            elif callable(handler):
+                handler(signal.SIGINT, frame)
 
     def _handle(self, _number: int, frame: FrameType | None) -> None:
         if self.blocks or _changes_state(frame):
             self.pending = True
-        elif self._relieved:
-            self._relieved(signal.SIGINT, frame)
+        else:
+            self._pass_on(frame)
+
+    def _pass_on(self, frame: FrameType | None) -> None:
+        """To the handler that was relieved last; should that one call this one again, to the one before it."""
+        if not self._posts:
+            return
+        post = self._posts.pop()
+        try:
+            if post.relieved is not None:
+                post.relieved(signal.SIGINT, frame)
+        finally:
+            self._posts.append(post)
 
 
 _sentry = _Sentry()

@@ -218,6 +218,51 @@ def test_a_handler_of_the_users_is_asked_and_may_go_on():
         signal.signal(signal.SIGINT, before)
 
 
+def test_handlers_that_are_put_in_place_inside_stand_until_they_are_taken_away():
+    """One chains to what it found, which is the handler of a context that is open."""
+    noted, around = [], signal.getsignal(signal.SIGINT)
+    with Thing().on():
+        found = signal.getsignal(signal.SIGINT)
+
+        def chained(number, frame):
+            noted.append(1)
+            found(number, frame)
+
+        signal.signal(signal.SIGINT, chained)
+        inner = Thing()
+        with pytest.raises(KeyboardInterrupt), inner.on(), Thing().on():
+            signal.raise_signal(signal.SIGINT)
+        assert noted == [1] and not inner.is_on
+        assert signal.getsignal(signal.SIGINT) is chained
+        with pytest.raises(KeyboardInterrupt), uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+        assert noted == [1, 1]
+        signal.signal(signal.SIGINT, found)
+    assert signal.getsignal(signal.SIGINT) is around
+
+
+def test_contexts_that_are_left_in_another_order():
+    around, first, second = signal.getsignal(signal.SIGINT), Thing(), Thing()
+    outer, inner = first.on(), second.on()
+    outer.__enter__()
+    inner.__enter__()
+    outer.__exit__(None, None, None)
+    assert signal.getsignal(signal.SIGINT) is not around and second.is_on and not first.is_on
+    inner.__exit__(None, None, None)
+    assert signal.getsignal(signal.SIGINT) is around
+
+
+def test_where_interrupts_are_ignored_they_stay_so():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Thing().on() as thing, uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+            thing.body_ended = True
+        assert thing.body_ended and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_off_the_main_thread_it_is_a_plain_context():
     seen = []
 
