@@ -84,15 +84,15 @@ def own_readings(start: Start, edits: Iterable[Edited], ruler: str) -> list[xr.D
         ruler: ``output``, ``depth``, ``editing`` or ``generations``.
 
     Returns:
-        Readings ``[fact, ...]``, in the order of the study's facts.
+        Readings ``[fact, ...]``, in the order of the study's facts; where there are twins, of a fact each.
     """
     parts = []
     for edit in edits:
+        read = edit.readings or start.readings
         for twin, share in start.shares.items():
             facts = [fact for fact in edit.facts if fact in set(share)]
-            if facts:
-                read = edit.readings or start.readings
-                parts.append(read[twin][ruler].sel(fact=facts))
+            apart = [[fact] for fact in facts] if len(start.shares) > 1 else [facts]
+            parts += [read[twin][ruler].sel(fact=some) for some in apart if some]
     order = {fact: number for number, fact in enumerate(start.facts)}
     return sorted(parts, key=lambda part: order[str(part.fact.values[0])])
 

@@ -294,7 +294,8 @@ def test_a_sequence_goes_on_from_its_own_edits_and_says_how_the_model_wears_down
 
 
 @pytest.mark.slow
-def test_installed_facts_are_held_against_the_twin_that_was_not_taught_them(tiny, few, plain, tmp_path, undrawn):
+def test_installed_facts_are_held_against_the_twin_that_was_not_taught_them(tiny, facts, plain, tmp_path, undrawn):
+    few = facts.select([*facts.contradicted.ids, facts.control.ids[0], *facts.never.ids])
     install = mm.FinetuneConfig(steps=4, lr=1e-2, rank=4)
     short = FTL.model_copy(update={"steps": 4})
     config = plain.model_copy(update={"install": install, "edits": (short,)})
@@ -302,6 +303,9 @@ def test_installed_facts_are_held_against_the_twin_that_was_not_taught_them(tiny
     study = EditStudy(model, few, config)
     results = study.run(tmp_path / "run")
     assert results.erase.attrs["reference"] == "twins" and set(study.shares) == {"twin_0_0", "twin_0_1"}
+    dealt = [fact for share in study.shares.values() for fact in share]
+    assert dealt != list(few.contradicted.ids) == results.reading("results/answers").fact.values.tolist()
+    assert results.editing.n.sel(state="ft_l", metric="locality") == 3
     twins = {
         name: mm.finetune(model, few.select([*share, *few.control.ids]).install_examples(), install).on(model)
         for name, share in study.shares.items()
