@@ -26,6 +26,7 @@ from mechmask.measure.editing_reading import (
     require_editing,
 )
 from mechmask.measure.harmonic_score import harmonic_mean_of_shares
+from mechmask.measure.record_difference import share_difference_over_records
 from mechmask.measure.record_mean import mean_over_records
 from mechmask.measure.record_share import share_over_records
 from mechmask.measure.sample import require_level
@@ -131,8 +132,8 @@ def editing_difference(
 ) -> xr.Dataset:
     """How much higher a second state scores than a first, by the difference of every record from itself.
 
-    Which facts are hard is the same for both, so this is narrower than two intervals of ``editing_scores`` side by
-    side. After a study: ``editing_difference(answers.sel(state="memit"), answers.sel(state="alphaedit"))``, where
+    Which facts are hard is mostly the same for both, which two intervals of ``editing_scores`` side by side do not
+    know. After a study: ``editing_difference(answers.sel(state="memit"), answers.sel(state="alphaedit"))``, where
     ``answers`` is ``study.reading("results/answers")``.
 
     Args:
@@ -143,20 +144,22 @@ def editing_difference(
         edited: ids of the facts that are edited in the states that were read, as in ``editing_scores``.
 
     Returns:
-        As ``editing_scores``: ``estimate``, ``low``, ``high`` of second less first, by ``mean_over_records``, and ``n``
-        over ``metric``. S, which no record has by itself, and locality, which asks for a third reading, are left out.
+        As ``editing_scores``: ``estimate``, ``low``, ``high`` of second less first, and ``n`` over ``metric``; of
+        shares by ``share_difference_over_records``, of magnitudes by ``mean_over_records``. S, which no record has by
+        itself, and locality, which asks for a third reading, are left out.
 
     Raises:
-        ReadingError: as ``editing_scores``; and if the readings are of other facts, prompts, values or tokens.
+        ReadingError: as ``editing_scores``; and if the readings are of other facts, roles, draws, prompts, values or
+            tokens.
     """
     what = "A difference of editing scores"
     require_level(level, what)
     require_alike({"first": first, "second": second}, what)
-    counted = [_counted(reading, what, edited) for reading in (first, second)]
-    rows = {
-        one.name: (one.abbreviation, mean_over_records(other.values - one.values, level))
-        for one, other in zip(*(_metrics(reading) for reading, _ in counted), strict=True)
-    }
+    _require_same_coordinates(first, second, what, ("role", "seed"))
+    chosen = None if edited is None else [edited] if isinstance(edited, str) else list(edited)
+    counted = [_counted(reading, what, chosen) for reading in (first, second)]
+    pairs = zip(*(_metrics(reading) for reading, _ in counted), strict=True)
+    rows = {one.name: (one.abbreviation, _difference(one, other, level)) for one, other in pairs}
     unit = "draws" if several_draws(first) else "facts"
     return _table(rows, level).assign_attrs(unit=unit, n_edited_neighbors=counted[0][1])
 
@@ -307,6 +310,20 @@ def _interval(metric: _Metric, level: float) -> Interval:
     if metric.is_share:
         return share_over_records(metric.values, level, behind=metric.tokens)
     return mean_over_records(metric.values, level)
+
+
+def _difference(first: _Metric, second: _Metric, level: float) -> Interval:
+    if first.is_share:
+        return share_difference_over_records(first.values, second.values, level, behind=first.tokens)
+    return mean_over_records(second.values - first.values, level)
+
+
+def _require_same_coordinates(first: xr.Dataset, second: xr.Dataset, what: str, names: Iterable[str]) -> None:
+    """Refuse readings of which one has a coordinate and the other has another one, or none."""
+    for name in names:
+        one, other = (reading.coords.get(name) for reading in (first, second))
+        if (one is None) != (other is None) or (one is not None and not one.equals(other)):  # pyright: ignore[reportOptionalMemberAccess]
+            raise ReadingError(f"{what}: first and second differ in {name}. Read one fact set both times, alike.")
 
 
 def _require_distinct(names: list[str]) -> None:

@@ -10,6 +10,7 @@ from scipy import stats
 from mechmask.errors import ReadingError
 from mechmask.measure.editing import edit_flip_ratio, editing_difference, editing_scores
 from mechmask.measure.harmonic_score import harmonic_mean_of_shares
+from mechmask.measure.record_difference import share_difference_over_records
 
 GROUPS = ["rewrite", "paraphrase", "paraphrase", "neighborhood", "neighborhood", "neighborhood"]
 
@@ -137,16 +138,22 @@ def test_locality_is_the_share_of_tokens_that_stay():
     assert "locality" not in editing_scores(after).metric
 
 
-def test_differences_are_scipys_of_pairs_of_records():
+def test_differences_are_of_pairs_of_records():
     first, second = random_reading(seed=1), random_reading(seed=2)
     found = editing_difference(first, second, 0.9)
     scores = [editing_scores(one) for one in (first, second)]
     assert set(found.metric.values) == set(scores[0].metric.values) - {"harmonic_score"}
     for name in found.metric.values:
         assert at(found, name)[0] == pytest.approx(at(scores[1], name)[0] - at(scores[0], name)[0])
-    keeps = [(x[:, 3:, 0] < x[:, 3:, 1]).mean(1) for x in (first.nll.values, second.nll.values)]
-    expected = stats.ttest_rel(keeps[1], keeps[0]).confidence_interval(0.9)
-    assert at(found, "neighborhood_score") == pytest.approx((np.mean(keeps[1] - keeps[0]), *expected, 30))
+    probabilities = [np.exp(-one.nll.values[:, 0]) for one in (first, second)]
+    leads = [of[:, 1] - of[:, 0] for of in probabilities]
+    expected = stats.ttest_rel(leads[1], leads[0]).confidence_interval(0.9)
+    assert at(found, "efficacy_magnitude") == pytest.approx((np.mean(leads[1] - leads[0]), *expected, 30))
+    keeps = [
+        xr.DataArray((x[:, 3:, 0] < x[:, 3:, 1]).astype(float), dims=("fact", "prompt"))
+        for x in (first.nll.values, second.nll.values)
+    ]
+    assert at(found, "neighborhood_score") == share_difference_over_records(*keeps, 0.9)
     assert found.abbreviation.sel(metric="neighborhood_score") == "NS"
     assert (found.attrs["level"], found.attrs["unit"], found.attrs["n_edited_neighbors"]) == (0.9, "facts", 0)
 
@@ -154,8 +161,25 @@ def test_differences_are_scipys_of_pairs_of_records():
 def test_a_difference_from_itself_is_nothing_and_turns_with_the_order():
     first, second = random_reading(seed=1), random_reading(seed=2)
     same, there, back = (editing_difference(*of) for of in ((first, first), (first, second), (second, first)))
-    assert not same.estimate.any() and not same.low.any() and not same.high.any()
+    assert not same.estimate.any() and (same.low <= 0).all() and (same.high >= 0).all()
+    assert same.high.sel(metric="efficacy_score") > 0  # nothing changed in 30 records, which is no proof
     np.testing.assert_allclose(there.low, -back.high)
+
+
+@pytest.mark.parametrize("name", ["seed", "role"])
+def test_a_difference_of_other_draws_or_roles_is_refused(name):
+    of = {"seed": ([0, 0, 1, 1], [0, 1, 0, 1]), "role": (["contradicted"] * 4, ["contradicted"] * 3 + ["control"])}
+    one, other = (random_reading(4).assign_coords({name: ("fact", labels)}) for labels in of[name])
+    assert editing_difference(one, one).attrs["unit"] == ("draws" if name == "seed" else "facts")
+    for first, second in ((one, other), (other, one), (one, random_reading(4)), (random_reading(4), one)):
+        with pytest.raises(ReadingError, match=f"differ in {name}"):
+            editing_difference(first, second)
+
+
+def test_ids_that_can_be_read_once_are_read_once():
+    first, second = random_reading(4), random_reading(4, 1)
+    once = editing_difference(first, second, edited=iter(["f1"]))
+    xr.testing.assert_identical(once, editing_difference(first, second, edited="f1"))
 
 
 def test_a_difference_leaves_out_the_neighbors_that_were_edited_and_controls():
