@@ -322,7 +322,7 @@ def _require_same_coordinates(first: xr.Dataset, second: xr.Dataset, what: str, 
     """Refuse readings of which one has a coordinate and the other has another one, or none."""
     for name in names:
         one, other = (reading.coords.get(name) for reading in (first, second))
-        if (one is None) != (other is None) or (one is not None and not one.equals(other)):  # pyright: ignore[reportOptionalMemberAccess]
+        if (one is None) != (other is None) or (one is not None and not one.variable.equals(other.variable)):  # pyright: ignore[reportOptionalMemberAccess]
             raise ReadingError(f"{what}: first and second differ in {name}. Read one fact set both times, alike.")
 
 

@@ -81,5 +81,5 @@ def _require_pairs(first: xr.DataArray, second: xr.DataArray) -> None:
         raise ReadingError(f"{_WHAT} needs shares of the same facts and prompts. Read one fact set both times.")
     for name in ("fact", "seed"):
         one, other = (of.coords.get(name) for of in (first, second))
-        if (one is None) != (other is None) or (one is not None and not one.equals(other)):  # pyright: ignore[reportOptionalMemberAccess]
+        if (one is None) != (other is None) or (one is not None and not one.variable.equals(other.variable)):  # pyright: ignore[reportOptionalMemberAccess]
             raise ReadingError(f"{_WHAT} needs shares of the same {name}s. Read one fact set both times.")
