@@ -140,7 +140,9 @@ def test_locality_is_the_share_of_tokens_that_stay():
 
 def test_differences_are_of_pairs_of_records():
     about = {"role": ("fact", ["contradicted"] * 30)}
-    first, second = (random_reading(seed=n).assign_coords(about, state=name) for n, name in ((1, "ft_l"), (2, "rome")))
+    first, second = (
+        random_reading(seed=n).assign_coords({**about, "state": name}) for n, name in ((1, "ft_l"), (2, "rome"))
+    )
     found = editing_difference(first, second, 0.9)
     scores = [editing_scores(one) for one in (first, second)]
     assert set(found.metric.values) == set(scores[0].metric.values) - {"harmonic_score"}
