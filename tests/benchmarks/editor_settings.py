@@ -28,6 +28,7 @@ WINDOWS = [[2, 3, 4, 5, 6], [4, 5, 6, 7, 8], [8, 9, 10, 11, 12]]
 SHORT = [[5, 3], [10, 2]]  # number of tokens and of contexts
 GRIDS = {
     "ft": {"layer": [0, 10, 20]},
+    "ft_l": {"layer": [0, 10, 20], "clamp": [2e-3, 5e-3, 1e-2]},
     "ft_prompt_last": {"layer": [0, 10, 20]},
     "rome": {"layers": [[3], [6], [9]], "value_decay": [0.5], "context_lengths": [SHORT]},
     "r_rome": {"layers": [[3], [6], [9]], "value_decay": [0.5], "context_lengths": [SHORT]},
@@ -35,7 +36,7 @@ GRIDS = {
     "emmet": {"layers": [[3], [6], [9]], "value_decay": [0.5], "moment_weight": [100.0]},
     "alphaedit": {"layers": WINDOWS, "value_decay": [0.5], "null_space_threshold": [2e-2], "ridge": [1.0, 10.0]},
 }
-ALONE = ("ft", "ft_prompt_last", "rome", "r_rome")
+ALONE = ("ft", "ft_l", "ft_prompt_last", "rome", "r_rome")
 
 
 def chosen_facts(model, options):
