@@ -163,6 +163,7 @@ def _sought_together(
 ) -> Values:
     loss = ValueLoss.of(model, requests, layer, place, kl=config.value_kl, decay=config.value_decay)
     initial = loss.initial
+    _require_signal(initial, requests, layer)
     longest = config.value_clamp * initial.norm(dim=1)
     deltas = [nn.Parameter(torch.zeros_like(row)) for row in initial]
     losses, steps = [0.0] * len(requests), [0] * len(requests)
@@ -215,6 +216,15 @@ def _require_reach(model: Model, requests: Sequence[Request], layer: int) -> Non
         raise ChangeError(
             f"Block {layer} is the last, so what it gives at the end of the subject of {apart[0]!r} is not seen at the "
             "end of the prompt. Edit a lower layer."
+        )
+
+
+def _require_signal(initial: Float[Tensor, "request width"], requests: Sequence[Request], layer: int) -> None:
+    silent = [request.fact_id for request, norm in zip(requests, initial.norm(dim=1).tolist(), strict=True) if not norm]
+    if silent:
+        raise ChangeError(
+            f"Block {layer} gives out nothing at the end of the subject of {silent[0]!r}, and a value is sought at most "
+            "some times as long as that. Edit another layer, or check the weights."
         )
 
 

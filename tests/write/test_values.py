@@ -158,6 +158,14 @@ def test_delta_stays_within_the_clamp_and_reaches_it(tiny, some):
     assert lengths == pytest.approx(longest, rel=1e-5)
 
 
+def test_a_block_that_gives_out_nothing_is_named(tiny, some, refused):
+    model = tiny("llama")
+    with torch.no_grad():
+        model.module.model.layers[1].mlp.down_proj.weight.zero_()
+    with refused(f"Block 1 gives out nothing at the end of the subject of {some[0].id!r}"):
+        seek_values(model, requests(model, some, CONTEXTS), 1, ValueConfig(**SHORT), "mlp")
+
+
 def test_the_model_is_left_as_it_was(tiny, some, traced, rngs):
     model = tiny("gemma2")
     model.module.train()
