@@ -223,8 +223,8 @@ def _require_signal(initial: Float[Tensor, "request width"], requests: Sequence[
     silent = [request.fact_id for request, norm in zip(requests, initial.norm(dim=1).tolist(), strict=True) if not norm]
     if silent:
         raise ChangeError(
-            f"Block {layer} gives out nothing at the end of the subject of {silent[0]!r}, and a value is sought at most "
-            "some times as long as that. Edit another layer, or check the weights."
+            f"Block {layer} gives out nothing at the end of the subject of {silent[0]!r}, and a value is at most some "
+            "times as long as what stands there. Edit another layer, or check the weights."
         )
 
 
