@@ -20,6 +20,7 @@ from mechmask.study.editing.methods import methods_with_presets
 from mechmask.study.protocols.editing import EditStudy
 from mechmask.study.states import edit_settings
 from mechmask.study.toml import study_from_file
+from mechmask.write.edit import METHODS
 
 FTL = mm.FTLConfig(layer=1, clamp=1.0, lr=2e-2, steps=20)
 KEYED = {"layers": (1,), "value_lr": 0.3, "value_clamp": 30.0, "value_decay": 0.0, "value_kl": 0.0, "value_stop": 0.2}
@@ -291,6 +292,32 @@ def test_a_sequence_goes_on_from_its_own_edits_and_says_how_the_model_wears_down
     np.testing.assert_allclose(results.erase["index"].sel(state="alphaedit"), expected["index"], atol=1e-3)
     killed_after_every(4, EditStudy(model, few, config), tmp_path / "killed")
     assert kept(tmp_path / "killed") == kept(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_every_method_of_the_registry_goes_through_a_study(model, few, plain, tmp_path, undrawn):
+    keyed = {**KEYED, "value_steps": 10, "moment_tokens": 512}
+    edits = {
+        "ft": mm.FTConfig(layer=1, lr=2e-2, steps=10),
+        "ft_l": FTL,
+        "ft_prompt_last": mm.FTPromptLastConfig(layer=1, lr=2e-2, steps=10),
+        "rome": mm.ROMEConfig(**keyed),
+        "r_rome": mm.RROMEConfig(**keyed),
+        "memit": mm.MEMITConfig(**keyed, moment_weight=1e-3),
+        "emmet": mm.EMMETConfig(**keyed, ridge=1e-3),
+        "alphaedit": ALPHA,
+        "malmen": mm.MALMENConfig(layers=(1,), hypernetwork="identity", lr=0.3),
+    }
+    assert set(edits) == set(METHODS)
+    config = plain.model_copy(update={"edits": tuple(edits.values())})
+    results = EditStudy(model, few, config).run(tmp_path / "run")
+    assert list(results.summary().index) == ["before", *edits]
+    for name, edit in edits.items():
+        with quiet():
+            states = {fact.id: mm.edit(model, [fact], config=edit).on(model) for fact in few.contradicted}
+        by_hand = scores([mm.read_editing(state, few.select([fact])) for fact, state in states.items()])
+        found = estimates(results, name)
+        assert [found[f"{kind}_score"] for kind in ("efficacy", "paraphrase", "neighborhood")] == pytest.approx(by_hand)
 
 
 @pytest.mark.slow
