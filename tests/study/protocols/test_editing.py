@@ -402,6 +402,11 @@ def test_an_editor_that_does_not_fit_the_model_is_refused(tiny, facts):
     assert list(edit_settings(model, (FTL, ALPHA, FTL))) == ["ft_l", "alphaedit", "ft_l_2"]
 
 
+def test_all_methods_are_those_that_need_no_training():
+    named = methods_with_presets(mm.load_model("smollm2-135m"))
+    assert named == [name for name in METHODS if name != "malmen"]
+
+
 def test_facts_without_a_role_or_a_distractor_are_refused(tiny, facts):
     for role in ("contradicted", "control", "never"):
         with pytest.raises(StudyError, match=f"0 {role}"):
