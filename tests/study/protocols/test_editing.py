@@ -295,21 +295,20 @@ def test_a_sequence_goes_on_from_its_own_edits_and_says_how_the_model_wears_down
 
 
 @pytest.mark.slow
-def test_every_method_of_the_registry_goes_through_a_study(model, few, plain, tmp_path, undrawn):
-    keyed = {**KEYED, "value_steps": 10, "moment_tokens": 512}
+def test_every_other_method_of_the_registry_goes_through_a_study(model, few, plain, tmp_path, undrawn):
+    keyed = {**KEYED, "value_steps": 3, "moment_tokens": 512}
     edits = {
-        "ft": mm.FTConfig(layer=1, lr=2e-2, steps=10),
-        "ft_l": FTL,
-        "ft_prompt_last": mm.FTPromptLastConfig(layer=1, lr=2e-2, steps=10),
+        "ft": mm.FTConfig(layer=1, lr=2e-2, steps=3),
+        "ft_prompt_last": mm.FTPromptLastConfig(layer=1, lr=2e-2, steps=3),
         "rome": mm.ROMEConfig(**keyed),
         "r_rome": mm.RROMEConfig(**keyed),
         "memit": mm.MEMITConfig(**keyed, moment_weight=1e-3),
         "emmet": mm.EMMETConfig(**keyed, ridge=1e-3),
-        "alphaedit": ALPHA,
         "malmen": mm.MALMENConfig(layers=(1,), hypernetwork="identity", lr=0.3),
     }
-    assert set(edits) == set(METHODS)
+    assert set(edits) | {"ft_l", "alphaedit"} == set(METHODS)  # those two are the studies of the other tests
     config = plain.model_copy(update={"edits": tuple(edits.values())})
+    few = few.select([fact.id for fact in few if fact.role != "contradicted" or fact == few.contradicted[0]])
     results = EditStudy(model, few, config).run(tmp_path / "run")
     assert list(results.summary().index) == ["before", *edits]
     for name, edit in edits.items():
