@@ -142,6 +142,7 @@ class _Sentry:
         self.blocks = 0  # uninterrupted blocks that are open
         self.pending = False
         self._posts: list[_Post] = []  # more than one where another handler was put in place while a context was open
+        self._asked: int | None = None  # the post whose relieved handler is running
 
     def stand(self) -> _Post | None:
         """Take the place of the handler; none off the main thread, where there is none to take."""
@@ -187,19 +188,21 @@ class _Sentry:
     def _handle(self, _number: int, frame: FrameType | None) -> None:
         if self.blocks or _changes_state(frame):
             self.pending = True
-        else:
-            self._pass_on(frame)
-
-    def _pass_on(self, frame: FrameType | None) -> None:
-        """To the handler that was relieved last; should that one call this one again, to the one before it."""
-        if not self._posts:
             return
-        post = self._posts.pop()
+        by_signal = frame is sys._getframe(1)  # else a handler that was put in place later hands it on
+        self._pass_on(frame, below=None if by_signal else self._asked)
+
+    def _pass_on(self, frame: FrameType | None, below: int | None = None) -> None:
+        """To the handler that was relieved last, or last before one that hands it on."""
+        number = (len(self._posts) if below is None else below) - 1
+        relieved = self._posts[number].relieved if number >= 0 else None
+        if relieved is None:
+            return
+        before, self._asked = self._asked, number
         try:
-            if post.relieved is not None:
-                post.relieved(signal.SIGINT, frame)
+            relieved(signal.SIGINT, frame)
         finally:
-            self._posts.append(post)
+            self._asked = before
 
 
 _sentry = _Sentry()

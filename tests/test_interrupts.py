@@ -241,6 +241,29 @@ def test_handlers_that_are_put_in_place_inside_stand_until_they_are_taken_away()
     assert signal.getsignal(signal.SIGINT) is around
 
 
+def test_a_second_interrupt_reaches_a_handler_that_is_still_busy_with_the_first():
+    """As one that saves its work at the first Ctrl-C and gives up at the second."""
+    noted = []
+
+    def patient(number, frame):
+        noted.append(1)
+        if len(noted) == 1:
+            signal.raise_signal(signal.SIGINT)
+            noted.append("saved")
+        else:
+            signal.default_int_handler(number, frame)
+
+    before = signal.signal(signal.SIGINT, patient)
+    try:
+        for how in (Thing().on, uninterrupted):
+            noted.clear()
+            with pytest.raises(KeyboardInterrupt), how():
+                signal.raise_signal(signal.SIGINT)
+            assert noted == [1, 1]
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_contexts_that_are_left_in_another_order():
     around, first, second = signal.getsignal(signal.SIGINT), Thing(), Thing()
     outer, inner = first.on(), second.on()

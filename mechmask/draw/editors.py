@@ -86,7 +86,9 @@ def editors(
     with canvas.page(_WHAT, (1, 3), (PAGE_INCHES, 2.1 + 0.36 * len(names)), looks=looks) as page:
         scores, group, facts = page.panels
         for metric in _SCORES:
-            _draw_score(page, scores, editing.sel(state=names, metric=metric), metric)
+            found = editing.sel(state=names, metric=metric)
+            if np.isfinite(found.estimate).any():  # no neighbors, say, no NS
+                _draw_score(page, scores, found, metric)
         goes_on = _draw_group(page, group, verdicts.sel(state=names))
         _draw_facts(page, facts, verdicts.sel(state=names))
         for panel in page.panels:

@@ -69,8 +69,15 @@ def editors_sequence(
             for name, editor in editors.items():
                 draw_band(panel, _band(editor.sel(metric=metric)), page.looks[name], name)
             _label(page, panel, metric)
+            panel.set_xlim(*_range(sequence.edits.values))
         page.legend(entries_of(page.panels), _note(sequence, "perplexity_ratio" in drawn), 4)
     return page.root
+
+
+def _range(edits: np.ndarray) -> tuple[float, float]:
+    """From none to all edits, in every panel."""
+    most = float(edits.max())
+    return -0.04 * most, 1.04 * most
 
 
 def _is_there(sequence: xr.Dataset, metric: str) -> bool:

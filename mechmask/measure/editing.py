@@ -26,6 +26,7 @@ from mechmask.measure.editing_reading import (
     require_editing,
 )
 from mechmask.measure.harmonic_score import harmonic_mean_of_shares
+from mechmask.measure.reading import require_same_coordinates
 from mechmask.measure.record_difference import share_difference_over_records
 from mechmask.measure.record_mean import mean_over_records
 from mechmask.measure.record_share import share_over_records
@@ -155,7 +156,7 @@ def editing_difference(
     what = "A difference of editing scores"
     require_level(level, what)
     require_alike({"first": first, "second": second}, what)
-    _require_same_coordinates(first, second, what, ("role", "seed"))
+    require_same_coordinates(first, second, what, ("role", "seed"))
     chosen = None if edited is None else [edited] if isinstance(edited, str) else list(edited)
     counted = [_counted(reading, what, chosen) for reading in (first, second)]
     pairs = zip(*(_metrics(reading) for reading, _ in counted), strict=True)
@@ -316,14 +317,6 @@ def _difference(first: _Metric, second: _Metric, level: float) -> Interval:
     if first.is_share:
         return share_difference_over_records(first.values, second.values, level, behind=first.tokens)
     return mean_over_records(second.values - first.values, level)
-
-
-def _require_same_coordinates(first: xr.Dataset, second: xr.Dataset, what: str, names: Iterable[str]) -> None:
-    """Refuse readings of which one has a coordinate and the other has another one, or none."""
-    for name in names:
-        one, other = (reading.coords.get(name) for reading in (first, second))
-        if (one is None) != (other is None) or (one is not None and not one.variable.equals(other.variable)):  # pyright: ignore[reportOptionalMemberAccess]
-            raise ReadingError(f"{what}: first and second differ in {name}. Read one fact set both times, alike.")
 
 
 def _require_distinct(names: list[str]) -> None:

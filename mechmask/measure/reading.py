@@ -8,7 +8,7 @@ Two more are used here: ``phrasing`` (0 is the prompt, then its paraphrases) and
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import combinations
 from pathlib import Path
 
@@ -197,6 +197,26 @@ def require_same(
                 raise ReadingError(f"{what}: {pair} differ in {name} ({difference}). Read one fact set both times.")
         if same_model:
             _require_same_model({first_name: first, second_name: second}, what)
+
+
+def require_same_coordinates(
+    first: xr.Dataset | xr.DataArray, second: xr.Dataset | xr.DataArray, what: str, names: Iterable[str]
+) -> None:
+    """Refuse two readings of which one has a coordinate, and the other another one or none.
+
+    Args:
+        first: a reading, or a variable of one.
+        second: what is held against it.
+        what: the measurement, which opens the sentence.
+        names: of the coordinates.
+
+    Raises:
+        ReadingError: naming the first that differs.
+    """
+    for name in names:
+        one, other = (None if name not in of.coords else of.coords[name].variable for of in (first, second))
+        if not (other is None if one is None else other is not None and one.equals(other)):
+            raise ReadingError(f"{what}: first and second differ in {name}. Read one fact set both times, alike.")
 
 
 def _require_same_model(pair: Mapping[str, xr.Dataset], what: str) -> None:

@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from mechmask.interrupts import atomic_context
 
 _MAX_BYTES = 2**30  # of all copies together; a weight that would take more is multiplied by as it lies
-_WORTH_A_COPY = 3  # to rearrange a weight for both directions takes as long as some three products
+_WORTH_A_COPY = 3  # products after which it is likely that many more come: to rearrange a weight costs several
 _FORWARDS: dict[type[nn.Module], Any] = {kind: kind.forward for kind in (nn.Linear, Conv1D)}
 
 

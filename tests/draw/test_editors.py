@@ -63,17 +63,15 @@ def test_every_piece_of_a_bar_has_its_verdict_s_marker_so_that_grey_print_tells_
     assert len({look.marker for look in VERDICT_LOOKS.values()}) == len(VERDICT_LOOKS)
 
 
-def test_a_score_that_there_is_not_is_not_drawn(editors_results):
+def test_a_score_that_there_is_not_is_neither_drawn_nor_in_the_legend(editors_results, words):
     editing, verdicts = editors_results
     lacking = editing.where(~editing.metric.isin(["paraphrase_score", "harmonic_score"]))
-    scores = draw.editors(lacking, verdicts).axes[0]
-    drawn = {line.get_label(): np.isfinite(line.get_xdata()).any() for line in scores.lines}
-    assert {metric: drawn[label] for metric, label in LABELS.items()} == {
-        "efficacy_score": True,
-        "paraphrase_score": False,
-        "neighborhood_score": True,
-        "harmonic_score": False,
-    }
+    figure = draw.editors(lacking, verdicts)
+    drawn = {line.get_label() for line in figure.axes[0].lines if np.isfinite(line.get_xdata()).any()}
+    assert drawn & set(LABELS.values()) == {LABELS["efficacy_score"], LABELS["neighborhood_score"]}
+    said = " ".join(words(figure).split())
+    for metric, label in LABELS.items():
+        assert (label in said) == (metric in ("efficacy_score", "neighborhood_score"))
 
 
 def test_headings_of_editors_have_their_name_in_a_line_of_its_own(depth_reading):
@@ -146,3 +144,12 @@ def test_a_sequence_without_a_text_has_three_panels_and_one_without_a_score_is_r
     many = xr.concat([editors_sequence.isel(state=[0]).assign_coords(state=[f"e{i}"]) for i in range(20)], "state")
     with pytest.raises(ReadingError, match=r"tells .* apart"):
         draw.editors_sequence(many)
+
+
+def test_a_sequence_that_was_read_once_is_drawn_from_none_to_all_edits(editors_sequence):
+    once = editors_sequence.isel(edits=[0, -1])
+    panels = draw.editors_sequence(once).axes
+    assert len(panels) == 4
+    for panel in panels:
+        low, high = panel.get_xlim()
+        assert low < 0 and high > float(once.edits.max())

@@ -33,15 +33,21 @@ def test_of_one_prompt_a_record_it_is_square_and_add_of_exact_intervals():
     assert tuple(found) == pytest.approx((up - down, up - down - low, up - down + high, 30))
 
 
-def test_it_holds_as_often_as_it_says():
-    generator, held = np.random.default_rng(0), 0
+@pytest.mark.parametrize(("n", "n_prompts", "rise", "fall"), [(20, 4, 0.15, 0.05), (50, 1, 0.02, 0.0)])
+def test_it_holds_as_often_as_it_says(n, n_prompts, rise, fall):
+    generator, held, students = np.random.default_rng(0), 0, 0
     for _ in range(400):
-        of_record, of_prompt = generator.random(20)[:, None], generator.random((20, 4))
-        drawn = np.where(generator.random((20, 1)) < 0.5, of_record, of_prompt)
-        change = (drawn < 0.15).astype(float) - (drawn > 0.95)
+        of_record, of_prompt = generator.random(n)[:, None], generator.random((n, n_prompts))
+        drawn = np.where(generator.random((n, 1)) < 0.5, of_record, of_prompt)
+        change = (drawn < rise).astype(float) - (drawn > 1 - fall)
         found = share_difference_over_records(*pair(change))
-        held += found.low <= 0.10 <= found.high
+        held += found.low <= rise - fall <= found.high
+        means = change.mean(1)
+        half = stats.t.ppf(0.975, n - 1) * stats.sem(means)
+        students += abs(means.mean() - (rise - fall)) <= half
     assert held / 400 > 0.94
+    if not fall:
+        assert students / 400 < 0.75
 
 
 def test_where_nothing_changes_it_does_not_claim_that_nothing_can():
