@@ -13,6 +13,8 @@ from importlib.metadata import version
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from mechmask.opener import opens_directories
+
 __version__ = version("mechmask")
 
 if TYPE_CHECKING:
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
     from mechmask.facts.fact import Neighbor as Neighbor
     from mechmask.facts.fact_set import FactSet as FactSet
     from mechmask.facts.frames import framed as framed
+    from mechmask.facts.from_template import facts_from_template as facts_from_template
     from mechmask.facts.load import load_facts as load_facts
+    from mechmask.facts.message import Message as Message
     from mechmask.facts.pararel import with_pararel as with_pararel
     from mechmask.facts.probes import probes as probes
     from mechmask.facts.roles import assign_roles as assign_roles
@@ -77,6 +81,7 @@ if TYPE_CHECKING:
     from mechmask.measure.trace import matched_trace as matched_trace
     from mechmask.measure.trace import shared_trace as shared_trace
     from mechmask.measure.trace import twin_trace as twin_trace
+    from mechmask.measure.trajectory import along_steps as along_steps
     from mechmask.measure.twin_design import Expected as Expected
     from mechmask.measure.twin_design import TwinDesign as TwinDesign
     from mechmask.measure.where import evidence_share as evidence_share
@@ -112,11 +117,16 @@ if TYPE_CHECKING:
     from mechmask.read.probes import read_probes as read_probes
     from mechmask.read.text import held_out_text as held_out_text
     from mechmask.read.text import read_text as read_text
+    from mechmask.read.trajectory import read_depth_trajectory as read_depth_trajectory
+    from mechmask.read.trajectory import read_trajectory as read_trajectory
     from mechmask.read.weights import weight_change as weight_change
     from mechmask.study.calibration import calibrate as calibrate
     from mechmask.study.calibration_results import Calibration as Calibration
+    from mechmask.study.calibration_results import open_calibration as open_calibration
+    from mechmask.study.callback import ContestCallback as ContestCallback
     from mechmask.study.config import StudyConfig as StudyConfig
     from mechmask.study.contrast_config import ContrastConfig as ContrastConfig
+    from mechmask.study.data_package import export_tables as export_tables
     from mechmask.study.dose_config import DoseConfig as DoseConfig
     from mechmask.study.draws import DrawnResults as DrawnResults
     from mechmask.study.draws import Draws as Draws
@@ -125,6 +135,7 @@ if TYPE_CHECKING:
     from mechmask.study.editing.results import EditResults as EditResults
     from mechmask.study.editing.results import open_edits as open_edits
     from mechmask.study.lenses import fitted_lens as fitted_lens
+    from mechmask.study.opened import open_results as open_results
     from mechmask.study.paper import PaperConfig as PaperConfig
     from mechmask.study.paper import PaperStudy as PaperStudy
     from mechmask.study.paper_results import PaperResults as PaperResults
@@ -156,10 +167,13 @@ if TYPE_CHECKING:
     from mechmask.study.states import state_of_change as state_of_change
     from mechmask.study.states import untouched as untouched
     from mechmask.study.status import study_status as study_status
+    from mechmask.study.sweep import Sweep as Sweep
+    from mechmask.study.sweep_results import SweepResults as SweepResults
     from mechmask.study.training import Watch as Watch
     from mechmask.study.training import train as train
     from mechmask.study.until import Until as Until
     from mechmask.write.change import Change as Change
+    from mechmask.write.checkpoints import load_checkpoints as load_checkpoints
     from mechmask.write.edit import edit as edit
     from mechmask.write.edit import prepare as prepare
     from mechmask.write.edit import preset_for as preset_for
@@ -196,6 +210,8 @@ _HOMES = {
     "questions": "facts.choice",
     "Example": "facts.fact",
     "Fact": "facts.fact",
+    "Message": "facts.message",
+    "facts_from_template": "facts.from_template",
     "Implication": "facts.fact",
     "Neighbor": "facts.fact",
     "FactSet": "facts.fact_set",
@@ -252,6 +268,7 @@ _HOMES = {
     "matched_trace": "measure.trace",
     "shared_trace": "measure.trace",
     "twin_trace": "measure.trace",
+    "along_steps": "measure.trajectory",
     "Expected": "measure.twin_design",
     "TwinDesign": "measure.twin_design",
     "evidence_share": "measure.where",
@@ -287,11 +304,16 @@ _HOMES = {
     "read_probes": "read.probes",
     "held_out_text": "read.text",
     "read_text": "read.text",
+    "read_depth_trajectory": "read.trajectory",
+    "read_trajectory": "read.trajectory",
     "weight_change": "read.weights",
     "calibrate": "study.calibration",
     "Calibration": "study.calibration_results",
+    "open_calibration": "study.calibration_results",
+    "ContestCallback": "study.callback",
     "StudyConfig": "study.config",
     "ContrastConfig": "study.contrast_config",
+    "export_tables": "study.data_package",
     "DoseConfig": "study.dose_config",
     "DrawnResults": "study.draws",
     "Draws": "study.draws",
@@ -300,6 +322,7 @@ _HOMES = {
     "EditResults": "study.editing.results",
     "open_edits": "study.editing.results",
     "fitted_lens": "study.lenses",
+    "open_results": "study.opened",
     "PaperConfig": "study.paper",
     "PaperStudy": "study.paper",
     "PaperResults": "study.paper_results",
@@ -332,9 +355,12 @@ _HOMES = {
     "untouched": "study.states",
     "study_status": "study.status",
     "train": "study.training",
+    "Sweep": "study.sweep",
+    "SweepResults": "study.sweep_results",
     "Watch": "study.training",
     "Until": "study.until",
     "Change": "write.change",
+    "load_checkpoints": "write.checkpoints",
     "second_moments": "write.moments.estimate",
     "edit": "write.edit",
     "prepare": "write.edit",
@@ -384,6 +410,9 @@ def _imported(name: str) -> ModuleType:
     with warnings.catch_warnings():  # tqdm, which transformers imports, misses its widgets in a notebook
         warnings.filterwarnings("ignore", message="IProgress not found")
         return import_module(name)
+
+
+opens_directories(lambda directory: _imported("mechmask.study.opened").open_results(directory))
 
 
 def __dir__() -> list[str]:

@@ -30,6 +30,10 @@ class ModelError(MechmaskError, ValueError):
     """A model that cannot be loaded, or whose anatomy is not known."""
 
 
+class WeightsError(ModelError):
+    """Something that needs weights as numbers on their devices, asked of a model that is quantised or offloaded."""
+
+
 class ReadingError(MechmaskError, ValueError):
     """A reading that was requested with unusable arguments, or that failed its self-check."""
 
@@ -40,6 +44,10 @@ class ChangeError(MechmaskError, ValueError):
 
 class StudyError(MechmaskError, ValueError):
     """A study that cannot start, or a directory that holds another one."""
+
+
+class UnfinishedError(StudyError):
+    """A result of a study that is not there yet, or is older than what it was made from."""
 
 
 class FileError(MechmaskError, OSError):

@@ -25,6 +25,8 @@ from mechmask.errors import DamageError, MechmaskError
 from mechmask.file_errors import file_errors, write_errors
 
 MANIFEST = "digests.json"
+CARD = "README.md"
+"""Of a sealed directory: for people, who may write on in it, so that it is no content, as hidden files are none."""
 _CHUNK = 1 << 20
 
 
@@ -140,7 +142,8 @@ def content_digest(path: str | Path) -> str:
 def seal(directory: str | Path) -> None:
     """Write ``digests.json``: name, size and digest of every file below ``directory`` but itself.
 
-    Hidden files (a lock, an editor's or a file manager's traces) are not content: they are neither sealed nor missed.
+    Hidden files (a lock, an editor's or a file manager's traces) and a card (``README.md``) are not content: they are
+    neither sealed nor missed.
 
     Raises:
         FileError: if a file cannot be read, or the manifest cannot be written.
@@ -189,6 +192,18 @@ def require_sealed(
     return True
 
 
+def sealed_names(directory: str | Path) -> list[str] | None:
+    """The files that a directory's manifest lists, in order; ``None`` where it has none, or a damaged one.
+
+    Raises:
+        FileError: if the manifest cannot be read.
+    """
+    path = Path(directory) / MANIFEST
+    with file_errors(path, "read"):
+        sealed = _read_manifest(path.read_bytes()) if path.is_file() else None
+    return None if sealed is None else list(sealed)
+
+
 class _Seal(NamedTuple):
     size: int
     digest: str
@@ -200,7 +215,7 @@ class _Seal(NamedTuple):
 
 
 def _contents(directory: Path) -> dict[str, Path]:
-    """The files below a directory by their relative names, hidden ones and the manifest left out."""
+    """The files below a directory by their relative names; hidden ones, the manifest and the card left out."""
     contents: dict[str, Path] = {}
     with file_errors(directory, "read"):
         for root, folders, names in os.walk(directory, onerror=_raise):
@@ -210,7 +225,8 @@ def _contents(directory: Path) -> dict[str, Path]:
                 path = Path(root) / name
                 if not name.startswith("."):
                     contents[path.relative_to(directory).as_posix()] = path
-    contents.pop(MANIFEST, None)
+    for name in (MANIFEST, CARD):
+        contents.pop(name, None)
     return dict(sorted(contents.items()))
 
 

@@ -1,17 +1,20 @@
 """Progress on standard error, for whatever takes more than a second: what is being made, how far, how long still.
 
-A bar shows itself only once its work has taken a while, so that quick work stays silent. Where standard error is no
-terminal, as in a notebook or a log, the finished bar is all that is shown. A bar within another stays silent: a study
-that reads is one bar, not two that overwrite each other.
+A bar shows itself only once its work has taken a while, so that quick work stays silent. In a notebook it is rich's own
+display in the cell, drawn anew in its place: Jupyter, VS Code and Colab do that without a widget, and what is saved is
+one bar as it ended. Where standard error is no terminal, as in a log, the finished bar is all that is shown. A bar
+within another stays silent: a study that reads is one bar, not two that overwrite each other.
 """
 
 from __future__ import annotations
 
+import io
 import math
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -26,6 +29,9 @@ from rich.progress import (
 Tick = Callable[[str], None]
 
 _SILENT_SECONDS = 1.0
+_REDRAWN_SECONDS = 0.25  # in a notebook, where every drawing is a message to a browser
+_NOTEBOOK_COLUMNS = 110
+_NOTEBOOK_LINE = '<pre style="white-space: pre; overflow-x: auto; line-height: normal">{code}</pre>'
 _shown: list[Bar] = []  # the bars that are open and not hidden, the outermost first
 
 
@@ -34,14 +40,15 @@ class Bar:
 
     def __init__(self, name: str, total: int, done: int, *, shown: bool) -> None:
         columns = (
-            TextColumn("{task.description:<12}"),
+            TextColumn("{task.description:<12}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[status]}"),
+            TextColumn("{task.fields[status]}", markup=False),
         )
-        self._progress = Progress(*columns, console=_console(), get_time=lambda: time.monotonic(), disable=not shown)
+        kind = _NotebookProgress if _in_notebook() else Progress
+        self._progress = kind(*columns, console=_console(), get_time=lambda: time.monotonic(), disable=not shown)
         self._task = self._progress.add_task(name, total=total, completed=done, status="")
         self._begun = time.monotonic()
         self._started = False
@@ -71,15 +78,59 @@ class Bar:
         if not self._started and time.monotonic() - self._begun > _SILENT_SECONDS:
             self._started = True
             self._progress.start()
+        elif isinstance(self._progress, _NotebookProgress):
+            self._progress.redraw()
+
+
+class _NotebookProgress(Progress):
+    """A bar as one output of a cell that is replaced where it stands.
+
+    rich would draw it into a widget and from a thread, which takes ipywidgets, is not kept in the file, and swallows
+    what the cell prints meanwhile.
+    """
+
+    _handle: Any = None
+    _drawn = -math.inf
+
+    def start(self) -> None:
+        """Show the bar in the cell that runs."""
+        from IPython.display import display
+
+        if not self.disable:
+            self._drawn = self.get_time()
+            self._handle = display(self, display_id=True)
+
+    def redraw(self) -> None:
+        """Show how it stands, if the last time is long enough ago."""
+        if self.get_time() - self._drawn >= _REDRAWN_SECONDS:
+            self._drawn = self.get_time()
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Show how it stands."""
+        if self._handle is not None:
+            self._handle.update(self)
+
+    def stop(self) -> None:
+        """Leave it as it stands."""
+        self.refresh()
+
+    def _repr_mimebundle_(self, *_: Any, **__: Any) -> dict[str, str]:
+        page = Console(
+            file=io.StringIO(), record=True, width=_NOTEBOOK_COLUMNS, force_jupyter=False, force_terminal=True
+        )
+        page.print(self.get_renderable())
+        html = page.export_html(inline_styles=True, code_format=_NOTEBOOK_LINE, clear=False)
+        return {"text/html": html, "text/plain": page.export_text()}
 
 
 @contextmanager
 def progress_bar(name: str, total: int, done: int = 0, *, shown: bool = True) -> Iterator[Bar]:
     """A bar over ``total`` pieces, of which ``done`` are made already."""
     bar = Bar(name, total, done, shown=shown and not _shown)
-    if shown:
-        _shown.append(bar)
     try:
+        if shown:
+            _shown.append(bar)
         yield bar
     finally:
         bar.close()
@@ -126,6 +177,15 @@ def note(text: str) -> None:
 
 
 def _console() -> Console:
-    """Standard error; a notebook's stream says that it is a terminal, and would keep every refresh of a bar."""
-    in_notebook = type(sys.stderr).__module__.startswith("ipykernel")
-    return Console(stderr=True, force_jupyter=False, force_terminal=False if in_notebook else None)
+    """Standard error, which would keep every refresh of a bar where it is no terminal.
+
+    A notebook's stream says that it is one, and rich believes of any stream that it is where ``FORCE_COLOR`` is set, as
+    in all that a notebook starts or captures.
+    """
+    is_terminal = sys.stderr is not None and sys.stderr.isatty() and not _in_notebook()
+    return Console(stderr=True, force_jupyter=False, force_terminal=None if is_terminal else False)
+
+
+def _in_notebook() -> bool:
+    """Whether what is printed goes to a cell of a notebook; not where it is captured."""
+    return type(sys.stderr).__module__.startswith("ipykernel")

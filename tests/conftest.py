@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.machinery import PathFinder, SourceFileLoader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -104,6 +104,54 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
+_HEADS = {**_LLAMA, "head_dim": 8}
+_IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+
+_ROUTED = {
+    **{"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "moe_intermediate_size": 16},
+    "first_k_dense_replace": 1,  # a dense MLP in the first block, experts in the others
+}
+_LATENT = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}
+_DEEPSEEK = {**_LLAMA, **_IDS, **_ROUTED, **_LATENT, "num_hidden_layers": 3, "num_key_value_heads": 4}
+_DELTA = {
+    **{"linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8},
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+}
+
+# Families on which the proof of ``mechmask doctor`` is tried, and nothing else.
+MORE_FAMILIES: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("arcee", "exaone4", "nemotron", "olmo", "olmo2", "olmo3", "stablelm", "starcoder2"), _LLAMA),
+    **{name: {**_HEADS, **_IDS} for name in ("ernie4_5", "gemma", "glm", "glm4", "hunyuan_v1_dense", "seed_oss")},
+    **{name: {**_LLAMA, **_IDS} for name in ("apertus", "cohere", "cohere2", "smollm3")},
+    "codegen": {**_GPT, **_GPT_IDS, "rotary_dim": 4},
+    "deepseek_v2": _DEEPSEEK,
+    "deepseek_v3": _DEEPSEEK,
+    "falcon": {**_SIZES, "alibi": False, "multi_query": True, "new_decoder_architecture": False},
+    "gpt_bigcode": {**_GPT, **_GPT_IDS},
+    "gpt_neo": {
+        **{"vocab_size": VOCABULARY, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "intermediate_size": 64},
+        **{"attention_types": [[["global"], 2]], "max_position_embeddings": 256},
+    },
+    "gemma4_text": {**_HEADS, **_IDS, "num_hidden_layers": 3},
+    "glm4_moe": {**_HEADS, **_IDS, **_ROUTED, "num_hidden_layers": 3},
+    "gpt_oss": {**_HEADS, "num_local_experts": 4},
+    "granite": {**_LLAMA, "logits_scaling": 8.0, "residual_multiplier": 0.5, "embedding_multiplier": 2.0},
+    "llama4_text": {
+        **_HEADS,
+        **_IDS,
+        "intermediate_size_mlp": 64,
+        "num_local_experts": 4,
+        "interleave_moe_layer_step": 2,
+    },
+    "mixtral": {**_LLAMA, "num_local_experts": 4},
+    "qwen3_moe": {**_HEADS, "moe_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_next": {
+        **{**_HEADS, **_IDS, **_DELTA, "num_hidden_layers": 3, "num_experts": 4, "num_experts_per_tok": 2},
+        **{"moe_intermediate_size": 16, "shared_expert_intermediate_size": 16},
+    },
+}
+
+
 @pytest.fixture(params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> str:
     """Every family in turn; ``pytest.mark.parametrize("family", [...])`` narrows it."""
@@ -120,7 +168,9 @@ def tiny_module() -> Callable[..., PreTrainedModel]:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     def make(name: str, dtype: torch.dtype = torch.float32, seed: int = 0, **config: Any) -> PreTrainedModel:
-        module = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **{**FAMILIES.get(name, {}), **config}))
+        module = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(name, **{**(FAMILIES | MORE_FAMILIES).get(name, {}), **config})
+        )
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in module.parameters():
@@ -280,6 +330,18 @@ class Result(NamedTuple):
     code: int
     out: str
     err: str
+
+
+def _undrawn() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mechmask.study.exports._save", lambda drawn, path: path.touch())
+        yield
+
+
+undrawn = pytest.fixture(_undrawn, name="undrawn")
+"""Figures of studies are empty files: what is drawn is another test's question."""
+all_undrawn = pytest.fixture(_undrawn, scope="module", name="all_undrawn")
+"""The same for all tests of a module, and for what they share."""
 
 
 @pytest.fixture

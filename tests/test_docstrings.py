@@ -113,7 +113,8 @@ def test_every_field_is_explained(name):
     if dataclasses.is_dataclass(cls):
         fields = {field.name for field in dataclasses.fields(cls) if field.init and not field.name.startswith("_")}
     elif issubclass(cls, pydantic.BaseModel):
-        fields = {*vars(cls).get("__annotations__", {})} - {"method", "model_config", "former"}
+        own = {name for name in vars(cls).get("__annotations__", {}) if not name.startswith("_")}
+        fields = own - {"method", "model_config", "former"}
     elif issubclass(cls, (BaseException, enum.Enum)) or cls.__init__ is object.__init__:
         fields = set()
     else:

@@ -11,6 +11,8 @@ import pytest
 
 from mechmask.cli import arguments
 
+pytestmark = pytest.mark.usefixtures("all_undrawn")
+
 EDITOR = 'method = "ft_l"\nlayer = 1\nclamp = 1.0\nlr = 2e-2\nsteps = 10\n'
 MEMIT = 'method = "memit"\nlayers = [1]\nvalue_steps = 5\nvalue_lr = 0.3\nmoment_tokens = 256\nmoment_weight = 1e-3\n'
 OPTIONS = ("--facts", 2, "--no-generation", "--seed", 3)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from mechmask.study.pages import citation as cited
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -53,3 +55,13 @@ def test_the_citation_is_of_this_version(project):
     citation = (_ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert f"\nversion: {project['project']['version']}\n" in citation
     assert project["project"]["urls"]["Paper"].removeprefix("https://doi.org/") in citation
+
+
+def test_a_page_cites_what_the_citation_says(project):
+    citation = (_ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f'\ntitle: "{cited.TITLE}"\n' in citation and f'name: "{cited.AUTHORS}"' in citation
+    assert f'title: "{cited.PAPER_TITLE}"' in citation and f"doi: {cited.PAPER_DOI}" in citation
+    assert f'family-names: "{cited.PAPER_FAMILY}"' in citation and f'given-names: "{cited.PAPER_GIVEN}"' in citation
+    assert f"year: {cited.PAPER_YEAR}" in citation
+    for text in (cited.TITLE, cited.PAPER_TITLE, cited.PAPER_DOI, project["project"]["version"]):
+        assert text in cited.bibtex()

@@ -104,6 +104,15 @@ def test_outside_a_terminal_only_the_end_is_shown_and_on_standard_error(clock, c
     assert "editing" in shown.err and "3/3" in shown.err
 
 
+def test_a_pipe_gets_the_end_alone_where_colour_is_forced(clock, capfd, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with progress_bar("editing", 2) as bar:
+        for _ in range(2):
+            clock(5)
+            bar()
+    assert len(capfd.readouterr().err.strip().splitlines()) == 1
+
+
 def test_a_bar_within_a_bar_leaves_the_screen_to_the_outer_one(clock, screen):
     with progress_bar("states", 2) as outer:
         clock(5)
@@ -136,3 +145,84 @@ def test_a_note_is_one_line_whatever_its_length(capfd):
     shown = capfd.readouterr()
     assert shown.out == ""
     assert shown.err == "[bold] " + "word " * 100 + "\n"
+
+
+def test_what_is_said_is_no_markup(clock, screen):
+    with progress_bar("[b]states", 2) as bar:
+        for _ in range(2):
+            clock(5)
+            bar("[/b] of {task} & [link=x]y[/link]")
+    assert "[b]states" in screen() and "[/b] of {task} & [link=x]y[/link]" in screen()
+
+
+CELLS = [
+    """
+import signal, sys, time
+sys.modules["ipywidgets"] = None  # as if it were not installed
+from mechmask import progress
+progress._SILENT_SECONDS = progress._REDRAWN_SECONDS = 0.1
+def work(name, stop_at=-1):
+    with progress.progress_bar(name, 30) as bar:
+        for i in range(30):
+            time.sleep(0.02)
+            print("." * (i % 10 == 0), end="")
+            bar(f"<i>piece</i> {i}")
+            if i == stop_at:
+                signal.raise_signal(signal.SIGINT)
+work("whole")
+""",
+    'work("stopped", 20)',
+    'work("after")',
+    "progress._SILENT_SECONDS = 60\nwork('quick')",
+    "%%capture captured\nprogress._SILENT_SECONDS = 0.1\nwork('captured')",
+    "print(captured.stderr.count('captured'), len(captured.outputs), captured.stdout)",
+]
+
+
+@pytest.fixture(scope="module")
+def notebook():
+    """The cells above, executed in a kernel, and every message of a display in turn."""
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+
+    class Recording(nbclient.NotebookClient):
+        def process_message(self, message, cell, cell_index):
+            if message["msg_type"] in ("display_data", "update_display_data"):
+                messages.append((cell_index, message["msg_type"], message["content"]["data"]))
+            return super().process_message(message, cell, cell_index)
+
+    messages = []
+    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS])
+    Recording(made, kernel_name="python3", allow_errors=True, timeout=60).execute()
+    return [cell.outputs for cell in made.cells], messages
+
+
+def _bars(outputs):
+    return [output for output in outputs if output.output_type == "display_data"]
+
+
+def test_in_a_notebook_a_bar_moves_in_its_place_and_one_is_kept(notebook):
+    outputs, messages = notebook
+    of_first = [data for index, _, data in messages if index == 0]
+    kinds = [kind for index, kind, _ in messages if index == 0]
+    assert kinds == ["display_data"] + ["update_display_data"] * (len(kinds) - 1)
+    assert 3 <= len(of_first) <= 12, "a few a second, not one for each piece"
+    counts = [int(data["text/plain"].split("/30")[0].split()[-1]) for data in of_first]
+    assert counts == sorted(counts) and counts[0] < 15 and counts[-1] == 30
+    (bar,) = _bars(outputs[0])
+    assert "30/30" in bar.data["text/plain"] and "\x1b" not in bar.data["text/plain"]
+    assert "&lt;i&gt;piece&lt;/i&gt; 29" in bar.data["text/html"] and len(str(outputs[0])) < 4000
+    printed = [output.text for output in outputs[0] if output.output_type == "stream"]
+    assert "".join(printed) == "...", "a bar swallows nothing"
+
+
+def test_an_interrupt_leaves_a_bar_where_it_stopped_and_the_next_one_shows(notebook):
+    outputs, _ = notebook
+    (bar,) = _bars(outputs[1])
+    assert "21/30" in bar.data["text/plain"] and outputs[1][-1].ename == "KeyboardInterrupt"
+    assert "30/30" in _bars(outputs[2])[0].data["text/plain"]
+
+
+def test_in_a_notebook_quick_work_is_silent_and_captured_work_is_captured(notebook):
+    outputs, _ = notebook
+    assert not _bars(outputs[3])
+    assert outputs[5][0].text == "1 0 ...\n" and not outputs[4]

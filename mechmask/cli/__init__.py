@@ -14,8 +14,8 @@ from typing import Annotated
 import typer
 
 from mechmask.cli.planning import doctor, power
-from mechmask.cli.readings import fit, read
-from mechmask.cli.studies import calibrate, demo, edit, status, study
+from mechmask.cli.readings import fit, read, trajectory
+from mechmask.cli.studies import calibrate, demo, edit, export, report, status, study, sweep
 from mechmask.console import INTERRUPTED, drop_output, stop, stop_at_usage
 from mechmask.errors import MechmaskError
 
@@ -26,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # square brackets are TOML here, not markup
 )
-for command in (demo, study, edit, calibrate, status, read, doctor, power):
+for command in (demo, study, sweep, edit, calibrate, status, report, export, read, trajectory, doctor, power):
     app.command()(command)
 
 lenses = typer.Typer(help="Lenses for readings of depth.", no_args_is_help=True, rich_markup_mode=None)

@@ -9,7 +9,10 @@ import typer
 # Named here once more: where they are defined, torch is imported.
 ScoreName = Literal["sequence", "mean", "divergence"]
 BackendName = Literal["transformer_lens", "nnsight"]
+TemplateName = Literal["plain", "chat", "both"]
 FittedLensName = Literal["tuned", "ridge"]
+TableFormat = Literal["csv", "parquet"]
+SweepWhere = Literal["here", "ray"]
 EditedHow = Literal["each", "together", "sequence"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script instead of a table.")]

@@ -18,14 +18,17 @@ def doctor(
 ) -> None:
     """What is installed, and what the model and the facts would hit."""
     with loading():
-        from mechmask.study.doctor import examine
+        from mechmask.study.doctor import examine, proof_table
 
     findings = examine(model, facts)
     if json:
         print_json(findings)
     else:
         for name, value in findings.items():
-            typer.echo(f"{name:<22} {value}")
+            if name != "proof":
+                typer.echo(f"{name:<22} {value}")
+        if "proof" in findings:
+            show(proof_table(findings), "Held against the model's own output", json)
     if "problem" in findings:
         raise typer.Exit(2)
 

@@ -1,13 +1,14 @@
-"""Commands that look at a model once: read, and lens fit."""
+"""Commands that look at a model: read, trajectory, and lens fit."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mechmask.cli.arguments import BackendName, FittedLensName, Json, ModelName, ScoreName
+from mechmask.cli.arguments import BackendName, FittedLensName, Json, ModelName, ScoreName, TemplateName
 from mechmask.console import loading, show
 from mechmask.errors import ReadingError
 from mechmask.file_errors import file_errors
@@ -15,6 +16,11 @@ from mechmask.file_errors import file_errors
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
+
+    from mechmask.models.model import Model
+    from mechmask.models.states import Variant
+
+Out = Annotated[Path | None, typer.Option(help="Also write the reading here: .nc, or the table as .csv.")]
 
 
 def read(
@@ -26,7 +32,17 @@ def read(
     backend: Annotated[
         BackendName, typer.Option(help="With --depth: who watches the residual stream.")
     ] = "transformer_lens",
-    out: Annotated[Path | None, typer.Option(help="Also write the reading here: .nc, or the table as .csv.")] = None,
+    after: Annotated[
+        Path | None,
+        typer.Option(
+            help="Read the model with this change too: an adapter of peft's, a checkpoint, or a saved change."
+        ),
+    ] = None,
+    adapter: Annotated[str | None, typer.Option(help="With --after: which adapter, where there are several.")] = None,
+    template: Annotated[
+        TemplateName | None, typer.Option(help="Prompts as plain text, in the model's chat template, or both ways.")
+    ] = None,
+    out: Out = None,
     json: Json = False,
 ) -> None:
     """Log-probabilities of old, new and distractors of every fact."""
@@ -37,19 +53,61 @@ def read(
         from mechmask.read.depth import read_depth
         from mechmask.read.lenses.load import load_lens
         from mechmask.read.logits import read_logits
+        from mechmask.study.tables import concatenated
+        from mechmask.write.load import load_change
 
     contested = load_facts(facts)
     with loading("the model"):
         loaded = load_model(model)
+    states: dict[str, Model | Variant] = {"before": loaded}
+    if after is not None:
+        states["after"] = load_change(after, loaded, adapter=adapter).on(loaded)
     if depth:
         chosen = load_lens(lens, loaded) if Path(lens).is_dir() else lens
-        reading = read_depth(loaded, contested, chosen, score, backend)
+        one = partial(read_depth, facts=contested, lens=chosen, score=score, backend=backend, template=template)
     else:
-        reading = read_logits(loaded, contested, score)
+        one = partial(read_logits, facts=contested, score=score, template=template)
+    readings = [one(state) for state in states.values()]
+    reading = readings[0] if after is None else concatenated(readings, "state", states)
     table = _table(reading)
     if out is not None:
         _write(reading, table, out)
     show(table, f"{loaded.name}, {score}, nats", json)
+
+
+def trajectory(
+    model: ModelName,
+    run: Annotated[Path, typer.Argument(help="Output directory of a run, with checkpoint-N in it.")],
+    facts: Annotated[Path, typer.Argument(help="Facts: JSONL, CSV, or a data set as it is published.")],
+    score: Annotated[ScoreName, typer.Option(help="How a value's tokens become one number.")] = "sequence",
+    depth: Annotated[bool, typer.Option("--depth", help="Read every layer, not only the output.")] = False,
+    adapter: Annotated[str | None, typer.Option(help="Which adapter of peft's, where there are several.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Also draw it here: .png, .pdf or .svg.")] = None,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """Old and new value at every checkpoint of a run that was trained from MODEL, which is its step 0."""
+    _require_new(out, (".nc", ".csv"))
+    _require_new(figure, (".png", ".pdf", ".svg"))
+    with loading():
+        from mechmask import draw
+        from mechmask.facts.load import load_facts
+        from mechmask.models.load import load_model
+        from mechmask.read.trajectory import read_depth_trajectory, read_trajectory
+        from mechmask.write.checkpoints import load_checkpoints
+
+    contested = load_facts(facts)
+    with loading("the model"):
+        loaded = load_model(model)
+    states = {0: loaded, **load_checkpoints(run, loaded, adapter=adapter)}
+    course = (read_depth_trajectory if depth else read_trajectory)(states, contested, score=score)
+    table = _table(course)
+    if out is not None:
+        _write(course, table, out)
+    if figure is not None:
+        draw.save_figure((draw.checkpoints if depth else draw.trajectory)(course), figure)
+    means = _table(course.mean("fact", keep_attrs=True))
+    show(means, f"Means over facts, {score}, nats", json)
 
 
 def fit(

@@ -1,4 +1,4 @@
-"""Commands that work in a directory and go on where they stopped: demo, study, edit, calibrate; and its status."""
+"""Commands that work in a directory and go on where they stopped (demo, study, edit, calibrate), or look at one."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mechmask.cli.arguments import EditedHow, Json, ModelName
+from mechmask.cli.arguments import EditedHow, Json, ModelName, SweepWhere, TableFormat
 from mechmask.console import INTERRUPTED, loading, print_json, show, stop
 from mechmask.errors import ChangeError, StudyError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from mechmask.study.draws import DrawnResults
     from mechmask.study.paper_results import PaperResults
     from mechmask.study.results import StudyResults
+    from mechmask.study.sweep_results import SweepResults
 
 
 def demo(
@@ -80,6 +83,26 @@ def study(
         with loading("the model"):
             described = study_from_file(config)
         _report(described.run(out), json)
+
+
+def sweep(
+    config: Annotated[Path, typer.Argument(help="TOML of a study with a table [sweep] of what is varied.")],
+    out: Annotated[Path, typer.Option(help="Directory of the sweep; taken up again where it stopped.")],
+    on: Annotated[
+        SweepWhere, typer.Option(help="One study after the other in this process, or as tasks of Ray.")
+    ] = "here",
+    workers: Annotated[int | None, typer.Option(help="Studies at once on this machine, on Ray.", min=1)] = None,
+    address: Annotated[str | None, typer.Option(help="Of a Ray cluster, such as auto.")] = None,
+    cpus: Annotated[float, typer.Option(help="Processors a study, on Ray.")] = 1,
+    gpus: Annotated[float, typer.Option(help="GPUs a study, on Ray; 0.5 puts two studies on one.")] = 0,
+    json: Json = False,
+) -> None:
+    """A study over every combination of models, draws, seeds, doses or methods; each is a study of its own."""
+    with _resumable(out):
+        with loading():
+            from mechmask.study.sweep import Sweep
+        described = Sweep(config)
+        _report(described.run(out, on, workers=workers, address=address, cpus=cpus, gpus=gpus), json)
 
 
 def edit(
@@ -176,6 +199,36 @@ def status(
     typer.echo(f"{n_done} of {len(rows)} steps are done.")
 
 
+def report(
+    directory: Annotated[
+        Path,
+        typer.Argument(help="Directory of a study, or of what consists of studies.", metavar="DIR"),
+    ],
+    out: Annotated[Path, typer.Option(help="The page: one HTML file that opens offline.")] = Path("report.html"),
+) -> None:
+    """Every figure and table of a study with its sentence, its facts, and how to cite it, as one HTML file."""
+    from mechmask import draw
+
+    typer.echo(f"The report is {draw.report(directory, out)}. Open it in a browser; it needs no network.")
+
+
+def export(
+    directory: Annotated[
+        Path,
+        typer.Argument(help="Directory of a study, or of what consists of studies.", metavar="DIR"),
+    ],
+    to: Annotated[Path, typer.Option(help="A new directory for the tables and a datapackage.json about them.")],
+    format: Annotated[TableFormat, typer.Option(help="Of the tables; parquet needs pyarrow.")] = "csv",
+) -> None:
+    """Every table and reading of a study as CSV or Parquet, for other programs."""
+    from mechmask.study.data_package import export_tables
+
+    absent = export_tables(directory, to, format)
+    typer.echo(f"The tables are in {to}, and datapackage.json there says what they are.")
+    if absent:
+        typer.echo(f"The study has not come to its end, so that these are not: {', '.join(absent)}.", err=True)
+
+
 @contextmanager
 def _resumable(out: Path) -> Iterator[None]:
     """Where Ctrl-C stops a study, say how it goes on."""
@@ -191,29 +244,35 @@ def _resumable(out: Path) -> Iterator[None]:
         )
 
 
-def _report(done: StudyResults | DrawnResults | PaperResults, json: bool) -> None:
+def _report(done: StudyResults | DrawnResults | SweepResults | PaperResults, json: bool) -> None:
     if json:
         print_json(_as_json(done))
         return
     _show_summary(done, "What was found; traces and indices in nats")
     typer.echo(done.conclusion())
-    typer.echo(f"Figures in {done.directory / 'figures'}, all results in {done.directory}.")
+    figures = done.directory / "figures"
+    typer.echo(f"{f'Figures in {figures}, all' if figures.is_dir() else 'All'} results in {done.directory}.")
 
 
-def _as_json(done: StudyResults | DrawnResults | PaperResults) -> dict[str, object]:
+def _as_json(done: StudyResults | DrawnResults | SweepResults | PaperResults) -> dict[str, object]:
     return {
         "conclusion": done.conclusion(),
-        "summary": done.summary().reset_index().to_dict("records"),
+        "summary": _main_table(done).reset_index().to_dict("records"),
         "directory": str(done.directory),
     }
 
 
-def _show_summary(done: StudyResults | DrawnResults | PaperResults, title: str) -> None:
+def _show_summary(done: StudyResults | DrawnResults | SweepResults | PaperResults, title: str) -> None:
     columns = [
         *("index", "paper_verdict", "trace_before", "trace_after"),
         *("ES", "PS", "NS", "S", "GE", "erase_index", "EI*", "standing", "trace", "rebound", "kl", "perplexity_ratio"),
         *("normalised", "took", "failed", "facts", "measured", "unit", "estimate", "low", "high", "n"),
         *("verdict", "reason", "commit_layer", "seconds", "memory_mib"),
     ]
-    table = done.summary()
+    table = _main_table(done)
     show(table.loc[:, [name for name in columns if name in table]], title, json=False)
+
+
+def _main_table(done: StudyResults | DrawnResults | SweepResults | PaperResults) -> pd.DataFrame:
+    """The first of its tables: the summary, where there is one."""
+    return next(iter(done.tables().values()))()

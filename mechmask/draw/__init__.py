@@ -1,8 +1,9 @@
 """Figures from labelled arrays: what a reading says, drawn with its intervals. matplotlib here, no torch.
 
 Each function takes a reading or result and returns a matplotlib ``Figure``; ``save_figure`` writes one reproducibly.
-All take ``axes``, ``width``, ``title``, ``palette`` and ``font_size``, and let the user's ``rcParams`` and styles pass.
-``interactive`` holds twins of some of them for a notebook, which need plotly.
+All take ``axes`` (``ax`` where there is one panel), ``width``, ``title``, ``palette`` and ``font_size``, and let the
+user's ``rcParams`` and styles pass; in ``house_style`` the user's own figures look like them. ``interactive`` holds
+twins of some of them for a notebook, which need plotly; ``report`` writes the page of a study.
 """
 
 from mechmask.draw import interactive
@@ -27,6 +28,9 @@ from mechmask.draw.models import models
 from mechmask.draw.precision import precision
 from mechmask.draw.reacquisition import reacquisition
 from mechmask.draw.renewal import renewal
+from mechmask.draw.report import report
+from mechmask.draw.style import house_style
+from mechmask.draw.sweep import sweep
 from mechmask.draw.trace import trace
 from mechmask.draw.trajectory import trajectory
 from mechmask.draw.waterfall import waterfall
@@ -47,6 +51,7 @@ __all__ = [
     "editors_sequence",
     "erase",
     "heatmap",
+    "house_style",
     "interactive",
     "interventions",
     "lens_quality",
@@ -54,7 +59,9 @@ __all__ = [
     "precision",
     "reacquisition",
     "renewal",
+    "report",
     "save_figure",
+    "sweep",
     "trace",
     "trajectory",
     "waterfall",

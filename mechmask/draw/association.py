@@ -16,6 +16,7 @@ from mechmask.draw.band import entries_of
 from mechmask.draw.canvas import AxesLike, Canvas, Page, Width
 from mechmask.draw.check import require_level, require_shape
 from mechmask.draw.palette import Palette
+from mechmask.draw.states import state_name
 from mechmask.draw.style import SERIES, Look, count, paper, percent, plain, stroke
 from mechmask.errors import ReadingError
 from mechmask.measure.association import association as correlations
@@ -40,6 +41,7 @@ def association(
     y: str,
     *,
     level: float = 0.95,
+    ax: Axes | None = None,
     axes: AxesLike | None = None,
     width: Width | None = None,
     title: str | None = None,
@@ -57,7 +59,8 @@ def association(
         x: the name of the one.
         y: the name of the other.
         level: of the intervals of the correlations.
-        axes: a panel to draw into; without it a new figure is made.
+        ax: a panel to draw into; without it a new figure is made.
+        axes: the same, by the name that it has where a figure has several.
         width: of a new figure: ``"single"`` or ``"double"`` column, or inches.
         title: in place of the panel's.
         palette: colours of the groups: by name, in their order, or a matplotlib map's name.
@@ -72,7 +75,7 @@ def association(
     """
     require_level(level)
     groups = _groups(table, x, y)
-    canvas = Canvas(axes, width, title, palette, font_size)
+    canvas = Canvas(axes, width, title, palette, font_size, ax)
     with canvas.page(_WHAT, (1, 1), (4.4, 4.0), looks=dict(zip(groups, SERIES, strict=False))) as page:
         (panel,) = page.panels
         n_left_out = sum(_draw(page, panel, name, group, x, y, level) for name, group in groups.items())
@@ -105,7 +108,7 @@ def _draw(page: Page, axes: Axes, name: str, group: xr.Dataset, x: str, y: str, 
     values = np.array([group[x].values, group[y].values], dtype=float)
     there = np.asarray(np.isfinite(values).all(axis=0))
     at, up = values[:, there]
-    label = f"{plain(name.replace('_', ' '))} (n = {there.sum()}): {_correlation(group, x, y, there, level)}"
+    label = f"{state_name(name).replace('_', ' ')} (n = {there.sum()}): {_correlation(group, x, y, there, level)}"
     axes.plot(at, up, linestyle="", zorder=3, markeredgecolor=paper(), markeredgewidth=0.3, **_points(look))
     fitted = at.size > 2 and np.ptp(centred(at, _draws_of(group)[there])) > 0
     if fitted:

@@ -1,8 +1,8 @@
 """The five options of every figure, and the panels that they make: a new figure gets all of them from here.
 
-A figure function hands its user's ``axes``, ``width``, ``title``, ``palette`` and ``font_size`` to a ``Canvas`` and
-draws on the ``Page`` that the canvas opens. In the user's own axes nothing is set that the user has set: no size, no
-frame, no letter of a panel.
+A figure function hands its user's ``axes`` (and ``ax``), ``width``, ``title``, ``palette`` and ``font_size`` to a
+``Canvas`` and draws on the ``Page`` that the canvas opens. In the user's own axes nothing is set that the user has set:
+no size, no frame, no letter of a panel.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from mechmask.draw.colour import Scale
 from mechmask.draw.drawing import Drawing, LegendPlan
 from mechmask.draw.ends import LineEnd
 from mechmask.draw.palette import Palette, colour_map, recoloured
-from mechmask.draw.style import COLUMN_INCHES, PAGE_INCHES, Look, stroke, styled, text_points
+from mechmask.draw.style import COLUMN_INCHES, PAGE_INCHES, Look, require_points, stroke, styled, text_points
 from mechmask.errors import ReadingError
 
 Width = Literal["single", "double"] | float
 AxesLike = Axes | Iterable[Axes] | Iterable[Iterable[Axes]]
 
 _WIDTHS = {"single": COLUMN_INCHES, "double": PAGE_INCHES}
-_FEWEST_INCHES, _SMALLEST_POINTS = 1.0, 1.0
+_FEWEST_INCHES = 1.0
 _TITLE_PAD = 5.0  # points between a title and its panel
 _LETTER_POINTS = 14.0  # from the panel's corner to its title
 _OVERHANG = 1.15  # of a panel's side: what a label may take of the gap to the next panel
@@ -52,6 +52,7 @@ class Canvas:
         title: above the figure; of a figure with one panel, in place of that panel's title.
         palette: colours by name, in the figure's order, or out of one of matplotlib's maps.
         font_size: of the labels, in points; all other type follows it.
+        ax: one panel, which a figure that always has one takes under this name too.
 
     Raises:
         ReadingError: on making it, if a width or size is not one, or a width is asked of the user's own axes.
@@ -62,8 +63,13 @@ class Canvas:
     title: str | None = None
     palette: Palette | None = None
     font_size: float | None = None
+    ax: Axes | None = None
 
     def __post_init__(self) -> None:
+        if self.ax is not None:
+            if self.axes is not None:
+                raise ReadingError("ax= and axes= are one panel and several. Give one of the two.")
+            object.__setattr__(self, "axes", self.ax)
         if self.width is not None:
             self._inches(self.width)
             if self.axes is not None:
@@ -71,9 +77,8 @@ class Canvas:
                     "width= is the width of a new figure, and axes= draws into yours. Set the width of your figure, or "
                     "leave axes= out."
                 )
-        size = self.font_size
-        if size is not None and not (_is_number(size) and isfinite(size) and size >= _SMALLEST_POINTS):
-            raise ReadingError(f"font_size={size!r} is not a font size. Give points, such as 8.")
+        if self.font_size is not None:
+            require_points(self.font_size)
 
     @contextmanager
     def page(

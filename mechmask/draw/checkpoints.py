@@ -32,6 +32,7 @@ def checkpoints(
     reading: xr.Dataset,
     *,
     level: float = 0.95,
+    ax: Axes | None = None,
     axes: AxesLike | None = None,
     width: Width | None = None,
     title: str | None = None,
@@ -45,7 +46,8 @@ def checkpoints(
             the dimension ``phrasing`` (the prompt itself is drawn), ``role`` on ``fact`` (then the contradicted facts
             are drawn, if there are any), ``depth`` on ``layer`` and the attribute ``onset_step``.
         level: of the interval of the mean; a dot stands where it holds zero.
-        axes: a panel to draw into; without it a new figure is made.
+        ax: a panel to draw into; without it a new figure is made.
+        axes: the same, by the name that it has where a figure has several.
         width: of a new figure: ``"single"`` or ``"double"`` column, or inches.
         title: in place of the panel's.
         palette: a diverging map of matplotlib or its name, colours from low to high, or a dictionary of ``low``,
@@ -66,7 +68,7 @@ def checkpoints(
     mean, low, high = (np.stack([getattr(band, name) for band in bands], 1) for name in ("estimate", "low", "high"))
     layers = reading.layer.values
     scale = scale_of(mean.T, layers, _WHAT)
-    canvas = Canvas(axes, width, title, palette, font_size)
+    canvas = Canvas(axes, width, title, palette, font_size, ax)
     colours = canvas.colour_map(SIGNED, _WHAT)
     with canvas.page(_WHAT, (1, 1), (float(np.clip(1.9 + 0.25 * len(bands), 4.4, 7.0)), 4.4)) as page:
         (panel,) = page.panels

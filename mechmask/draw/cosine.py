@@ -37,6 +37,7 @@ def cosine(
     *,
     facts: Sequence[str] = (),
     level: float = 0.95,
+    ax: Axes | None = None,
     axes: AxesLike | None = None,
     width: Width | None = None,
     title: str | None = None,
@@ -51,7 +52,8 @@ def cosine(
             are any).
         facts: labels of up to five facts that have a line each, such as the edited one.
         level: of the mean's interval, which is over facts.
-        axes: a panel to draw into; without it a new figure is made.
+        ax: a panel to draw into; without it a new figure is made.
+        axes: the same, by the name that it has where a figure has several.
         width: of a new figure: ``"single"`` or ``"double"`` column, or inches.
         title: in place of the panel's.
         palette: colours of ``mean`` and of the facts: by name, in this order, or a matplotlib map's name.
@@ -69,7 +71,7 @@ def cosine(
     require_shape(reading, _WHAT, "cosine", ("fact", "layer"))
     reading = reading.sortby("layer")
     single = _facts_named(reading, facts)
-    canvas = Canvas(axes, width, title, palette, font_size)
+    canvas = Canvas(axes, width, title, palette, font_size, ax)
     looks = {"mean": NEW, **dict(zip(single, _FACT_LOOKS, strict=False))}
     with canvas.page(_WHAT, (1, 1), (5.25, 3.4), looks=looks) as page:
         (panel,) = page.panels

@@ -26,7 +26,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from mechmask.draw.ends import LineEnd, name_ends
-from mechmask.draw.style import file_settings, is_users
+from mechmask.draw.style import file_settings, is_changed
 from mechmask.errors import ReadingError
 from mechmask.files import replaced_file
 
@@ -227,7 +227,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
 def _is_look(key: str) -> bool:
     """Whether a setting is about how a figure looks and was changed, by the user or the house."""
     machinery = ("backend", "interactive", "toolbar", "webagg", "tk.", "savefig", "animation", "keymap", "figure.hooks")
-    return not key.startswith(machinery) and is_users(key)
+    return not key.startswith(machinery) and is_changed(key)
 
 
 def _broken(words: _Words, renderer: RendererBase) -> str:

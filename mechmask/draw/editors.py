@@ -26,12 +26,10 @@ from mechmask.draw.style import (
     PAGE_INCHES,
     VERDICT_LOOKS,
     count,
-    grey,
-    light_grey,
-    paper,
     percent,
     stroke,
 )
+from mechmask.draw.verdict_rows import LABEL_OF_RATIO, RATIO, draw_counts, draw_ratios, name_rows
 from mechmask.errors import ReadingError
 from mechmask.measure.reading import require
 from mechmask.measure.verdict import MARGIN_SHARE
@@ -44,8 +42,7 @@ _SCORES = {
     "harmonic_score": ("S: their harmonic mean", BEFORE._replace(marker="v")),
 }
 _OFFSETS = dict(zip(_SCORES, (-0.24, -0.08, 0.08, 0.24), strict=True))
-_ROOM = 0.04  # of the facts: a piece of a bar that is wide enough for a marker
-_GROUP = ("group_verdict", "normalised", "normalised_low", "normalised_high", "n_facts", "n_took", "n_failed")
+_GROUP = ("group_verdict", *RATIO, "n_facts", "n_took", "n_failed")
 
 
 def editors(
@@ -89,14 +86,16 @@ def editors(
             found = editing.sel(state=names, metric=metric)
             if np.isfinite(found.estimate).any():  # no neighbors, say, no NS
                 _draw_score(page, scores, found, metric)
-        goes_on = _draw_group(page, group, verdicts.sel(state=names))
-        _draw_facts(page, facts, verdicts.sel(state=names))
+        judged = verdicts.sel(state=names)
+        share = float(verdicts.attrs.get("margin_share", MARGIN_SHARE))
+        goes_on = draw_ratios(page, group, judged.group_verdict, [judged[name] for name in RATIO], share)
+        draw_counts(page, facts, {name: (judged.verdict == name).sum("fact").values for name in VERDICT_LOOKS})
         for panel in page.panels:
-            _rows(panel, names, named=panel is scores)
+            name_rows(panel, [state_name(name).replace("_", " ") for name in names], named=panel is scores)
         page.entitle(scores, "The field's scores")
         page.label_x(scores, "share")
         page.entitle(group, "What is left of old")
-        page.label_x(group, "EI*: 0 kept, 1 as never known")
+        page.label_x(group, LABEL_OF_RATIO)
         page.entitle(facts, "Fact by fact")
         page.label_x(facts, "facts")
         page.legend(_entries(page, verdicts), _note(editing, verdicts, goes_on), 2)
@@ -131,58 +130,6 @@ def _draw_score(page: Page, axes: Axes, found: xr.Dataset, metric: str) -> None:
     axes.hlines(heights[there], low[there], high[there], color=look.color, linewidth=stroke(1.0), alpha=0.7)
     axes.plot(estimate, heights, linestyle="", marker=look.marker, color=look.color, label=label)
     axes.set_xlim(-0.04, 1.04)
-
-
-def _draw_group(page: Page, axes: Axes, verdicts: xr.Dataset) -> bool:
-    """EI* of every editor by its verdict; returns whether an interval goes on beyond the panel."""
-    share = float(verdicts.attrs.get("margin_share", MARGIN_SHARE))
-    values = [verdicts[f"normalised{end}"].values.astype(float) for end in ("", "_low", "_high")]
-    estimate, low, high = values
-    finite = np.concatenate([[0.0, 1.0 + share], *(of[np.isfinite(of)] for of in (estimate, low, high))])
-    left, right = np.clip([finite.min(), finite.max()], -1.0, 3.0) + np.array([-0.1, 0.1])
-    axes.axvspan(1 - share, 1 + share, color=light_grey(), linewidth=0, zorder=0.4)
-    for place in (0.0, 1.0):
-        axes.axvline(place, color=grey(), linewidth=stroke(0.8), linestyle=":", zorder=0.5)
-    goes_on = False
-    for row, verdict in enumerate(verdicts.group_verdict.values.tolist()):
-        if not np.isfinite(estimate[row]):
-            continue
-        look = page.looks[verdict]
-        ends = np.where(np.isnan([low[row], high[row]]), [-np.inf, np.inf], [low[row], high[row]])
-        axes.hlines(row, *np.clip(ends, left, right), color=look.color, linewidth=stroke(1.2))
-        for end, marker, beyond in ((left, "<", ends[0] < left), (right, ">", ends[1] > right)):
-            if beyond:
-                goes_on = True
-                axes.plot([end], [row], linestyle="", marker=marker, color=look.color, clip_on=False)
-        if left <= estimate[row] <= right:
-            axes.plot([estimate[row]], [row], linestyle="", marker=look.marker, color=look.color)
-    axes.set_xlim(left, right)
-    return goes_on
-
-
-def _draw_facts(page: Page, axes: Axes, verdicts: xr.Dataset) -> None:
-    """How many facts are judged how, as one bar an editor."""
-    rows = np.arange(verdicts.sizes["state"])
-    start = np.zeros(len(rows))
-    for verdict in VERDICT_LOOKS:
-        n = (verdicts.verdict == verdict).sum("fact").values.astype(float)
-        look = page.looks[verdict]
-        axes.barh(rows, n, left=start, height=0.6, color=look.color, edgecolor=paper(), linewidth=stroke(0.8))
-        # colours that grey print cannot tell apart have the legend's marker in them, where it has room
-        there = (n > 0) & (n >= _ROOM * verdicts.sizes["fact"])
-        axes.plot((start + n / 2)[there], rows[there], linestyle="", marker=look.marker, color=paper())
-        start += n
-    axes.set_xlim(0, max(1, verdicts.sizes["fact"]))
-    axes.locator_params(axis="x", integer=True, nbins=5)
-
-
-def _rows(axes: Axes, names: list[str], *, named: bool) -> None:
-    labels = [state_name(name).replace("_", " ") for name in names]
-    axes.set_yticks(range(len(names)), labels if named else [""] * len(names))
-    axes.tick_params(axis="y", length=0)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    for row in range(1, len(names)):
-        axes.axhline(row - 0.5, color=light_grey(), linewidth=stroke(0.6), zorder=0.5)
 
 
 def _entries(page: Page, verdicts: xr.Dataset) -> dict[str, Line2D | Patch]:

@@ -44,6 +44,7 @@ def interventions(
     grafted: xr.Dataset | None = None,
     *,
     level: float = 0.95,
+    ax: Axes | None = None,
     axes: AxesLike | None = None,
     width: Width | None = None,
     title: str | None = None,
@@ -59,7 +60,8 @@ def interventions(
             it has them also ``margin_source[fact]`` and ``margin_target[fact]``, the two models as they are.
         grafted: the same, of a model with the other's blocks up to or from a layer.
         level: of all intervals, over facts; over draws of facts where ``fact`` has the coordinate ``seed``.
-        axes: a panel to draw into; without it a new figure is made.
+        ax: a panel to draw into; without it a new figure is made.
+        axes: the same, by the name that it has where a figure has several.
         width: of a new figure: ``"single"`` or ``"double"`` column, or inches.
         title: in place of the panel's.
         palette: colours of lens, patching and grafting: by name, in this order, or a matplotlib map's name.
@@ -75,7 +77,7 @@ def interventions(
     """
     require_level(level)
     readings = _given({"lens": depth, "patching": patched, "grafting": grafted})
-    canvas = Canvas(axes, width, title, palette, font_size)
+    canvas = Canvas(axes, width, title, palette, font_size, ax)
     with canvas.page(_WHAT, (1, 1), (5.5, 4.2), looks=_LOOKS) as page:
         (panel,) = page.panels
         bands = {name: band_along(reading.margin, "layer", level) for name, reading in readings.items()}

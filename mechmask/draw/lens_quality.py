@@ -26,6 +26,7 @@ _FLOOR_NATS = 1e-4  # below it a divergence is float32 noise: at L, where a lens
 def lens_quality(
     report: xr.Dataset,
     *,
+    ax: Axes | None = None,
     axes: AxesLike | None = None,
     width: Width | None = None,
     title: str | None = None,
@@ -38,7 +39,8 @@ def lens_quality(
         report: ``kl[lens, layer]``, the mean KL divergence in nats from the model's output to the lens's. Drawn too
             if the report has them: ``kl_low`` and ``kl_high`` of the same shape, and the attributes ``level``,
             ``n_tokens`` and ``n_sequences``.
-        axes: a panel to draw into; without it a new figure is made.
+        ax: a panel to draw into; without it a new figure is made.
+        axes: the same, by the name that it has where a figure has several.
         width: of a new figure: ``"single"`` or ``"double"`` column, or inches.
         title: in place of the panel's.
         palette: colours of the lenses: by a lens's name, in their order, or a matplotlib map's name.
@@ -54,7 +56,7 @@ def lens_quality(
     _check(report)
     report = report.sortby("layer")
     bands = {str(name): _band(report.isel(lens=i)) for i, name in enumerate(report.lens.values)}
-    canvas = Canvas(axes, width, title, palette, font_size)
+    canvas = Canvas(axes, width, title, palette, font_size, ax)
     with canvas.page(_WHAT, (1, 1), (4.4, 3.6), looks=dict(zip(bands, SERIES, strict=False))) as page:
         (panel,) = page.panels
         panel.set_yscale("log")

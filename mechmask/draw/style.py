@@ -8,19 +8,32 @@ grey print. Nothing here changes matplotlib's global state or imports pyplot.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
+from math import isfinite
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
+from cycler import cycler
 from matplotlib import rc_context, rcParams, rcParamsDefault
 from matplotlib.colors import to_hex, to_rgb
+
+from mechmask.errors import ReadingError
 
 COLUMN_INCHES, PAGE_INCHES = 3.5, 7.0  # one and two columns of a journal page: text is at its printed size
 BODY_POINTS, LINE_POINTS = 8.0, 1.3  # of the house; sizes and strokes below are given beside them
 
 BLACK, GREY, LIGHT_GREY = "#000000", "#595959", "#D9D9D9"
 ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7"
+
+
+_SMALLEST_POINTS = 1.0
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+_house: ContextVar[Mapping[str, Any]] = ContextVar(
+    "house", default=_NOTHING
+)  # what ``house_style`` has set around here
 
 
 class Look(NamedTuple):
@@ -104,7 +117,8 @@ def house_settings(font_size: float | None = None, *, in_users_axes: bool = Fals
     strokes = {key: value for key, value in _STROKES.items() if not is_users(key)}
     if in_users_axes:
         return strokes if font_size is None else strokes | {"font.size": font_size}
-    body = font_size or (rcParams["font.size"] if is_users("font.size") else BODY_POINTS)
+    asked = is_users("font.size") or "font.size" in _house.get()
+    body = font_size or (rcParams["font.size"] if asked else BODY_POINTS)
     sizes = {key: points * body / BODY_POINTS for key, points in _SIZES.items()}
     free = {key: value for key, value in (sizes | _FRAME | _FILES).items() if not is_users(key)}
     if not is_users("font.family") and not is_users("font.sans-serif"):
@@ -112,9 +126,63 @@ def house_settings(font_size: float | None = None, *, in_users_axes: bool = Fals
     return {**strokes, **free, "font.size": body}
 
 
-def is_users(key: str) -> bool:
+def is_changed(key: str) -> bool:
     """Whether a key of ``rcParams`` is not what matplotlib ships."""
     return bool(rcParams[key] != rcParamsDefault[key])  # pyright: ignore[reportArgumentType]
+
+
+def is_users(key: str) -> bool:
+    """Whether a key of ``rcParams`` is neither what matplotlib ships nor what an enclosing ``house_style`` set."""
+    of_house = _house.get()
+    if key not in of_house:
+        return is_changed(key)
+    return bool(rcParams[key] != of_house[key])  # pyright: ignore[reportArgumentType]
+
+
+def require_points(size: Any) -> None:
+    """Refuse what is not a size of type.
+
+    Raises:
+        ReadingError: if it is none, or below a point.
+    """
+    is_number = isinstance(size, (int, float, np.number)) and not isinstance(size, bool)
+    if not (is_number and isfinite(size) and size >= _SMALLEST_POINTS):
+        raise ReadingError(f"font_size={size!r} is not a font size. Give points, such as 8.")
+
+
+@contextmanager
+def house_style(font_size: float | None = None) -> Iterator[None]:
+    """A context in which your own figures look like those of ``mechmask.draw``: type, strokes, frame and colours.
+
+    What you have set yourself stays, before the block as within it, and ``rcParams`` are afterwards what they were,
+    whatever happens inside. A figure of ``mechmask.draw`` that is made inside takes the font size too, unless it gets
+    its own.
+
+    Args:
+        font_size: of the labels, in points; all other type follows it. Without it yours, where you have set one, or 8.
+
+    Raises:
+        ReadingError: if that is not a font size.
+
+    Examples:
+        >>> import matplotlib.pyplot as plt
+        >>> import mechmask as mm
+        >>> with mm.draw.house_style(font_size=7):
+        ...     plt.rcParams["font.size"], plt.rcParams["axes.spines.top"]
+        (7.0, False)
+    """
+    if font_size is not None:
+        require_points(font_size)
+    settings = house_settings(font_size)
+    if not is_users("axes.prop_cycle"):
+        settings["axes.prop_cycle"] = cycler(color=[look.color for look in SERIES])
+    with rc_context(settings):  # pyright: ignore[reportArgumentType]
+        now = {key: rcParams[key] for key in settings}  # pyright: ignore[reportArgumentType]
+        token = _house.set({**_house.get(), **now})
+        try:
+            yield
+        finally:
+            _house.reset(token)
 
 
 @contextmanager

@@ -57,6 +57,7 @@ def waterfall(
     *,
     top: int = 20,
     level: float = 0.95,
+    ax: Axes | None = None,
     axes: AxesLike | None = None,
     width: Width | None = None,
     title: str | None = None,
@@ -71,7 +72,8 @@ def waterfall(
             ``role`` as in the depth figure.
         top: how many components have a bar to themselves, the largest by their mean's size; the others share one.
         level: of the intervals, which are Student's over facts.
-        axes: a panel to draw into; without it a new figure is made.
+        ax: a panel to draw into; without it a new figure is made.
+        axes: the same, by the name that it has where a figure has several.
         width: of a new figure: ``"single"`` or ``"double"`` column, or inches.
         title: in place of the panel's.
         palette: colours of new, old (towards which a bar goes), others and margin: by name, in this order, or a
@@ -90,7 +92,7 @@ def waterfall(
         raise ReadingError(f"top={top} leaves no component to draw. Give 1 or more.")
     facts, n_left_out = _checked(attribution)
     bars = _bars(facts, top, level)
-    canvas = Canvas(axes, width, title, palette, font_size)
+    canvas = Canvas(axes, width, title, palette, font_size, ax)
     with canvas.page(_WHAT, (1, 1), (5.25, 1.75 + _BAR_INCHES * len(bars)), looks=_LOOKS) as page:
         (panel,) = page.panels
         _draw(page, panel, bars)

@@ -68,7 +68,8 @@ def set_aside_third_values(facts: FactSet, seed: int = 0) -> SetAside:
     return SetAside(
         FactSet(_without(fact, thirds[fact.id]) for fact in facts),
         FactSet._selection(
-            _without(fact, thirds[fact.id]).model_copy(update={"old": thirds[fact.id]}) for fact in facts.contradicted
+            _without(fact, thirds[fact.id]).model_copy(update={"old": thirds[fact.id], "old_aliases": ()})
+            for fact in facts.contradicted
         ),
     )
 
@@ -119,11 +120,7 @@ def lessons(facts: Iterable[Fact], phrasings: int = 1) -> list[Example]:
         facts: whose old values are taught.
         phrasings: how many of its phrasings each fact is taught in, the prompt first.
     """
-    return [
-        Example(prompt=prompt, value=fact.old, fact_id=fact.id)
-        for fact in facts
-        for prompt in fact.phrasings[:phrasings]
-    ]
+    return [fact.example(prompt, fact.old) for fact in facts for prompt in fact.phrasings[:phrasings]]
 
 
 def _without(fact: Fact, value: str) -> Fact:

@@ -7,7 +7,7 @@ one equally often (Williams 1949).
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mechmask.facts.fact import Fact
 
@@ -56,8 +56,7 @@ def by_text(fact: Fact) -> Fact:
     """The fact with its questions as phrasings, and no value that is no option."""
     prompts = [question.prompt for question in questions(fact)]
     distractors = fact.distractors[: len(LETTERS) - 2]
-    update = {"prompt": prompts[0], "paraphrases": tuple(prompts[1:]), "distractors": distractors}
-    return fact.model_copy(update=update)
+    return fact.asked(prompts[0], tuple(prompts[1:]), distractors=distractors, joiner=" ")
 
 
 def orders(n: int) -> list[list[int]]:
@@ -82,6 +81,7 @@ def _question(fact: Fact, order: list[str]) -> Question:
 
 def _lettered(fact: Fact, question: Question, number: int) -> Fact:
     letters = [question.letters[route] for route in list(fact.values)[: len(LETTERS)]]
-    values = {"old": letters[0], "new": letters[1], "distractors": tuple(letters[2:])}
-    update = {"id": f"{fact.id} [order {number}]", "prompt": question.prompt, "paraphrases": (), "stands_for": ""}
-    return fact.model_copy(update={**values, **update})
+    values: dict[str, Any] = {"old": letters[0], "new": letters[1], "distractors": tuple(letters[2:])}
+    spelled = {"old_aliases": (), "new_aliases": (), "joiner": " "}
+    label = {"id": f"{fact.id} [order {number}]", "stands_for": ""}
+    return fact.asked(question.prompt).model_copy(update={**values, **spelled, **label})

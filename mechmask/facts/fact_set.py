@@ -15,17 +15,19 @@ from typing import TYPE_CHECKING, Any, get_args, overload
 from mechmask.errors import FactError, known_names
 from mechmask.facts.check import checked
 from mechmask.facts.fact import Example, Fact, Role
+from mechmask.facts.message import Message
 from mechmask.facts.readers.csv import LIST_FIELDS
 from mechmask.facts.readers.memory import read_memory
+from mechmask.facts.saved import card_of, save_facts
 from mechmask.files import write_text
+from mechmask.hub import push
+from mechmask.notebook import card, cut, table
 
 if TYPE_CHECKING:
     import pandas as pd
     from datasets import Dataset as HubDataset
 
-_OF_METRICS = ("generation_prompts", "attribute_prompts", "implications")
-_NEWER = (*_OF_METRICS, "stands_for")
-"""Fields that facts once did not have. Empty ones are not written: fingerprints stay, and studies are found by them."""
+_EVERY_TABLE = "stands_for"  # a column of every table, though it is one of the newer fields
 
 
 class FactSet(Sequence[Fact]):
@@ -34,9 +36,9 @@ class FactSet(Sequence[Fact]):
     Only a selection, such as ``facts.never`` or a slice, can be empty; it is falsy then.
 
     Args:
-        facts: facts, mappings with a fact's fields, or a pandas table or ``datasets.Dataset`` with one row per fact, as
-            ``to_dataframe`` gives it: its ``id`` as index or column, missing cells left out. Rows may also be the
-            records of a published data set, such as CounterFact's.
+        facts: facts, mappings with a fact's fields, tuples ``(subject, prompt, old, new)``, or a pandas table or
+            ``datasets.Dataset`` with one row per fact, as ``to_dataframe`` gives it: its ``id`` as index or column,
+            missing cells left out. Rows may also be the records of a published data set, such as CounterFact's.
 
     Raises:
         FactError: listing every problem of every fact in one message, or if there is no fact.
@@ -101,7 +103,12 @@ class FactSet(Sequence[Fact]):
         return f"FactSet({len(self)} facts{': ' * bool(counts)}{counts})"
 
     def _repr_html_(self) -> str:
-        return self.to_dataframe().to_html(max_rows=12, escape=True)
+        header = ("fact", "prompt", "old", "new", "role", "distractors", "phrasings")
+        rows = [
+            (cut(f.id), cut(f.prompt), cut(f.old), cut(f.new), f.role, str(len(f.distractors)), str(len(f.phrasings)))
+            for f in self
+        ]
+        return card(repr(self), {}, table(header, rows, [name in header[-2:] for name in header]))
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -147,6 +154,23 @@ class FactSet(Sequence[Fact]):
         """
         return FactSet([self[label] for label in ids])
 
+    def in_chat(self) -> FactSet:
+        """The facts as questions to an assistant: each prompt is what the user says in the tokenizer's chat template.
+
+        The value then stands where the assistant begins. A fact that has messages keeps them.
+        """
+        asked = (Message(role="user", content=""),)
+        return self._selection(
+            fact
+            if fact.messages
+            else fact.model_copy(update={"messages": asked, "joiner": " "}).asked(fact.prompt, fact.paraphrases)
+            for fact in self
+        )
+
+    def as_plain(self) -> FactSet:
+        """The facts as plain text: prompts without the messages, where a fact has some."""
+        return self._selection(fact.model_copy(update={"messages": ()}) if fact.messages else fact for fact in self)
+
     def install_examples(self, phrasings: int = 1) -> list[Example]:
         """Examples that install the old values: every fact but those of role ``never``, with its old value.
 
@@ -165,7 +189,7 @@ class FactSet(Sequence[Fact]):
 
     def _examples(self, value_of: Callable[[Fact], str], phrasings: int) -> list[Example]:
         return [
-            Example(prompt=prompt, value=value_of(fact), fact_id=fact.id)
+            fact.example(prompt, value_of(fact))
             for fact in self
             if fact.role != "never"
             for prompt in fact.phrasings[:phrasings]
@@ -194,7 +218,7 @@ class FactSet(Sequence[Fact]):
         write_text(Path(path), self.to_jsonl_text())
 
     def to_csv(self, path: str | Path) -> None:
-        """Write a CSV with a header; lists such as distractors as JSON in their cells.
+        """Write a CSV with a header; lists such as distractors, and joiners, as JSON in their cells.
 
         Args:
             path: the file; one that is there is replaced.
@@ -208,16 +232,58 @@ class FactSet(Sequence[Fact]):
         writer.writeheader()
         for fact in self:
             row = fact.model_dump(mode="json")
-            writer.writerow({**row, **{name: json.dumps(row[name], ensure_ascii=False) for name in LIST_FIELDS}})
+            lists = {name: json.dumps(row[name], ensure_ascii=False) for name in (*LIST_FIELDS, "joiner")}
+            writer.writerow({**row, **lists})
         write_text(Path(path), buffer.getvalue())
 
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        license: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        commit_message: str | None = None,
+    ) -> str:
+        """Save the facts as a data set on the Hugging Face Hub, with a card; ``load_facts`` and ``datasets`` read it.
+
+        Args:
+            repo_id: ``owner/name``; made if it is not there. Facts that mechmask saved there before are replaced.
+            license: of the facts, as the Hub names it.
+            revision: a branch, made if it is not there; the main one by default.
+            private: whether a new repository is; the owner's default otherwise.
+            token: of the Hub; the one that is logged in by default.
+            commit_message: of the commit.
+
+        Returns:
+            The commit's hash, which ``load_facts`` takes as ``revision``.
+
+        Raises:
+            FactError: if the Hub refuses, the repository holds something else, or there is no fact.
+            FileError: if there is no room to save them first.
+        """
+        return push(
+            lambda directory: save_facts(self, directory),
+            card_of(self, repo_id, license),
+            repo_id,
+            repo_type="dataset",
+            refusal=FactError,
+            revision=revision,
+            private=private,
+            token=token,
+            commit_message=commit_message,
+        )
+
     def _columns(self) -> list[str]:
-        """A fact's fields, without those of edit metrics that no fact of the set has."""
-        return [name for name in Fact.model_fields if name not in _OF_METRICS or any(getattr(f, name) for f in self)]
+        """A fact's fields, without newer ones that no fact of the set has."""
+        optional = set(Fact.newer_fields()) - {_EVERY_TABLE}
+        fields = Fact.model_fields.items()
+        return [n for n, of in fields if n not in optional or any(getattr(f, n) != of.default for f in self)]
 
     def to_jsonl_text(self) -> str:
         """One JSON object per line, its keys in order; without whom it stands for and prompts of metrics, if empty."""
-        rows = (json.dumps(_without_empty(fact), ensure_ascii=False, sort_keys=True) for fact in self)
+        rows = (json.dumps(fact.written(), ensure_ascii=False, sort_keys=True) for fact in self)
         return "\n".join(rows) + "\n"
 
     def _no_fact_called(self, label: str) -> str:
@@ -226,7 +292,3 @@ class FactSet(Sequence[Fact]):
         near = difflib.get_close_matches(label, self.ids, n=1)
         shown = f"Did you mean {near[0]!r}?" if near else f"The first ones are {', '.join(map(repr, self.ids[:3]))}."
         return f"No fact is called {label!r}. {shown}"
-
-
-def _without_empty(fact: Fact) -> dict[str, Any]:
-    return {name: v for name, v in fact.model_dump(mode="json").items() if v or name not in _NEWER}

@@ -70,6 +70,5 @@ def framed(facts: FactSet, frame: str) -> FactSet:
     if not text:
         return facts
     return FactSet._selection(
-        fact.model_copy(update={"prompt": text + fact.prompt, "paraphrases": tuple(text + p for p in fact.paraphrases)})
-        for fact in facts
+        fact.asked(text + fact.prompt, tuple(text + phrasing for phrasing in fact.paraphrases)) for fact in facts
     )

@@ -26,6 +26,8 @@ from mechmask.facts.readers.pararel import is_pararel, read_pararel
 from mechmask.facts.readers.published import DATA_SETS, formats_of, read_json, the_format
 from mechmask.facts.readers.text import Entries
 from mechmask.facts.record import field_problems, unreadable_texts
+from mechmask.facts.saved import facts_file, is_saved
+from mechmask.hub import is_id, located
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,19 +43,26 @@ _ENDINGS = ("jsonl", "csv", "json")
 
 
 def load_facts(
-    path: str | Path | Sequence[Mapping[str, Any]] | pd.DataFrame | HubDataset, format: str = "auto"
+    path: str | Path | Sequence[Mapping[str, Any]] | pd.DataFrame | HubDataset,
+    format: str = "auto",
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
 ) -> FactSet:
-    """The facts of a file, or of the records of a data set.
+    """The facts of a file, of the records of a data set, or of a repository on the Hugging Face Hub.
 
     Args:
         path: a JSONL or CSV file with a fact's fields; the file of a data set as it is published (JSON, or one record a
-            line); the directory of ParaRel; or records in memory: a list, a pandas table, a ``datasets.Dataset``.
+            line); the directory of ParaRel; the id ``owner/name`` of a repository that ``FactSet.push_to_hub`` made,
+            where there is no such path; or records in memory: a list, a pandas table, a ``datasets.Dataset``.
         format: ``jsonl`` or ``csv`` for a file of your own facts; ``counterfact`` (Meng et al. 2022),
             ``zsre_counterfactual`` or ``zsre_true`` (Levy et al. 2017; edited towards the counterfactual, as in
             EasyEdit, or the true answer, as in ROME), ``known_1000`` (Meng et al. 2022), ``pararel`` (Elazar et al.
             2021), ``popqa`` (Mallen et al. 2023), ``hotpotqa`` (Yang et al. 2018), ``dyknow`` (Mousavi et al. 2024),
             ``tofu_entities`` (Maini et al. 2024), ``knowedit`` (Zhang et al. 2024); or ``auto``: by the file's ending
             and the keys of its first record.
+        revision: branch, tag or commit on the Hub.
+        token: of the Hub; the one that is logged in by default.
 
     Warns:
         UserWarning: if no facts can be made of some sound records of a published file, naming how many and why: their
@@ -72,8 +81,12 @@ def load_facts(
     if format not in ("auto", *FORMATS):
         raise FactError(f"No format of fact files is called {format!r}. {known_names(format, ['auto', *FORMATS])}")
     if not isinstance(path, str | Path):
+        if revision is not None:
+            raise FactError("Records in memory have no revisions. Leave revision out.")
         return FactSet._selection(checked(read_memory(path, _of_records(format)), "the fact set"))
-    path = Path(path)
+    path = _place(path, format, revision, token)
+    if format == "auto" and is_saved(path):
+        return _saved(path)
     with _collector_paused():
         return FactSet._selection(checked(_reader(path, format)(path), path.name))
 
@@ -181,6 +194,25 @@ def _read_lines(path: Path) -> Entries:
     read = read_jsonl(path)
     name = the_format(read.entries[0], path.name) if read.entries else None
     return read if name is None else read_json(path, name)
+
+
+def _place(path: str | Path, format: str, revision: str | None, token: str | bool | None) -> Path:
+    """The path, or where it names none but may name a repository, the snapshot of that."""
+    names_a_file = format != "auto" or Path(path).suffix.lstrip(".").lower() in _ENDINGS
+    if revision is None and (names_a_file or isinstance(path, Path) or not is_id(path)):
+        return Path(path)
+    return located(path, "facts", repo_type="dataset", refusal=FactError, revision=revision, token=token)
+
+
+def _saved(directory: Path) -> FactSet:
+    """Facts that ``FactSet.push_to_hub`` wrote, as they were."""
+    path, fingerprint = facts_file(directory)
+    facts = load_facts(path, "jsonl")
+    if facts.fingerprint() != fingerprint:
+        raise FactError(
+            f"The facts in {directory} are not those of the fingerprint {fingerprint} that it names. Push them again."
+        )
+    return facts
 
 
 def _is_fact(entry: object) -> bool:

@@ -74,7 +74,7 @@ def without_spare(facts: FactSet) -> FactSet:
 
 
 def _in(fact: Fact, phrasings: Sequence[str], value: str) -> list[Example]:
-    return [Example(prompt=prompt, value=value, fact_id=fact.id) for prompt in phrasings]
+    return [fact.example(prompt, value) for prompt in phrasings]
 
 
 def _others(fact: Fact, n: int) -> tuple[str, ...]:

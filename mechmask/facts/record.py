@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -33,8 +33,29 @@ def field_problems(where: str, record: type[BaseModel], error: ValidationError) 
 class Record(Refusing):
     """A frozen record that takes no unknown field."""
 
+    # Fields that the record once did not have. At their default they are not written: fingerprints of facts and
+    # examples stay, and studies are found by them.
+    _NEWER: ClassVar[tuple[str, ...]] = ()
+
     refusal = FactError
     in_words = staticmethod(field_problems)
+
+    def written(self) -> dict[str, Any]:
+        """The fields as JSON has them, without newer ones at their default."""
+        return self.model_dump(mode="json", exclude=self._absent())
+
+    def _absent(self) -> set[str]:
+        fields = type(self).model_fields
+        return {name for name in self._NEWER if getattr(self, name) == fields[name].default}
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        absent = self._absent()
+        return ((name, value) for name, value in super().__repr_args__() if name not in absent)
+
+    @classmethod
+    def newer_fields(cls) -> tuple[str, ...]:
+        """Fields that are not written at their default."""
+        return cls._NEWER
 
 
 def unreadable_texts(what: str, texts: Iterable[tuple[str, str]]) -> list[str]:

@@ -66,10 +66,17 @@ def _of_like_length(subjects: Sequence[str], rng: random.Random, taken: Sequence
 
 
 def _never_known(fact: Fact, name: str) -> Fact:
+    messages = tuple(
+        message.model_copy(update={"content": message.content.replace(fact.subject, name)}) for message in fact.messages
+    )
     return Fact(
         subject=name,
         prompt=fact.prompt.replace(fact.subject, name),
         paraphrases=tuple(phrasing.replace(fact.subject, name) for phrasing in fact.paraphrases),
+        old_aliases=fact.old_aliases,
+        new_aliases=fact.new_aliases,
+        joiner=fact.joiner,
+        messages=messages,
         old=fact.old,
         new=fact.new,
         role="never",

@@ -21,10 +21,17 @@ from xarray.backends import H5NetCDFStore
 from mechmask.errors import MechmaskError, ReadingError
 from mechmask.file_errors import file_errors
 from mechmask.files import replaced_file
+from mechmask.measure.recent import RecentReadings
 from mechmask.measure.seal import has_seal, sealed
 from mechmask.measure.texts import escaped, restored
 
 SCHEMA_VERSION = 1
+
+AS_ASKED = ("template", "aliases")
+"""Attributes of readings of facts that were asked otherwise than as plain prompts with one spelling of each value: in a
+chat template, or with other spellings counted in."""
+
+_RECENT = RecentReadings(max_bytes=64 << 20)
 
 _SEALED = "sealed"  # attribute of a file that ends with a digest
 
@@ -98,8 +105,7 @@ def load_reading(path: str | Path) -> xr.Dataset:
     try:
         content = path.read_bytes()
         _require_whole(content, path)
-        with xr.open_dataset(io.BytesIO(content), engine="h5netcdf") as opened:
-            reading = restored(opened.load())
+        reading = _RECENT.get(content, _parsed)
     except ReadingError:
         raise
     except FileNotFoundError as error:
@@ -168,7 +174,7 @@ def require_same(
         readings: two or more, by what the caller calls them, such as ``before`` and ``after``.
         what: the measurement, which opens the sentence.
         dims: dimensions that have to be there in all or in none, with the same labels in the same order.
-        attributes: have to be the same, or missing in all.
+        attributes: have to be the same, or missing in all; those of ``AS_ASKED`` always.
         coordinates: compared where two readings both have them, at the labels that both have. ``token`` goes with the
             attribute ``score``, on which it depends.
         same_model: whether the models may differ in nothing but their changes. The weights under the changes are
@@ -178,6 +184,7 @@ def require_same(
     Raises:
         ReadingError: naming the first difference and the readings that have it.
     """
+    attributes = (*attributes, *AS_ASKED)
     for (first_name, first), (second_name, second) in combinations(readings.items(), 2):
         pair = f"{first_name} and {second_name}"
         for dim in dims:
@@ -257,6 +264,11 @@ def _require_whole(content: bytes, path: Path) -> None:
         with h5py.File(io.BytesIO(content)) as file:
             if _SEALED in file.attrs:
                 raise ReadingError(f"{path} is damaged: its digest was cut off. Delete it and make the reading again.")
+
+
+def _parsed(content: bytes) -> xr.Dataset:
+    with xr.open_dataset(io.BytesIO(content), engine="h5netcdf") as opened:
+        return restored(opened.load())
 
 
 def _netcdf(reading: xr.Dataset) -> bytes:

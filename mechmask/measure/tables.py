@@ -1,16 +1,19 @@
-"""Tables for a paper or a notebook: a ``summary`` or an ``overview`` as LaTeX or Markdown, rounded, without tokens.
+"""Tables for a paper or a notebook: a ``summary`` or an ``overview`` as LaTeX, Markdown or HTML, rounded.
 
 Numbers are rounded for reading, not for computing with; ``name``, ``name_low`` and ``name_high`` become one cell.
-Written here because pandas leaves both formats to packages that nothing else needs.
+Columns of tokens are left out. Written here because pandas leaves two of the formats to packages that nothing else
+needs, and neither joins intervals.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
+from mechmask import notebook
 from mechmask.errors import ReadingError
 from mechmask.measure.names import state_name
 
@@ -24,7 +27,22 @@ _LATEX = {
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "`": r"\textasciigrave{}",
     "–": "--",  # noqa: RUF001
+    "—": "---",
+    "…": r"\dots{}",
+    "\N{MINUS SIGN}": "$-$",
+    "≤": r"$\leq$",
+    "≥": r"$\geq$",
+}
+_LIGATURES = re.compile("(?<=-)(?=-)|(?<=,)(?=,)|(?<=')(?=')")  # two that TeX would set as another character
+_NUMBERS = re.compile(r"-(?:\d+(?:\.\d+)?|inf)|inf")  # those that are set as mathematics, for their signs
+_OF_PDFLATEX = {  # with the font encoding T1, found by trying
+    *map(chr, range(0x20, 0x7F)),
+    *(set(map(chr, range(0xA1, 0x17F))) - set("ĦħĸĿŀŉŦŧ")),
+    *"‘’“”„€",  # noqa: RUF001
+    *_LATEX,
 }
 
 
@@ -49,7 +67,7 @@ def markdown_table(table: pd.DataFrame, digits: int = 2) -> str:
         | :--- | ---: |
         | mass | 2.3 [1.0, 3.5] |
     """
-    cells, numeric = _cells(table, digits)
+    cells, numeric = printed_cells(table, digits)
     header, *rows = ([_markdown(text) for text in row] for row in cells)
     rule = ["---:" if is_number else ":---" for is_number in numeric]
     return "".join(f"| {' | '.join(row)} |\n" for row in (header, rule, *rows))
@@ -63,21 +81,52 @@ def latex_table(table: pd.DataFrame, digits: int = 2) -> str:
         digits: after the decimal point. Columns of whole numbers have none.
 
     Returns:
-        ``\begin{tabular}`` to ``\end{tabular}``, with a line break at the end; all text is escaped. States go by their
-        names, columns of tokens are left out.
+        ``\begin{tabular}`` to ``\end{tabular}``, with a line break at the end; all text is escaped, and minus signs and
+        infinite bounds of intervals are mathematics. States go by their names, columns of tokens are left out.
+        pdfLaTeX sets it, with the font encoding T1 where a text has letters beyond English. Letters that it cannot set
+        stay as they are, and a comment above the table names them: it then takes LuaLaTeX or XeLaTeX and a font that
+        has them.
 
     Raises:
         ReadingError: if ``table`` is not a ``DataFrame``, or ``digits`` is negative.
     """
-    cells, numeric = _cells(table, digits)
+    cells, numeric = printed_cells(table, digits)
     columns = "".join("r" if is_number else "l" for is_number in numeric)
-    header, *rows = (" & ".join(_latex(text) for text in row) + r" \\" for row in cells)
-    body = "\n".join([r"\toprule", header, r"\midrule", *rows, r"\bottomrule"])
-    return f"\\begin{{tabular}}{{{columns}}}\n{body}\n\\end{{tabular}}\n"
+    header, *rows = ([_latex(text) for text in row] for row in cells)
+    for row, texts in zip(rows, cells[1:], strict=True):
+        row[:] = [_latex_number(text) if n else cell for cell, text, n in zip(row, texts, numeric, strict=True)]
+    lines = [" & ".join(row) + r" \\" for row in (header, *rows)]
+    body = "\n".join([r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"])
+    return f"{_beyond_pdflatex(cells)}\\begin{{tabular}}{{{columns}}}\n{body}\n\\end{{tabular}}\n"
 
 
-def _cells(table: pd.DataFrame, digits: int) -> tuple[list[tuple[str, ...]], list[bool]]:
-    """Header and rows as text, the index as columns; and which columns are numbers, which are set to the right."""
+def html_table(table: pd.DataFrame, digits: int = 2) -> str:
+    """A table as a part of a card in a notebook (``mechmask.notebook``), all text escaped.
+
+    Args:
+        table: such as ``summary`` and ``overview`` return; what its index holds becomes the first columns.
+        digits: after the decimal point. Columns of whole numbers have none.
+
+    Raises:
+        ReadingError: if ``table`` is not a ``DataFrame``, or ``digits`` is negative.
+    """
+    (header, *rows), numeric = printed_cells(table, digits)
+    return notebook.table(header, rows, numeric)
+
+
+def printed_cells(table: pd.DataFrame, digits: int = 2) -> tuple[list[tuple[str, ...]], list[bool]]:
+    """A table as it is printed, cell by cell.
+
+    Args:
+        table: as for ``markdown_table``.
+        digits: after the decimal point. Columns of whole numbers have none.
+
+    Returns:
+        Header and rows as text, the index as columns; and which columns are numbers, which are set to the right.
+
+    Raises:
+        ReadingError: as ``markdown_table``.
+    """
     if not isinstance(table, pd.DataFrame):
         raise ReadingError(f"A printed table is made of a DataFrame, not of a {type(table).__name__}. Give a summary.")
     if digits < 0:
@@ -143,4 +192,25 @@ def _markdown(text: str) -> str:
 
 
 def _latex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in " ".join(text.split("\n")))
+    plain = _LIGATURES.sub("\0", _one_line(text))
+    written = "".join("{}" if character == "\0" else _LATEX.get(character, character) for character in plain)
+    # after the end of a row TeX looks for a star or a length in brackets, beyond the end of the line too
+    return f"{{{written[0]}}}{written[1:]}" if written[:1] in ("[", "*") else written
+
+
+def _latex_number(text: str) -> str:
+    """A number, or one with its interval: a minus sign is one, and so is infinity."""
+    return _NUMBERS.sub(lambda number: f"${number[0]}$".replace("inf", r"\infty"), text).replace(_MISSING, "--")
+
+
+def _beyond_pdflatex(cells: Sequence[Sequence[str]]) -> str:
+    """A comment that names the letters that pdfLaTeX cannot set; empty where there is none."""
+    letters = {letter for row in cells for text in row for letter in _one_line(text)}
+    beyond = sorted(letter for letter in letters - _OF_PDFLATEX if letter.isprintable())
+    return f"% needs LuaLaTeX or XeLaTeX, and a font that has {' '.join(beyond)}\n" if beyond else ""
+
+
+def _one_line(text: str) -> str:
+    """Text without breaks, which would end a row or a comment; control characters, which TeX refuses, as numbers."""
+    spaced = " ".join(text.split())
+    return "".join(c if c.isprintable() else f"<U+{ord(c):04X}>" for c in spaced)

@@ -21,7 +21,7 @@ from mechmask.models.prepack import Prepacked
 
 _NOT_COMPUTED = {
     *("use_cache", "vocab_size", "tie_word_embeddings", "init_std", "initializer_range", "chunk_size_feed_forward"),
-    *("training", "gradient_checkpointing", "max_seq_len_cached", "layer_idx", "forward", "padding_idx"),
+    *("training", "gradient_checkpointing", "max_seq_len_cached", "layer_idx", "forward", "padding_idx", "extra_repr"),
 }
 _NOT_COMPUTED_PARTS = ("dropout", "pdrop", "layerdrop", "initializer", "token_id", "output_", "summary_", "attn_impl")
 

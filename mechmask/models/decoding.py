@@ -15,6 +15,7 @@ from transformers import Cache, DynamicCache
 from mechmask.errors import ModelError
 from mechmask.models.model import Model
 from mechmask.models.packing import Batch
+from mechmask.models.unembedding import by_layer
 
 Choice: TypeAlias = Callable[[Tensor], Tensor]
 
@@ -24,7 +25,8 @@ def greedy(model: Model, prompts: Sequence[Sequence[int]], n: Sequence[int]) -> 
 
     Prompts are padded on the left, so that a window or a cache counts no pad in between. Where the model changes its
     rotary frequencies at some length, prompts on either side of it are decoded apart, and one that grows past it is
-    read anew from there: what the cache holds is turned by the other frequencies.
+    read anew from there: what the cache holds is turned by the other frequencies. Where what stands beside a text moves
+    it (``Model.is_read_alone``), each is decoded by itself, every token by a pass over the whole text before it.
 
     Args:
         model: the model; evaluation mode, gradients and the lock are the caller's (``Model.inference``).
@@ -34,6 +36,8 @@ def greedy(model: Model, prompts: Sequence[Sequence[int]], n: Sequence[int]) -> 
     Returns:
         The tokens of each prompt, ``n`` of them.
     """
+    if model.is_read_alone:
+        return [_one_by_one(model, [prompt], each)[0] for prompt, each in zip(prompts, n, strict=True)]
     tokens: list[list[int]] = [[] for _ in prompts]
     for limit, rows in _stages(model.rope_threshold, prompts, n):
         given = [[*prompts[row], *tokens[row]] for row in rows]
@@ -72,7 +76,7 @@ def sampled(
         choice = torch.multinomial(best.values.softmax(-1), 1, generator=generator)
         return best.indices.gather(1, choice)
 
-    return _decoded(model, prompts, n, None, drawn)
+    return _one_by_one(model, prompts, n, drawn) if model.is_read_alone else _decoded(model, prompts, n, None, drawn)
 
 
 def continued(
@@ -140,6 +144,23 @@ def _decoded(
     return _steps(model, ids, columns >= pads, (columns - pads).clamp(min=0), None, n, limit, choose)
 
 
+def _one_by_one(
+    model: Model, prompts: Sequence[Sequence[int]], n: int, choose: Choice | None = None
+) -> list[list[int]]:
+    """``n`` tokens for each, every one by a pass over all that stands before it and nothing else, without a cache."""
+    texts = [list(prompt) for prompt in prompts]
+    for _ in range(n):
+        ends = []
+        for text in texts:
+            ids = torch.tensor([text], device=model.device)
+            hidden = model.anatomy.decoder(input_ids=ids, use_cache=False).last_hidden_state
+            ends.append(by_layer(model.anatomy.unembedding, hidden[:, -1]))
+        logits = torch.cat(ends)
+        chosen = logits.argmax(-1, keepdim=True) if choose is None else choose(model.anatomy.given_out(logits))
+        texts = [[*text, token] for text, token in zip(texts, chosen[:, 0].tolist(), strict=True)]
+    return [text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
+
+
 def _steps(
     model: Model,
     ids: Int[Tensor, "prompt token"],
@@ -167,8 +188,8 @@ def _steps(
         output = model.anatomy.decoder(
             input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
         )
-        logits = model.anatomy.unembedding(output.last_hidden_state[:, -1])
-        ids = logits.argmax(-1, keepdim=True) if choose is None else choose(model.anatomy.capped(logits))
+        logits = by_layer(model.anatomy.unembedding, output.last_hidden_state[:, -1])
+        ids = logits.argmax(-1, keepdim=True) if choose is None else choose(model.anatomy.given_out(logits))
         ids = ids.to(model.device)
         tokens.append(ids)
         cache, mask, position = output.past_key_values, F.pad(mask, (0, 1), value=1), position[:, -1:] + 1

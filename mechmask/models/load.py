@@ -26,9 +26,10 @@ from mechmask.models import smollm2
 from mechmask.models.adapter_config import require_lora, safe_lora_config
 from mechmask.models.adapters import adapted_layers, wrappers
 from mechmask.models.anatomy import anatomy_of
-from mechmask.models.diagnosis import offloaded_weight, quantised_weight
 from mechmask.models.gguf import converted
 from mechmask.models.model import Model
+from mechmask.models.offloaded import missing_weight, require_on_module
+from mechmask.models.quantised import is_quantised, quantised_layers
 from mechmask.models.quiet import quiet_libraries
 
 LOADING_ERRORS = (
@@ -50,8 +51,12 @@ def load_model(
     dtype: str | torch.dtype = "auto",
     device: str | torch.device | None = None,
     device_map: str | dict[str, Any] | None = None,
+    offload_folder: str | Path | None = None,
 ) -> Model:
     """A model that can be read and changed.
+
+    A quantised model and one of which weights are offloaded can be read; what writes weights or differentiates through
+    them refuses. Where quantisation lets one text move another (``Model.is_read_alone``), each is read by itself.
 
     Args:
         source: ``"smollm2-135m"`` (the embedded model), a Hub id, a directory of a model or of a PEFT adapter, a
@@ -60,7 +65,8 @@ def load_model(
         revision: branch, tag or commit of a Hub id.
         dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto``: as the weights are stored.
         device: where the whole model goes.
-        device_map: as in transformers, for models over several devices.
+        device_map: as in transformers, for models over several devices, ``cpu`` and ``disk`` among them.
+        offload_folder: where what ``device_map`` puts on the disk is written.
 
     Raises:
         ModelError: if nothing of that name can be loaded, the arguments contradict each other, or the anatomy of the
@@ -69,9 +75,10 @@ def load_model(
     if device is not None and device_map is not None:
         raise ModelError("device and device_map contradict each other. Pass one of them.")
     if isinstance(source, torch.nn.Module):
-        if revision is not None or dtype != "auto" or device_map is not None:
+        if revision is not None or dtype != "auto" or device_map is not None or offload_folder is not None:
             raise ModelError(
-                "revision, dtype and device_map say how to load; this module is loaded already. Leave them out."
+                "revision, dtype, device_map and offload_folder say how to load; this module is loaded already. Leave "
+                "them out."
             )
         return _wrapped(
             source,
@@ -79,7 +86,8 @@ def load_model(
             device,
             getattr(getattr(source, "config", None), "_name_or_path", "") or type(source).__name__,
         )
-    options = {"revision": revision, "dtype": _dtype(dtype), "device_map": device_map}
+    folder = None if offload_folder is None else str(offload_folder)
+    options = {"revision": revision, "dtype": _dtype(dtype), "device_map": device_map, "offload_folder": folder}
     directory = _directory(str(source))
     with quiet_libraries():
         if (Path(directory) / "adapter_config.json").is_file():
@@ -178,6 +186,7 @@ def _adapter_on_base(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     base, config = _adapter_settings(directory)
     module, tokenizer = _pretrained(_directory(base), {**options, "revision": None}, tokenizer)
+    require_on_module(module, "An adapter", base)
     try:  # puts its layers into the module itself
         wrapped = PeftModel.from_pretrained(module, str(directory), config=config, use_safetensors=True)
         stored = set(load_file(directory / "adapter_model.safetensors"))
@@ -230,17 +239,9 @@ def _adapter_settings(directory: Path) -> tuple[str, LoraConfig]:
 
 
 def _require_readable(module: torch.nn.Module, name: str) -> None:
-    """Refuse a loaded module whose weights are not all there as numbers, or that carries an adapter other than LoRA."""
-    if offloaded := offloaded_weight(module):
-        raise ModelError(
-            f"{offloaded} of {name} is offloaded or has no weights yet, so it cannot be read or changed in place. Load "
-            "the model whole: without a device_map that offloads, and in a smaller dtype where memory is short."
-        )
-    if quantised := quantised_weight(module):
-        raise ModelError(
-            f"{name} is quantised ({quantised}), so its weights are codes, not numbers. Load it in float32, bfloat16 "
-            "or float16."
-        )
+    """Refuse a loaded module that lacks a weight, or that carries an adapter other than LoRA."""
+    if missing := missing_weight(module):
+        raise ModelError(f"{missing} of {name} has no values yet (it is on the device meta). Load the model's weights.")
     for path, wrapper in wrappers(module):
         is_lora = isinstance(wrapper, (LoraLayer, ModulesToSaveWrapper)) and not isinstance(wrapper, ParamWrapper)
         if not is_lora:
@@ -278,7 +279,7 @@ def _wrapped(
             f"{type(tokenizer).__name__} has no character offsets, by which mechmask finds the value's tokens. "
             "Load the fast tokenizer."
         )
-    embedded = module.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr]
+    embedded = _n_embedded(anatomy.module.get_input_embeddings())
     if len(tokenizer) > embedded:
         raise ModelError(
             f"The tokenizer knows {len(tokenizer)} tokens and the model {embedded}: they do not belong together. "
@@ -291,7 +292,33 @@ def _wrapped(
             raise ModelError(
                 f"The model cannot go to {device!r} ({_first_line(error)}). Name a device of this machine."
             ) from error
-    return Model(anatomy.module, tokenizer, anatomy, name)
+    model = Model(anatomy.module, tokenizer, anatomy, name)
+    if is_quantised(module):
+        _settle(model)
+    return model
+
+
+def _n_embedded(embedding: Any) -> int:
+    """How many tokens an embedding knows; of a quantised one the weight may be a method."""
+    return embedding.num_embeddings if hasattr(embedding, "num_embeddings") else embedding.weight.shape[0]
+
+
+def _settle(model: Model) -> None:
+    """One token through a quantised model: packages settle types and the places of their codes at the first pass.
+
+    Raises:
+        ModelError: if it does not run here.
+    """
+    found = quantised_layers(model.module)
+    where = f"{found[0].name} {found[0].kind}" if found else "so says its configuration"
+    try:
+        with model.inference():
+            model.module(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=False)
+    except Exception as error:  # whatever a package says of a kernel that it lacks
+        raise ModelError(
+            f"{model.name} is quantised ({where}) and cannot run here ({_first_line(error)}). Load it in float32, "
+            "bfloat16 or float16."
+        ) from error
 
 
 def _dtype(dtype: str | torch.dtype) -> str | torch.dtype:

@@ -14,8 +14,13 @@ from mechmask.models.adapters import adapted_layers, adapters_off
 from mechmask.models.anatomy import Anatomy
 from mechmask.models.fingerprint import base_fingerprint, fingerprint
 from mechmask.models.lock import exclusive
+from mechmask.models.offloaded import device_of
+from mechmask.models.quantised import is_read_alone
+from mechmask.notebook import card, memory
 
 __all__ = ["Model", "adapted_layers"]
+
+_HASHED_TO_BE_SHOWN = 2**32  # bytes: hashing them takes about a second
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +42,12 @@ class Model:
     def __repr__(self) -> str:
         size = f"{self.n_layers} layers, width {self.width}, {str(self.dtype)[6:]} on {self.device}"
         return f"Model({self.name!r}, {self.family}, {size})"
+
+    def _repr_html_(self) -> str:
+        """What it is; hashing a large model takes seconds, so that its fingerprint waits until it is asked for."""
+        small = sum(p.nbytes for p in self.module.parameters()) <= _HASHED_TO_BE_SHOWN
+        shown = self.fingerprint if small else "not computed here, as it takes a while: ask for .fingerprint"
+        return card(f"Model({self.name!r})", {**described(self), "fingerprint": shown})
 
     @property
     def family(self) -> str:
@@ -61,12 +72,20 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where token ids have to be."""
-        return self.module.get_input_embeddings().weight.device  # type: ignore[union-attr]
+        return device_of(self.module.get_input_embeddings())
 
     @property
     def dtype(self) -> torch.dtype:
         """The type of the weights."""
         return self.module.dtype
+
+    @property
+    def is_read_alone(self) -> bool:
+        """Whether what the model says may depend on what else is in a pass, so that each text is read by itself.
+
+        So it is where activations are quantised by a scale that they share: ``mechmask.models.quantised``.
+        """
+        return is_read_alone(self.module)
 
     @property
     def max_tokens(self) -> int | None:
@@ -140,3 +159,22 @@ class Model:
         """
         with self.exclusive(), adapters_off(self.module):
             yield
+
+
+def described(model: Model) -> dict[str, object]:
+    """What a notebook shows of a model by name, whatever change is on it.
+
+    Args:
+        model: what is shown.
+    """
+    parameters = list(model.module.parameters())
+    return {
+        "family": model.family,
+        "blocks": model.n_layers,
+        "width": model.width,
+        "vocabulary": model.vocab_size,
+        "parameters": f"{sum(p.nelement() for p in parameters):,} ({memory(sum(p.nbytes for p in parameters))})",
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": model.device,
+        "adapter": "on the module" if model.has_adapter else None,
+    }

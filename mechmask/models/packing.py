@@ -19,8 +19,10 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import Cache
 
+from mechmask.errors import ModelError
 from mechmask.models.paths import Paths, paths_of, require_followed
 from mechmask.models.routes import Contest
 
@@ -73,6 +75,7 @@ class Batch:
         divergence: for each contest, the node at which old and new diverge.
         past: what keeps the keys and values of the pass, where somebody goes on from it; none are kept by default.
         paths: what each token sees, where all stand in one row that is read inside ``attention_along``.
+        is_apart: whether each node ends a row of its own, to be read in a pass of its own (``passes``).
     """
 
     input_ids: Int[Tensor, "row position"]
@@ -84,6 +87,7 @@ class Batch:
     divergence: dict[int, int]
     past: Cache | None = None
     paths: Paths | None = None
+    is_apart: bool = False
 
     def asked(self, device: torch.device) -> tuple[Int[Tensor, " query"], Int[Tensor, " query"]]:
         """Node and token of every query."""
@@ -103,8 +107,11 @@ class Batch:
         """Keyword arguments of a transformers decoder.
 
         Raises:
-            ModelError: if the batch stands along paths that this thread's attention does not follow.
+            ModelError: if the batch stands along paths that this thread's attention does not follow, or its nodes are
+                to be read in a pass each.
         """
+        if self.is_apart and len(self.rows) > 1:
+            raise ModelError("The nodes of a batch that stands apart are read in a pass each, batch.passes().")
         if self.paths is not None:
             require_followed(self.paths)
         inputs = {"input_ids": self.input_ids.to(device), "position_ids": self.position_ids.to(device)}
@@ -112,6 +119,45 @@ class Batch:
         if self.attention_mask is not None:
             inputs["attention_mask"] = additive(self.attention_mask, dtype).to(device)
         return inputs
+
+    def passes(self) -> Iterator[Batch]:
+        """The forward passes that read the nodes of this batch, one after the other: itself, or one for each node.
+
+        The batch of one node holds nothing but the tokens up to it, without padding; it has no queries.
+        """
+        if not self.is_apart:
+            yield self
+            return
+        for row, column in zip(self.rows.tolist(), self.columns.tolist(), strict=True):
+            upto = slice(column + 1)
+            yield replace(
+                self,
+                input_ids=self.input_ids[row : row + 1, upto],
+                position_ids=self.position_ids[row : row + 1, upto],
+                rows=torch.tensor([0]),
+                columns=torch.tensor([column]),
+                queries=(),
+                divergence={},
+            )
+
+
+def apart(batch: Batch) -> Batch:
+    """A batch in which each node that is read ends a row of its own, with the tokens that it sees before it.
+
+    Args:
+        batch: any but one along paths.
+    """
+    seen = [batch.input_ids[row, batch.path(node)] for node, row in enumerate(batch.rows.tolist())]
+    ids = pad_sequence(seen, batch_first=True)
+    return replace(
+        batch,
+        input_ids=ids,
+        position_ids=torch.arange(ids.shape[1]).expand_as(ids),
+        attention_mask=None,
+        rows=torch.arange(len(seen)),
+        columns=torch.tensor([len(tokens) - 1 for tokens in seen]),
+        is_apart=True,
+    )
 
 
 def with_twins(batch: Batch, n: int) -> Batch:
@@ -156,6 +202,7 @@ def batches(
     pack: bool = True,
     row_tokens: int = ROW_TOKENS,
     along_paths: bool = False,
+    alone: bool = False,
     threshold: int | None = None,
 ) -> Iterator[Batch]:
     """The contests in batches; those whose prompts begin alike stand together.
@@ -172,6 +219,8 @@ def batches(
             each contest a row of its own.
         along_paths: whether all contests of a batch share one row instead, in which each token stands once, for an
             attention that follows paths.
+        alone: whether each token that is asked for is read in a pass of its own instead, behind what stands before it
+            and with nothing else (``Batch.passes``).
         threshold: the most tokens of a route, prompt included, with which a model computes as with fewer.
     """
     present = [(i, contest) for i, contest in enumerate(contests) if contest is not None]
@@ -181,11 +230,13 @@ def batches(
         alike = [(i, contest) for i, contest in present if is_long[i] is side]
         for start in range(0, len(alike), batch_size):
             batch = dict(alike[start : start + batch_size])
-            alone = _rows_alone(batch, score)
+            single = _rows_alone(batch, score)
             if along_paths:
-                yield _batch(batch, [[entry for row in alone for entry in row]], score, along_paths=True)
+                yield _batch(batch, [[entry for row in single for entry in row]], score, along_paths=True)
+            elif alone:
+                yield apart(_batch(batch, _rows(batch, score, row_tokens=0), score))
             else:
-                yield _batch(batch, _rows(batch, score, row_tokens) if pack else alone, score)
+                yield _batch(batch, _rows(batch, score, row_tokens) if pack else single, score)
 
 
 def n_read(contest: Contest, score: str) -> dict[str, int]:

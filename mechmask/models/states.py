@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from mechmask.interrupts import atomic_context
 from mechmask.models.computed import config_settings
-from mechmask.models.model import Model
+from mechmask.models.model import Model, described
+from mechmask.notebook import card, sentence, table
 
 
 class Applicable(Protocol):
@@ -43,6 +44,17 @@ class Variant:
 
     def __repr__(self) -> str:
         return f"Variant({self.name!r})"
+
+    def _repr_html_(self) -> str:
+        """The model under all changes, and the changes in the order in which they are put on."""
+        rows = [
+            (str(i), change.method, type(change).__name__, str(getattr(change, "base", "")) or "not bound yet")
+            for i, change in enumerate(self.changes, 1)
+        ]
+        changes = table(("order", "change", "kind", "made on"), rows, (False,) * 4)
+        return card(
+            repr(self), {"base": self.base.name, **described(self.base)}, sentence("Changes, put on in turn"), changes
+        )
 
     @property
     def name(self) -> str:
@@ -139,7 +151,12 @@ def unlike(first: Model, second: Model) -> str:
 
     Vocabularies are not compared: no block knows of them.
     """
-    first_settings, second_settings = config_settings(first.module.config), config_settings(second.module.config)
+    return settings_apart(first.module.config, second.module.config)
+
+
+def settings_apart(first: PreTrainedConfig, second: PreTrainedConfig) -> str:
+    """The same of two models' configurations."""
+    first_settings, second_settings = config_settings(first), config_settings(second)
     for name in sorted(first_settings.keys() | second_settings.keys()):
         if first_settings.get(name) != second_settings.get(name):
             one, other = _shown(first_settings.get(name)), _shown(second_settings.get(name))

@@ -19,12 +19,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mechmask.errors import ReadingError
+from mechmask.models.anatomy import capped
 from mechmask.models.diagnosis import likely_cause
 from mechmask.models.final_norm import frozen
 from mechmask.models.forward import decoded
 from mechmask.models.gradients import with_gradients, without_gradients
 from mechmask.models.model import Model
+from mechmask.models.offloaded import in_memory
 from mechmask.models.packing import Batch
+from mechmask.models.quantised import require_numbers
 from mechmask.models.states import Variant, active
 from mechmask.read.backends import Backend, BackendName, backend_of
 from mechmask.read.backends.parts import Parts
@@ -79,10 +82,16 @@ def attribute(
         ReadingError: if unit or backend is not known, the backend was made over another model, or the sum is not the
             model's own margin.
         ModelError: if a norm is neither a LayerNorm nor an RMSNorm.
+        WeightsError: if the unembedding is quantised, or for ``head`` an attention's output projection.
         ChangeError: if a state's change was made on another model.
     """
     require_choice("unit", unit, UNITS)
     with active(model) as now:
+        if more := now.anatomy.layout.adds_more:
+            raise ReadingError(
+                f"The blocks of {now.name} add {more}, so a margin is no sum over attentions and MLPs. Read depth, or "
+                "patch."
+            )
         watcher = backend_of(backend, now)
         reading = _read(now, ContestSet.of(now, facts), unit, watcher, batch_size)
         about = provenance(now, model, unit=unit, score="divergence", backend=watcher.name)
@@ -90,6 +99,7 @@ def attribute(
 
 
 def _read(model: Model, contests: ContestSet, unit: Unit, backend: Backend, batch_size: int) -> xr.Dataset:
+    _require_linear(model, unit)
     rows: dict[int, Tensor] = {}
     margins, at_output = np.full(len(contests), np.nan), np.full(len(contests), np.nan)
     masked = np.zeros(len(contests), dtype=bool)
@@ -103,7 +113,7 @@ def _read(model: Model, contests: ContestSet, unit: Unit, backend: Backend, batc
             logits = torch.stack(list(contributions.values())).double().cpu()
             added = rearrange(logits[..., 1] - logits[..., 0], "component node -> node component")
             rows |= dict(zip(numbers, added, strict=True))
-            bounded = model.anatomy.capped(reduce(logits, "component node token -> node token", "sum"))
+            bounded = capped(reduce(logits, "component node token -> node token", "sum"), model.anatomy.softcap)
             at_output[numbers] = bounded[:, 1] - bounded[:, 0]
             margins[numbers] = _margins(model, batch, tokens)
             masked[numbers] = batch.attention_mask is not None
@@ -121,6 +131,17 @@ def _read(model: Model, contests: ContestSet, unit: Unit, backend: Backend, batc
         kind=("component", [component.kind for component in components]),
     )
     return reading.assign_attrs(check_error_nats=error)
+
+
+def _require_linear(model: Model, unit: Unit) -> None:
+    """Refuse maps through which a direction cannot be pulled back, since their weights are codes."""
+    anatomy = model.anatomy
+    named = [("the unembedding", anatomy.unembedding)]
+    if unit == "head":
+        outputs = (anatomy.attention_output(block).name for block in range(anatomy.n_layers))
+        named += [(name, model.module.get_submodule(name)) for name in outputs]
+    for name, layer in named:
+        require_numbers(layer, "Attribution", f"{name} of {model.name}")
 
 
 def _at_divergence(parts: Parts, batch: Batch) -> Parts:
@@ -171,6 +192,7 @@ def _by_head(
     """
     anatomy = model.anatomy
     projection = anatomy.attention_output(block)
+    direction = anatomy.residual_factor * direction
     layer = _in_float32(model.module.get_submodule(projection.name))
     if anatomy.adds_attention(block) != projection.name:
         norm = model.module.get_submodule(anatomy.adds_attention(block))
@@ -188,9 +210,10 @@ def _by_head(
 def _unembedded(
     head: nn.Module, tokens: Int[Tensor, "node token"], model: Model
 ) -> tuple[Float[Tensor, "node token width"], Float[Tensor, "node token"]]:
-    """The unembedding of every token ``[node, token, width]`` and its bias ``[node, token]``."""
+    """The unembedding of every token ``[node, token, width]`` and its bias ``[node, token]``, as logits are scaled."""
     chosen = nn.functional.one_hot(tokens, model.vocab_size)
-    return _pulled_back(head, chosen.to(model.dtype), model.width)
+    weight, bias = _pulled_back(head, chosen.to(model.dtype), model.width)
+    return weight * model.anatomy.logit_scale, bias * model.anatomy.logit_scale
 
 
 def _pulled_back(
@@ -209,9 +232,10 @@ def _pulled_back(
 
 def _in_float32(layer: nn.Module) -> nn.Module:
     """The layer, or a float32 copy of it: products in half precision would be off by more than the model itself."""
-    if all(parameter.dtype == torch.float32 for parameter in layer.parameters()):
-        return layer
-    return copy.deepcopy(layer).float()
+    whole = in_memory(layer)
+    if all(parameter.dtype == torch.float32 for parameter in whole.parameters()):
+        return whole
+    return (copy.deepcopy(layer) if whole is layer else whole).float()
 
 
 def _margins(model: Model, batch: Batch, tokens: Int[Tensor, "node token"]) -> Float[np.ndarray, " node"]:

@@ -30,6 +30,7 @@ from mechmask.read.depth import DepthReading, read_depth
 from mechmask.read.generate import as_text, generate, longer_value
 from mechmask.read.lenses.lens import Lens, lens_of
 from mechmask.read.logits import OutputReading, read_logits
+from mechmask.read.scoring.asking import asking
 from mechmask.read.scoring.check import require_identity
 from mechmask.read.scoring.contests import ContestSet, Facts, facts_of
 from mechmask.read.scoring.labels import SCORES, Score, provenance, require_choice, require_score
@@ -95,7 +96,7 @@ def read_logits_and_depth(
         decoding = _Decoding(now, output) if generation else None
         _read(now, output, depth, numbers, watcher, contests.batches(now, whole, batch_size), decoding)
         output_error, depth_error = require_identity(now, output.table, depth.table)
-        about = provenance(now, model)
+        about = provenance(now, model, **asking(now, facts))
     at_output = output.dataset().assign_attrs(about, score=score, check_error_nats=output_error)
     if decoding:
         at_output = at_output.assign(generation=as_text(model, contests.facts, decoding.tokens))
@@ -119,6 +120,8 @@ def _shared_score(model: Model, contests: ContestSet, scores: tuple[Score, Score
     """What the shared pass asks of a contest; ``None`` where a longer pass would turn the positions of a reading."""
     whole: Score = "divergence" if set(scores) == {"divergence"} else "sequence"
     threshold = model.rope_threshold
+    if any(fact.old_aliases or fact.new_aliases for fact in contests.facts):  # routes of one reading and not the other
+        return None
     if threshold is None:
         return whole
     sides = [contests.lengths(score) > threshold for score in (whole, *scores)]
@@ -216,7 +219,12 @@ def _last_node(batch: Batch, contest: Contest, number: int, path: Sequence[int])
 
 def _goes_on(model: Model, score: Score) -> bool:
     """Whether decoding can go on from a packed pass: the tokens of a route lie apart in its row."""
-    return score != "divergence" and model.rope_threshold is None and model.anatomy.sliding_window is None
+    return (
+        score != "divergence"
+        and not model.is_read_alone
+        and model.rope_threshold is None
+        and model.anatomy.sliding_window is None
+    )
 
 
 def _is_filled(past: Cache, model: Model, batch: Batch) -> bool:

@@ -6,6 +6,9 @@ and unembedded as the model itself does at its output. At layer L that is the mo
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import torch
 import xarray as xr
 from jaxtyping import Float
@@ -17,8 +20,9 @@ from mechmask.models.packing import Batch
 from mechmask.models.states import Variant, active, unchanged
 from mechmask.read.backends import Backend, BackendName, backend_of
 from mechmask.read.lenses.lens import Lens, lens_of, lens_provenance
+from mechmask.read.scoring.asking import Template, as_asked, asking, in_both
 from mechmask.read.scoring.check import require_identity
-from mechmask.read.scoring.contests import ContestSet, Facts, Phrasings
+from mechmask.read.scoring.contests import ContestSet, Facts, Phrasings, facts_of
 from mechmask.read.scoring.labels import Score, layer_coordinates, provenance, require_score
 from mechmask.read.scoring.table import RouteTable
 from mechmask.read.scoring.unembed import score_layers
@@ -32,6 +36,7 @@ def read_depth(
     backend: BackendName | Backend = "transformer_lens",
     *,
     phrasings: Phrasings = "prompt",
+    template: Template | None = None,
     batch_size: int = 64,
 ) -> xr.Dataset:
     """Log-probability of every route of every fact at every layer.
@@ -47,13 +52,14 @@ def read_depth(
         backend: who watches the residual stream: ``transformer_lens``, ``nnsight``, or a backend made over this model
             or the one under this state, such as ``NnsightBackend(model)``.
         phrasings: ``prompt``, or ``all`` for a dimension ``phrasing`` over the prompt and its paraphrases.
+        template: ``plain``, ``chat`` or ``both``, as in ``read_logits``.
         batch_size: prompts per forward pass; affects memory only.
 
     Returns:
         ``logprob[fact, route, layer]`` and ``margin[fact, layer]`` in nats, layers 0..L, with ``depth`` = layer / L
         beside ``layer``; with ``phrasings="all"`` each has ``phrasing`` too. ``value[fact, route]`` and ``token[fact,
         route]``, the tokens that the score reads with ``|`` between two, are coordinates (``token`` with ``phrasing``
-        where phrasings differ in it).
+        where phrasings differ in it). By ``sequence`` a value with aliases has the probability of all its spellings.
 
     Raises:
         FactError: listing every problem of the facts in one message.
@@ -64,15 +70,19 @@ def read_depth(
     """
     require_score(score)
     chosen = lens_of(lens, unchanged(model))
+    if template == "both":
+        how: dict[str, Any] = {"phrasings": phrasings, "batch_size": batch_size}
+        return in_both(partial(read_depth, model, facts_of(facts), chosen, score, backend, **how))
     with active(model) as now:
         watcher = backend_of(backend, now)
-        contests = ContestSet.of(now, facts, phrasings)
+        asked = as_asked(facts, template)
+        contests = ContestSet.of(now, asked, phrasings, aliases=score == "sequence")
         depth = DepthReading(now, contests, score, chosen, watcher)
         with now.inference():
             for batch in contests.batches(now, score, batch_size):
                 depth.add(batch, watcher.residuals(batch))
         (error,) = require_identity(now, depth.table)
-        about = provenance(now, model, score=score, **depth.method)
+        about = provenance(now, model, score=score, **asking(now, asked), **depth.method)
         return depth.dataset().assign_attrs(about, check_error_nats=error)
 
 

@@ -16,12 +16,14 @@ import torch
 import xarray as xr
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from mechmask.errors import ReadingError
 from mechmask.models.corpora import Corpus
+from mechmask.models.forward import hidden_states
 from mechmask.models.model import Model
+from mechmask.models.offloaded import device_of
 from mechmask.models.states import Variant, active
+from mechmask.models.unembedding import by_layer, plain_matrix
 from mechmask.progress import progress_bar
 from mechmask.read.scoring.labels import provenance
 
@@ -124,11 +126,8 @@ def _normed(model: Model, corpus: Corpus, batch_size: int, what: str) -> Iterato
     sequences = corpus.sequences
     with progress_bar(what, len(range(0, len(sequences), batch_size))) as tick:
         for start in range(0, len(sequences), batch_size):
-            some = sequences[start : start + batch_size]
-            ids = pad_sequence([torch.tensor(row) for row in some], batch_first=True)
-            hidden = model.anatomy.decoder(input_ids=ids.to(model.device), use_cache=False).last_hidden_state
-            for row, states in zip(some, hidden, strict=True):
-                yield states[corpus.n_left_out - 1 : len(row) - 1].clone()
+            for states in hidden_states(model, sequences[start : start + batch_size]):
+                yield states[corpus.n_left_out - 1 : -1].clone()
             tick()
 
 
@@ -155,14 +154,15 @@ def _compared(
 
 def _head(model: Model) -> _Head:
     """Logits in float32, the final softcap applied, by the model as it is when they are asked for."""
-    return lambda normed: model.anatomy.capped(model.anatomy.unembedding(normed).float())
+    return lambda normed: model.anatomy.given_out(by_layer(model.anatomy.unembedding, normed).float())
 
 
 def _copied_head(model: Model) -> _Head:
     """The same by the model as it is now, whatever becomes of it."""
     head, anatomy = model.anatomy.unembedding, model.anatomy
-    if type(head) is not nn.Linear:  # an adapter on the unembedding: only the module knows how it computes
-        copied, device = copy.deepcopy(head), next(head.parameters()).device
-        return lambda normed: anatomy.capped(copied(normed.to(device)).float())
-    weight, bias = head.weight.clone(), None if head.bias is None else head.bias.clone()
-    return lambda normed: anatomy.capped(nn.functional.linear(normed.to(weight.device), weight, bias).float())
+    matrix = plain_matrix(head)
+    if matrix is None:
+        copied, device = copy.deepcopy(head), device_of(head)
+        return lambda normed: anatomy.given_out(by_layer(copied, normed.to(device)).float())
+    weight, bias = matrix[0].clone(), None if matrix[1] is None else matrix[1].clone()
+    return lambda normed: anatomy.given_out(nn.functional.linear(normed.to(weight.device), weight, bias).float())

@@ -16,7 +16,7 @@ import xarray as xr
 from jaxtyping import Int
 
 from mechmask.errors import ReadingError
-from mechmask.facts.fact import Example, Fact
+from mechmask.facts.fact import Fact
 from mechmask.facts.fact_set import FactSet
 from mechmask.models.forward import decoded
 from mechmask.models.model import Model
@@ -159,16 +159,15 @@ class Sheet:
         Raises:
             RouteError: listing every prompt and value that cannot be read.
         """
-        asked = [(self.facts[fact].id, self.rows[fact][column]) for fact, column in self.places]
-        pairs = dict.fromkeys((q.prompt, value, label) for label, q in asked for value in q.values.values())
-        examples = [Example(prompt=prompt, value=value, fact_id=label) for prompt, value, label in pairs]
-        ids = dict(zip(pairs, encode_examples(model.tokenizer, examples), strict=True))
+        asked = [(self.facts[fact], self.rows[fact][column]) for fact, column in self.places]
+        examples = dict.fromkeys(fact.example(q.prompt, value) for fact, q in asked for value in q.values.values())
+        ids = dict(zip(examples, encode_examples(model.tokenizer, list(examples)), strict=True))
         contests = []
-        for label, question in asked:
-            encoded = {route: ids[question.prompt, value, label] for route, value in question.values.items()}
+        for fact, question in asked:
+            encoded = {r: ids[fact.example(question.prompt, value)] for r, value in question.values.items()}
             routes = {route: of.value for route, of in encoded.items()}
             prompt = next(iter(encoded.values())).prompt
-            contests.append(Contest(label, prompt, routes, _n_common(list(routes.values())), None))
+            contests.append(Contest(fact.id, prompt, routes, _n_common(list(routes.values())), None))
         return ContestSet(self.facts, tuple(contests), self.places, len(self.groups))
 
     def labelled(self, reading: xr.Dataset) -> xr.Dataset:

@@ -110,6 +110,12 @@ def _known(contests: ContestSet, reading: xr.Dataset) -> list[list[int]]:
     """The greedy tokens that a reading met on its routes, by contest."""
     if "greedy" not in reading:
         raise ReadingError("A divergence reading knows one token of a value. Give one by the score sequence or mean.")
+    how = reading.attrs.get("template")
+    if how != contests.template:
+        raise ReadingError(
+            f"The facts are asked in the template {contests.template or 'plain'}, the reading is by {how or 'plain'}: "
+            "other tokens followed there. Give a reading of the same facts, asked alike."
+        )
     known = reading.greedy.sel(phrasing=0) if "phrasing" in reading.dims else reading.greedy
     absent = [fact.id for fact in contests.facts if fact.id not in known.indexes["fact"]]
     if absent:

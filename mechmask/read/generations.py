@@ -44,11 +44,18 @@ def read_generations(
 
     Raises:
         FactError: listing every problem of the facts in one message.
-        ReadingError: if there is no fact, a prompt leaves no room for a token, the texts do not fit into the model's
-            context, ``top_k`` is not a number of tokens, or the model's output is not finite.
+        ReadingError: if there is no fact, one is a conversation without prompts of free text, a prompt leaves no room
+            for a token, the texts do not fit into the model's context, ``top_k`` is not a number of tokens, or the
+            model's output is not finite.
         ChangeError: if a state's change was made on another model.
     """
     chosen = facts_of(facts, distractors=False)
+    conversation = next((fact.id for fact in chosen if fact.messages and not fact.generation_prompts), None)
+    if conversation is not None:
+        raise ReadingError(
+            f"Fact {conversation!r} is a conversation, and free text goes on from a plain prompt. Give it "
+            "generation_prompts, or read facts.as_plain()."
+        )
     prompts = [fact.generation_prompts or (fact.prompt,) for fact in chosen]
     with active(model) as now:
         _require_sizes(now, n_tokens, top_k)

@@ -7,6 +7,7 @@ route's tokens are decided, and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,8 +20,9 @@ from mechmask.models.forward import decoded
 from mechmask.models.model import Model
 from mechmask.models.packing import Batch
 from mechmask.models.states import Variant, active
+from mechmask.read.scoring.asking import Template, as_asked, asking, in_both
 from mechmask.read.scoring.check import require_identity
-from mechmask.read.scoring.contests import ContestSet, Facts, Phrasings
+from mechmask.read.scoring.contests import ContestSet, Facts, Phrasings, facts_of
 from mechmask.read.scoring.labels import Score, provenance, require_score
 from mechmask.read.scoring.table import RouteTable
 from mechmask.read.scoring.unembed import entropy, score_tokens
@@ -32,6 +34,7 @@ def read_logits(
     score: Score = "sequence",
     *,
     phrasings: Phrasings = "prompt",
+    template: Template | None = None,
     batch_size: int = 32,
 ) -> xr.Dataset:
     """Log-probability of every route of every fact at the model's output.
@@ -42,6 +45,9 @@ def read_logits(
         score: ``sequence`` (sum over the value's tokens, teacher-forced), ``mean`` (per token) or ``divergence`` (the
             token at which old and new differ; a distractor that has no token of its own there is NaN).
         phrasings: ``prompt`` reads the prompt; ``all`` adds a dimension ``phrasing`` over it and its paraphrases.
+        template: ``plain`` reads every prompt as plain text, ``chat`` as the user's in the tokenizer's chat template,
+            the value where the assistant begins; ``both`` adds a dimension ``template``. By default facts that have
+            messages are read in the template, and others plain.
         batch_size: prompts per forward pass; affects memory only.
 
     Returns:
@@ -51,7 +57,9 @@ def read_logits(
         scored, for ``divergence``); ``greedy[fact, value_token]`` (not for ``divergence``), the token ids that greedy
         decoding says as far as the routes go along and the first that none has, -1 after. With ``phrasings="all"`` each
         has ``phrasing`` too. ``value[fact, route]`` and ``token[fact, route]``, the tokens that the score reads with
-        ``|`` between two, are coordinates (``token`` with ``phrasing`` where phrasings differ in it).
+        ``|`` between two, are coordinates (``token`` with ``phrasing`` where phrasings differ in it). By ``sequence``
+        a value with aliases has the probability of all its spellings together (``attrs["aliases"]``); other scores
+        read the first.
 
     Raises:
         FactError: listing every problem of the facts in one message.
@@ -60,14 +68,18 @@ def read_logits(
         ChangeError: if a state's change was made on another model.
     """
     require_score(score)
+    if template == "both":
+        return in_both(partial(read_logits, model, facts_of(facts), score, phrasings=phrasings, batch_size=batch_size))
     with active(model) as now:
-        contests = ContestSet.of(now, facts, phrasings)
+        asked = as_asked(facts, template)
+        contests = ContestSet.of(now, asked, phrasings, aliases=score == "sequence")
         output = OutputReading(now, contests, score)
         with now.inference():
             for batch in contests.batches(now, score, batch_size):
                 output.add(batch, decoded(now, batch))
         (error,) = require_identity(now, output.table)
-        return output.dataset().assign_attrs(provenance(now, model, score=score), check_error_nats=error)
+        about = provenance(now, model, score=score, **asking(now, asked))
+        return output.dataset().assign_attrs(about, check_error_nats=error)
 
 
 class OutputReading:
@@ -111,7 +123,7 @@ class OutputReading:
 
     def dataset(self) -> xr.Dataset:
         """What ``read_logits`` returns, but for its provenance."""
-        recalled = (self._missed == 0) & (self.table.n_tokens > 0)
+        recalled = self.table.by_route((self._missed == 0) & (self.table.n_tokens > 0), np.logical_or)
         more: dict[str, tuple] = {"recalled": (("route",), recalled), "entropy": ((), self._entropy, {"units": "nats"})}
         if self.table.score != "divergence":
             more["greedy"] = (("value_token",), self._greedy)

@@ -23,7 +23,7 @@ from mechmask.errors import ReadingError
 from mechmask.facts.fact_set import FactSet
 from mechmask.interrupts import atomic_context
 from mechmask.measure.contest import margin
-from mechmask.models.fingerprint import digest
+from mechmask.models.fingerprint import weights_digest
 from mechmask.models.forward import may_pack
 from mechmask.models.model import Model
 from mechmask.models.packing import Batch, with_twins
@@ -279,5 +279,4 @@ def _agree(
 
 def _head_digest(model: Model) -> str:
     """Of the weights between the residual stream at L and the logits."""
-    parts = {"norm": model.anatomy.final_norm, "unembedding": model.anatomy.unembedding}
-    return digest((f"{part}.{name}", t) for part, module in parts.items() for name, t in module.state_dict().items())
+    return weights_digest(model.anatomy.final_norm) + weights_digest(model.anatomy.unembedding)

@@ -14,12 +14,13 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torch.nn.utils.rnn import pad_sequence
 
 from mechmask.errors import ReadingError
 from mechmask.models.corpora import Corpus, n_sample_batches, sampled_corpus, text_corpus
+from mechmask.models.forward import hidden_states
 from mechmask.models.model import Model
 from mechmask.models.states import Variant, active
+from mechmask.models.unembedding import by_layer
 from mechmask.progress import progress_bar
 from mechmask.read.scoring.labels import provenance
 
@@ -84,15 +85,13 @@ def read_text(model: Model | Variant, corpus: Corpus, *, batch_size: int = 16) -
 
 def _summed(model: Model, sequences: Sequence[tuple[int, ...]], n_left_out: int) -> Float[Tensor, " sequence"]:
     """Negative log-probability of each sequence in nats, in float64; padding on the right is seen by nobody."""
-    ids = pad_sequence([torch.tensor(row) for row in sequences], batch_first=True)
-    hidden = model.anatomy.decoder(input_ids=ids.to(model.device), use_cache=False).last_hidden_state
     sums = []
-    for row, tokens, states in zip(sequences, ids, hidden, strict=True):
-        normed, asked = states[n_left_out - 1 : len(row) - 1], tokens[n_left_out : len(row)]
+    for row, states in zip(sequences, hidden_states(model, sequences), strict=True):
+        normed, asked = states[n_left_out - 1 : -1], torch.tensor(row[n_left_out:])
         logits = _logits(model, normed)
         sums.append(cross_entropy(logits, asked.to(logits.device), reduction="none").double().sum().cpu())
     return torch.stack(sums)
 
 
 def _logits(model: Model, normed: Float[Tensor, "node width"]) -> Float[Tensor, "node vocabulary"]:
-    return model.anatomy.capped(model.anatomy.unembedding(normed).float())
+    return model.anatomy.given_out(by_layer(model.anatomy.unembedding, normed).float())

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import torch
 
 from mechmask.errors import MechmaskError
@@ -22,7 +26,7 @@ from mechmask.models.load import load_model
 from mechmask.models.model import Model
 from mechmask.models.packing import n_read
 from mechmask.models.routes import encode_contests
-from mechmask.read.logits import read_logits
+from mechmask.study.proof import prove
 from mechmask.write.edit import METHODS
 from mechmask.write.presets import presets
 
@@ -38,6 +42,8 @@ _PACKAGES = (
     "numpy",
 )
 
+_PROVEN_ON = 4  # facts: each is read some dozen times
+
 
 def examine(model: str | None, facts: Path | None) -> dict[str, object]:
     """Findings by name, in the order in which they should be read.
@@ -47,7 +53,8 @@ def examine(model: str | None, facts: Path | None) -> dict[str, object]:
         facts: facts to tokenize with it.
 
     Returns:
-        Texts and numbers by name; ``problem`` is among them where something would fail, with what would help.
+        Texts and numbers by name; ``proof`` is among them where there is a model: a row for everything that was tried
+        on it (``mechmask.study.proof``); ``problem`` where something would fail, with what would help.
     """
     findings: dict[str, object] = {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -88,22 +95,26 @@ def _model_and_facts(findings: dict[str, object], model: str | None, facts: Path
     findings["context"] = "no limit" if loaded.max_tokens is None else f"{loaded.max_tokens} tokens at most"
     if loaded.rope_threshold is not None:
         findings["rotary frequencies"] = f"other ones beyond {loaded.rope_threshold} tokens; never mixed in one batch"
+    facts_tried = contested if contested is not None else synthetic_facts(4, n_never=0)
     try:
-        _read_together(findings, loaded, contested if contested is not None else synthetic_facts(2, n_never=0))
+        _tokenize_together(findings, loaded, facts_tried)
     except MechmaskError as error:
         yield str(error)
+        return
+    proof = prove(loaded, facts_tried[:_PROVEN_ON])
+    findings["proof"] = [asdict(check) for check in proof]
+    yield from (f"{check.name}: {check.why}" for check in proof if check.is_needed and not check.passed)
 
 
-def _read_together(findings: dict[str, object], model: Model, facts: FactSet) -> None:
-    """Tokenize the facts, hold them against the context, and read one that proves the reading."""
+def _tokenize_together(findings: dict[str, object], model: Model, facts: FactSet) -> None:
+    """Tokenize the facts and hold them against the context."""
     contests = encode_contests(model.tokenizer, facts)
     longest = max(max(n_read(contest, "sequence").values()) for contest in contests if contest is not None)
     findings["longest fact"] = f"{longest} tokens with its longest value"
     require_context(model, contests)
-    findings["packed routes"] = (
-        "yes" if may_pack(model, contests) else "no: attention takes no mask, or a route is longer than its window"
-    )
-    findings["self-check error"] = f"{read_logits(model, facts[:1]).attrs['check_error_nats']:.1e} nats per token"
+    why = "attention takes no mask, or a route is longer than its window"
+    why = "it is quantised so that what stands in one pass moves the rest" if model.is_read_alone else why
+    findings["packed routes"] = "yes" if may_pack(model, contests) else f"no: {why}"
 
 
 def _version(name: str) -> str:
@@ -111,3 +122,22 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "not installed"
+
+
+def proof_table(findings: Mapping[str, Any]) -> pd.DataFrame:
+    """What was tried on a model, as a person reads it.
+
+    Args:
+        findings: what ``examine`` found of a model.
+    """
+    rows = [
+        {
+            "check": row["name"],
+            "result": "passed" if row["passed"] else "FAILED" if row["is_needed"] else "not offered",
+            "off by (nats)": "" if math.isnan(row["error_nats"]) else f"{row['error_nats']:.1e}",
+            "allowed": f"{row['tolerance_nats']:.0e}" if row["tolerance_nats"] else "nothing",
+            "why": row["why"],
+        }
+        for row in findings["proof"]
+    ]
+    return pd.DataFrame(rows).set_index("check")

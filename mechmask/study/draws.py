@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pandas as pd
 import xarray as xr
@@ -22,7 +22,11 @@ from mechmask.measure.pool import pooled
 from mechmask.measure.summary import conclusion, overview, summary
 from mechmask.study.results import StudyResults
 from mechmask.study.step import sealed_text, unsealed
+from mechmask.study.tabled import Results, Tables
 from mechmask.write.finetune_config import FinetuneConfig
+
+if TYPE_CHECKING:
+    from mechmask.draw.page.content import Document
 
 CARD = "draws.json"
 
@@ -84,7 +88,7 @@ class Draws:
         return DrawnResults(root)
 
 
-class DrawnResults:
+class DrawnResults(Results):
     """What several draws found, opened without a model: pooled readings and tables.
 
     Args:
@@ -94,6 +98,8 @@ class DrawnResults:
         StudyError: if there are none, the card is damaged, or a draw is of another model or configuration than the
             others, as where a run of them under another one has not come to its end.
     """
+
+    _in_notebook = "overview"
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
@@ -194,6 +200,20 @@ class DrawnResults:
     def conclusion(self) -> str:
         """The outcome of all draws in words."""
         return conclusion(self.erase)
+
+    def tables(self) -> Tables:
+        """Every table by its name, to be made when it is asked for."""
+        return {"summary": self.summary, "overview": self.overview, "by_draw": self.by_draw}
+
+    def page(self) -> Document:
+        """What the report page of the draws holds; ``mechmask.draw.report`` writes it.
+
+        Raises:
+            StudyError: if something is damaged.
+        """
+        from mechmask.study.pages.draws import draws_page
+
+        return draws_page(self)
 
 
 def open_draws(directory: str | Path) -> DrawnResults:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
@@ -80,11 +82,16 @@ def export_figure(run: Run, name: str, sources: Iterable[Step], make: Callable[[
         run: whose directory it goes to.
         name: of the files, without their ending.
         sources: the steps that it shows.
-        make: draws the figure, anew for each file: saving one moves what its layout begins from.
+        make: draws the figure.
     """
     digests = {step.name: step.digest for step in sources}
+    drawn = cache(make)  # once for both files
     for suffix in ("pdf", "png"):
-        run.export(f"figures/{name}.{suffix}", digests, lambda path: draw.save_figure(make(), path))
+        run.export(f"figures/{name}.{suffix}", digests, lambda path: _save(drawn, path))
+
+
+def _save(drawn: Callable[[], Figure], path: Path) -> None:
+    draw.save_figure(drawn(), path)
 
 
 def export_doses(run: Run, results: StudyResults, about: Mapping[str, str | float]) -> None:
@@ -121,15 +128,14 @@ def export_contrast(run: Run, results: StudyResults, about: Mapping[str, str | f
     """The same of a study that holds ways of changing against each other, with its tables."""
     _export(run, results, {"erase": draw.erase}, about)
     names = ("matched", "auroc", "rebound")
-    sources = {f"results/{name}": results.step(f"results/{name}").digest for name in names}
-    for suffix in ("pdf", "png"):
-        run.export(
-            f"figures/contrast.{suffix}",
-            sources,
-            lambda path: draw.save_figure(
-                draw.contrast(results.reading("results/auroc"), results.reading("results/rebound")), path
-            ),
-        )
+    steps = [results.step(f"results/{name}") for name in names]
+    export_figure(
+        run,
+        "contrast",
+        steps,
+        lambda: draw.contrast(results.reading("results/auroc"), results.reading("results/rebound")),
+    )
+    sources = {step.name: step.digest for step in steps}
     for name in names:
         run.export(f"{name}.csv", sources, lambda path, name=name: write_text(path, _table(results, name)))
 
@@ -144,13 +150,8 @@ def _export(
     run: Run, results: StudyResults, figures: Mapping[str, Callable[..., Figure]], about: Mapping[str, str | float]
 ) -> None:
     for name, make in figures.items():
-        sources = {f"results/{name}": results.step(f"results/{name}").digest}
-        for suffix in ("pdf", "png"):  # drawn anew for each: saving a figure moves what its layout begins from
-            run.export(
-                f"figures/{name}.{suffix}",
-                sources,
-                lambda path, name=name, make=make: draw.save_figure(make(results.reading(f"results/{name}")), path),
-            )
+        step = results.step(f"results/{name}")
+        export_figure(run, name, [step], lambda step=step, make=make: make(results.reading(step.name)))
     erased = {"results/erase": results.step("results/erase").digest}
     run.export("summary.csv", erased, lambda path: write_text(path, results.summary().to_csv()))
     run.export("overview.csv", erased, lambda path: write_text(path, results.overview().to_csv()))

@@ -27,7 +27,7 @@ from mechmask.study.dose_config import DoseConfig
 from mechmask.study.draws import Draws
 from mechmask.study.fact_tables import SyntheticTable, WorldTable
 from mechmask.study.paper_parts import NOTHING_TO_INSTALL, PARTS
-from mechmask.study.paper_results import FINDINGS, REPORT, PaperResults
+from mechmask.study.paper_results import FINDINGS, PAPER_CARD, REPORT, PaperResults
 from mechmask.study.protocols.contrast import ContrastStudy
 from mechmask.study.protocols.correction import CorrectionConfig, CorrectionStudy
 from mechmask.study.protocols.dose import DoseStudy
@@ -38,6 +38,7 @@ from mechmask.study.protocols.reactance import ReactanceConfig, ReactanceStudy
 from mechmask.study.protocols.renewal import RenewalConfig, RenewalStudy
 from mechmask.study.protocols.twins import TwinsConfig, TwinStudy
 from mechmask.study.report import paper_report
+from mechmask.study.step import sealed_text
 from mechmask.write.finetune_config import FinetuneConfig
 
 _STUDIES: Mapping[str, Callable[[Model, FactSet, Any], Any]] = {
@@ -161,6 +162,7 @@ class PaperStudy:
         for name in c.parts:
             note(f"{name}: {c.draws} draws of {PARTS[name].facts} facts")
             Draws(partial(self._study, name), range(c.first_draw, c.first_draw + c.draws)).run(root / name)
+        write_text(root / PAPER_CARD, sealed_text({"config": c.model_dump(mode="json")}))
         results = PaperResults(root)
         write_text(root / FINDINGS, results.summary().to_csv())
         write_text(root / REPORT, paper_report(results.findings, results.parts, root))
@@ -184,8 +186,10 @@ def _refuse_strangers(root: Path) -> None:
     with file_errors(root):
         there = {path.name for path in root.iterdir()} if root.is_dir() else set()
     parts = there & set(PARTS)
-    ours = {*PARTS, REPORT, FINDINGS, "figures"} if parts else set()
-    strangers = sorted(name for name in there - ours if not name.startswith((f".{REPORT}.", f".{FINDINGS}.")))
+    ours = {*PARTS, REPORT, FINDINGS, PAPER_CARD, "figures"} if parts else set()
+    strangers = sorted(
+        name for name in there - ours if not name.startswith((f".{REPORT}.", f".{FINDINGS}.", f".{PAPER_CARD}."))
+    )
     if strangers:
         raise StudyError(
             f"{root} is not empty and holds no paper study (there is {strangers[0]}). Give a new directory."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -13,11 +14,16 @@ from mechmask.study.findings import CLAIMS
 from mechmask.study.findings.finding import Finding, findings_of, findings_table, verdict_counts
 from mechmask.study.paper_parts import PARTS
 from mechmask.study.report import figures_of_first_draw
+from mechmask.study.step import unsealed
+from mechmask.study.tabled import Results, Tables
 
-REPORT, FINDINGS = "report.md", "findings.csv"
+if TYPE_CHECKING:
+    from mechmask.draw.page.content import Document
+
+REPORT, FINDINGS, PAPER_CARD = "report.md", "findings.csv", "paper.json"
 
 
-class PaperResults:
+class PaperResults(Results):
     """What a run of the paper's experiments found, opened without a model and without torch.
 
     Args:
@@ -48,6 +54,26 @@ class PaperResults:
         """The draws of every part that is finished, by its name."""
         return {name: DrawnResults(self.directory / name) for name in PARTS if (self.directory / name / CARD).is_file()}
 
+    @property
+    def model_name(self) -> str:
+        """The name of the model that was studied."""
+        return next(iter(self.parts.values())).model_name
+
+    @property
+    def config(self) -> dict[str, Any] | None:
+        """The configuration of the whole, as JSON values; ``None`` of a run that did not record it.
+
+        Raises:
+            StudyError: if its file is damaged.
+        """
+        path = self.directory / PAPER_CARD
+        if not path.is_file():
+            return None
+        try:
+            return unsealed(path.read_bytes().decode("utf-8"))["config"]
+        except (OSError, ValueError, KeyError) as error:
+            raise StudyError(f"{path} is damaged ({error}). Run the study again: what is finished is kept.") from error
+
     @cached_property
     def findings(self) -> list[Finding]:
         """Every claim of the paper beside this run's number."""
@@ -74,3 +100,17 @@ class PaperResults:
         """How many claims agree, disagree, are undecided, or were not measured."""
         counts = verdict_counts(self.findings)
         return f"Of {len(self.findings)} claims of the paper, {counts}. {self.directory / REPORT} says which."
+
+    def tables(self) -> Tables:
+        """Every table by its name, to be made when it is asked for."""
+        return {"summary": self.summary}
+
+    def page(self) -> Document:
+        """What the report page of the run holds; ``mechmask.draw.report`` writes it.
+
+        Raises:
+            StudyError: if something is damaged.
+        """
+        from mechmask.study.pages.paper import paper_page
+
+        return paper_page(self)

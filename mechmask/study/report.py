@@ -18,7 +18,7 @@ from mechmask.study.draws import DrawnResults
 from mechmask.study.findings.finding import Finding, findings_table, verdict_counts
 from mechmask.study.paper_parts import PARTS
 
-_TITLES = {
+TITLES = {
     1: "Contradiction masks rather than deletes",
     2: "The new route rises in proportion to the surprise",
     3: "The diagnostic discriminates: a localized edit deletes",
@@ -26,6 +26,16 @@ _TITLES = {
     5: "The old route stays competitive deep into the network",
     6: "Masked content returns",
 }
+HOW_CLAIMS_ARE_READ = (
+    "Each row is a claim of Compete, Don't Erase (Pødenphant Lund 2026), the number that the paper gives, and that of "
+    "this "
+    "run with its 95% interval (EI*: 90%). A run agrees where the whole interval lies where the claim puts the number, "
+    "disagrees where all of it lies elsewhere, and is undecided otherwise. Facts of one draw are trained together, so "
+    "that "
+    "means take each draw as one observation; draws of known facts may have facts in common. Intervals are not "
+    "adjusted for "
+    "the number of claims."
+)
 _POOLED = {  # by protocol: drawn anew of all draws
     "correction": {"results/course": draw.trace},
     "twins": {"results/course": draw.trace},
@@ -74,14 +84,10 @@ def paper_report(findings: Sequence[Finding], parts: Mapping[str, DrawnResults],
     first = next(iter(parts.values()))
     sections = [
         f"# The paper on {first.model_name}",
-        "Each row is a claim of *Compete, Don't Erase* (Pødenphant Lund 2026), the number that the paper gives, and "
-        "that of this run with its 95% interval (EI\\*: 90%). A run *agrees* where the whole interval lies where the "
-        "claim puts the number, *disagrees* where all of it lies elsewhere, and is *undecided* otherwise. Facts of one "
-        "draw are trained together, so that means take each draw as one observation; draws of known facts may have "
-        "facts in common. Intervals are not adjusted for the number of claims.",
+        _marked(HOW_CLAIMS_ARE_READ),
         f"Of {len(findings)} claims, {verdict_counts(findings)}.",
     ]
-    for number, title in _TITLES.items():
+    for number, title in TITLES.items():
         rows = [one for one in findings if one.claim.finding == number]
         if rows:
             sections += [f"## {number}. {title}", _table(rows)]
@@ -90,16 +96,28 @@ def paper_report(findings: Sequence[Finding], parts: Mapping[str, DrawnResults],
     return "\n\n".join(sections) + "\n"
 
 
+def _marked(text: str) -> str:
+    """The same in Markdown."""
+    for name in ("Compete, Don't Erase", "agrees", "disagrees", "undecided"):
+        text = text.replace(f" {name} ", f" *{name}* ", 1)
+    return text.replace("EI*", r"EI\*")
+
+
 def _table(rows: Sequence[Finding]) -> str:
     shown = findings_table(rows)
-    shown["this run"] = [_shown(one) for one in rows]
+    shown["this run"] = [shown_number(one) for one in rows]
     columns = ["facts", "claim", "paper", "measured", "this run", "agrees if", "verdict", "note"]
     if not shown["note"].any():
         columns.remove("note")
     return markdown_table(shown[columns].set_index("facts"))
 
 
-def _shown(one: Finding) -> str:
+def shown_number(one: Finding) -> str:
+    """This run's number in a table: estimate, interval, unit and n.
+
+    Args:
+        one: a claim and what the run says of it.
+    """
     if one.measured is None:
         return "-"
     interval, of, _ = one.measured

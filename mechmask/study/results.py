@@ -6,28 +6,30 @@ made from: one whose inputs have been made anew since is refused, not shown.
 
 from __future__ import annotations
 
-import html
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import xarray as xr
 
-from mechmask.errors import MechmaskError, StudyError
+from mechmask.errors import MechmaskError, StudyError, UnfinishedError
 from mechmask.facts.fact_set import FactSet
 from mechmask.facts.load import load_facts
 from mechmask.measure.reading import load_reading
 from mechmask.measure.summary import conclusion, overview, summary
-from mechmask.measure.tables import latex_table, markdown_table
 from mechmask.study.card import FACTS, read_card
 from mechmask.study.step import MANIFEST, Step, peek, require_whole
+from mechmask.study.tabled import Results, Tables
+
+if TYPE_CHECKING:
+    from mechmask.draw.page.content import Document
 
 READING = "reading.nc"
 _TABLES = ("results", "readings")
 
 
-class StudyResults:
+class StudyResults(Results):
     """What a study found: labelled arrays, and tables of them.
 
     Args:
@@ -37,24 +39,17 @@ class StudyResults:
         StudyError: if there is no study, or its card is damaged.
     """
 
+    _in_notebook = "overview"
+
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
         self._card = read_card(self.directory)
 
     def __repr__(self) -> str:
-        return f"StudyResults({str(self.directory)!r}, {self.model_name})"
+        return f"{type(self).__name__}({str(self.directory)!r}, {self.model_name})"
 
     def __dir__(self) -> list[str]:
         return [name for name in super().__dir__() if not name.startswith("_")]
-
-    def _repr_html_(self) -> str:
-        """What it is, and where there is a table of what was erased, the outcome and the overview."""
-        shown = f"<p>{html.escape(repr(self))}</p>"
-        try:
-            table = self.overview().to_html(escape=True, float_format="{:.2f}".format)
-        except StudyError:
-            return shown
-        return f"{shown}<p>{html.escape(self.conclusion())}</p>{table}"
 
     @property
     def model_name(self) -> str:
@@ -65,6 +60,17 @@ class StudyResults:
     def fingerprint(self) -> str:
         """The fingerprint of that model."""
         return str(self._card["inputs"]["model"])
+
+    @property
+    def protocol(self) -> str | None:
+        """The name of the protocol; ``None`` where the study is one of the user's own."""
+        name = self._card["about"].get("protocol")
+        return None if name is None else str(name)
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """What the directory says of itself: model, inputs and what identifies the study, as JSON values."""
+        return self._card
 
     @property
     def config(self) -> dict[str, Any]:
@@ -92,12 +98,21 @@ class StudyResults:
         What an earlier run with other settings left, of steps that have been made anew since, is not among them.
         """
         names = [
+            name
+            for name in self.step_names
+            if (self.directory / name / READING).is_file()
+            and not stale_input(self.directory, peek(self.directory / name))
+        ]
+        return xr.DataTree.from_dict({name: self.reading(name) for name in names})
+
+    @property
+    def step_names(self) -> list[str]:
+        """The names of the steps that hold readings and results, those that are out of date among them."""
+        return [
             path.parent.relative_to(self.directory).as_posix()
             for room in _TABLES
             for path in sorted((self.directory / room).rglob(MANIFEST))
-            if (path.parent / READING).is_file() and not stale_input(self.directory, peek(path.parent))
         ]
-        return xr.DataTree.from_dict({name: self.reading(name) for name in names})
 
     @cached_property
     def before(self) -> xr.Dataset:
@@ -146,25 +161,19 @@ class StudyResults:
         """The outcome in two sentences."""
         return conclusion(self.erase)
 
-    def to_markdown(self, digits: int = 2) -> str:
-        """The summary as a Markdown table, rounded, remedies left out; an interval shares the cell of its estimate.
+    def tables(self) -> Tables:
+        """Every table by its name, to be made when it is asked for."""
+        return {"summary": self.summary, "overview": self.overview}
 
-        Args:
-            digits: after the decimal point.
+    def page(self) -> Document:
+        """What the report page of the study holds; ``mechmask.draw.report`` writes it.
+
+        Raises:
+            StudyError: if there is no result yet, or something is damaged.
         """
-        return markdown_table(self._short_summary(), digits)
+        from mechmask.study.pages.study import study_page
 
-    def to_latex(self, digits: int = 2) -> str:
-        """The summary as a LaTeX table (booktabs), as ``to_markdown`` has it.
-
-        Args:
-            digits: after the decimal point.
-        """
-        return latex_table(self._short_summary(), digits)
-
-    def _short_summary(self) -> pd.DataFrame:
-        """The summary without sentences, which no column of a printed page holds."""
-        return self.summary().drop(columns="remedy", errors="ignore")
+        return study_page(self)
 
     def reading(self, name: str) -> xr.Dataset:
         """A reading or result of the study.
@@ -191,7 +200,7 @@ class StudyResults:
             StudyError: as ``reading``.
         """
         if not (self.directory / name).is_dir():
-            raise StudyError(
+            raise UnfinishedError(
                 f"{self.directory} has no {name}: the study has not been run to its end. Run it again with the same "
                 "directory; it goes on where it stopped."
             )
@@ -202,7 +211,7 @@ class StudyResults:
         step = require_whole(self.directory / name)
         stale = stale_input(self.directory, step)
         if stale:
-            raise StudyError(
+            raise UnfinishedError(
                 f"{name} in {self.directory} was made from another {stale} than the one that is there now: the study "
                 "was changed and has not been run to its end. Run it again with the same directory."
             )

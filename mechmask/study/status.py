@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from mechmask.errors import StudyError
 from mechmask.study.card import CARD, read_card
 from mechmask.study.results import stale_input
-from mechmask.study.step import MANIFEST, require_whole
+from mechmask.study.step import MANIFEST, peek, require_whole
 
 State = Literal["done", "under way", "missing", "damaged", "out of date"]
 
@@ -49,6 +49,25 @@ def study_status(directory: str | Path) -> list[StepStatus]:
         for study in below
         for row in _of_study(study)
     ] or _of_study(root)
+
+
+def unfinished(directory: str | Path) -> list[str]:
+    """The steps of one study that are missing, under way or out of date; no file but their manifests is looked at.
+
+    Args:
+        directory: of the study.
+
+    Raises:
+        StudyError: if it holds no study, or a manifest is damaged.
+    """
+    root = Path(directory)
+    planned = dict(read_card(root)["about"].get("plan", []))
+    made = [path.parent.relative_to(root).as_posix() for path in _manifests(root)]
+    return [
+        name
+        for name in dict.fromkeys([*planned, *made])
+        if not (root / name).is_dir() or stale_input(root, peek(root / name))
+    ]
 
 
 def _of_study(root: Path) -> list[StepStatus]:

@@ -18,7 +18,11 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, create_model
 
@@ -31,7 +35,7 @@ from mechmask.models.model import Model
 from mechmask.study.config import StudyConfig, read_toml
 from mechmask.study.draws import Draws, reseeded
 from mechmask.study.fact_tables import SyntheticTable, WorldTable
-from mechmask.study.registry import MASK, PROTOCOLS, Study
+from mechmask.study.registry import MASK, PROTOCOLS, Registered, Study
 
 
 class ModelTable(Configuration):
@@ -86,7 +90,73 @@ def study_from_file(path: Path) -> Study:
     Raises:
         StudyError: listing every field that is not usable, or if the protocol is not known.
     """
-    content = read_toml(path)
+    described = description(read_toml(path), path)
+    model = LastModel().of(described.file.model)
+    draws = described.file.draws
+    if draws is None:
+        return described.study(model)
+    return Draws(lambda draw, seed: described.study(model, draw, seed), range(draws.n), range(draws.seeds))
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a file describes, before the model is there.
+
+    Attributes:
+        path: of the file.
+        protocol: what is done.
+        file: the tables of the file.
+    """
+
+    path: Path
+    protocol: Registered
+    file: StudyFile
+
+    def study(self, model: Model, draw: int = 0, seed: int = 0) -> Study:
+        """The study.
+
+        Args:
+            model: that it is about.
+            draw: added to the seed of the facts.
+            seed: added to that of every training.
+        """
+        if self.protocol.draws_facts:
+            return self.protocol.study(model, self.file.study)
+        facts = _facts(self.file.facts, model, self.path, draw)
+        return self.protocol.study(model, facts, reseeded(self.file.study, seed))
+
+
+class LastModel:
+    """The model of one description after another, loaded only where it is another than that of the last."""
+
+    def __init__(self) -> None:
+        self._table: ModelTable | None = None
+        self._model: Model | None = None
+
+    def of(self, table: ModelTable) -> Model:
+        """The model that a table names, loaded; of the last one nothing is kept.
+
+        Args:
+            table: of a file.
+        """
+        if self._model is None or table != self._table:
+            self._model = None  # which makes room before the next one comes
+            self._model = load_model(**table.model_dump())
+            self._table = table
+        return self._model
+
+
+def description(content: Mapping[str, Any], path: Path) -> Description:
+    """What the tables of a file describe, each held against its class.
+
+    Args:
+        content: the tables.
+        path: of the file, to which paths in it are relative.
+
+    Raises:
+        StudyError: listing every field that is not usable, or if the protocol is not known.
+    """
+    content = copy.deepcopy(dict(content))
     table = content.get("study")
     _beside_file(path, _in(content.get("facts"), "world"), "path")
     _beside_file(path, _in(table, "known"), "path")
@@ -103,18 +173,10 @@ def study_from_file(path: Path) -> Study:
         raise StudyError(f"{path.name}: no protocol is called {name!r}. {known_names(str(name), PROTOCOLS)}")
     protocol = PROTOCOLS[name]
     file = create_model("StudyFile", __base__=StudyFile, study=(protocol.config, protocol.config()))
-    described = validated(file, content, path.name)
-    _require_sources(described.facts, path, 0 if protocol.draws_facts else 1)
-    _require_drawn(described, protocol.draws_facts, path)
-    model = load_model(**described.model.model_dump())
-    if protocol.draws_facts:
-        return protocol.study(model, described.study)
-
-    def study_of(draw: int, seed: int) -> Study:
-        return protocol.study(model, _facts(described.facts, model, path, draw), reseeded(described.study, seed))
-
-    draws = described.draws
-    return study_of(0, 0) if draws is None else Draws(study_of, range(draws.n), range(draws.seeds))
+    described = Description(path, protocol, validated(file, content, path.name))
+    _require_sources(described.file.facts, path, 0 if protocol.draws_facts else 1)
+    _require_drawn(described.file, protocol.draws_facts, path)
+    return described
 
 
 def _in(table: object, name: str) -> object:

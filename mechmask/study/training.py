@@ -124,7 +124,7 @@ class _Training:
         self._run, self._name, self._examples, self._config = run, name, examples, config
         self._start, self._until, self._watch = start, until, watch
         self._course = Settings.of(config, leave_out=frozenset({"steps"}))
-        examples_digest = digest_of([example.model_dump(mode="json") for example in examples])
+        examples_digest = digest_of([example.written() for example in examples])
         self._inputs = {**run.inputs, "examples": examples_digest, **start.inputs}
         self._taught = {(example.fact_id, example.value) for example in examples}
         self.checkpoints: dict[int, Step] = {}

@@ -23,11 +23,13 @@ from mechmask.interrupts import atomic_context
 from mechmask.models.gradients import without_gradients
 from mechmask.models.lock import exclusive
 from mechmask.models.model import Model, adapted_layers
-from mechmask.write.change import Change, blocks_of
+from mechmask.models.offloaded import require_on_module
+from mechmask.models.quantised import is_quantised
+from mechmask.write.change import Change, Held, blocks_of
 from mechmask.write.lora_settings import plain_lora_config, read_lora_config
 
 _ADAPTER = "default"
-_PEFT_PREFIX = "base_model.model."
+PEFT_PREFIX = "base_model.model."
 _MAGNITUDE = ".lora_magnitude_vector"  # of a DoRA, which need not be the base's where every lora_B is zero
 
 
@@ -72,6 +74,17 @@ class AdapterChange(Change):
         """The blocks that carry a factor, in order."""
         return blocks_of(self.tensors)
 
+    def held(self) -> list[Held]:
+        """The rank of each layer's factors, and whether a DoRA's magnitude is with them."""
+        layers: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in self.tensors.items():
+            layer, _, part = name.partition(".lora_")
+            layers.setdefault(layer, {})[part] = tensor
+        return [
+            Held(layer, _rank_of(parts), sum(tensor.nbytes for tensor in parts.values()))
+            for layer, parts in layers.items()
+        ]
+
     @atomic_context
     def _put_on(self, model: Model) -> Iterator[None]:
         with injected(model, self.config) as factors:
@@ -79,6 +92,10 @@ class AdapterChange(Change):
             for factor in factors.values():
                 factor.requires_grad_(False)
             yield
+
+    def _require_applicable(self, model: Model) -> None:
+        """An adapter stands beside the weights, whatever they are; it needs them where they are."""
+        require_on_module(model.module, "An adapter", model.name)
 
     def _require_base(self, model: Model) -> None:
         require_no_adapter(model)
@@ -93,7 +110,7 @@ class AdapterChange(Change):
         config.target_modules = sorted(config.target_modules or ())  # peft holds a set, whose order is a process's own
         config.save_pretrained(str(directory))
         save_file(
-            {_PEFT_PREFIX + name: tensor for name, tensor in self.tensors.items()},
+            {PEFT_PREFIX + name: tensor for name, tensor in self.tensors.items()},
             directory / "adapter_model.safetensors",
         )
         return {}
@@ -110,7 +127,7 @@ class AdapterChange(Change):
             ChangeError: if it is not a LoRA adapter that can be put on.
         """
         stored = load_file(directory / "adapter_model.safetensors")
-        tensors = {_factor_name(name.removeprefix(_PEFT_PREFIX)): tensor for name, tensor in stored.items()}
+        tensors = {factor_name(name.removeprefix(PEFT_PREFIX)): tensor for name, tensor in stored.items()}
         config = read_lora_config(directory / "adapter_config.json")
         return cls(config, tensors, header["base"], header["method"], header["details"])
 
@@ -128,7 +145,7 @@ def injected(model: Model, config: LoraConfig, seed: int = 0) -> Iterator[dict[s
         The adapter's factors by name, in float32, the only parameters that ask for gradients.
 
     Raises:
-        ChangeError: if there is an adapter already.
+        ChangeError: if there is an adapter already, or peft knows none for a layer.
     """
     module = model.module
     with exclusive(module):
@@ -137,14 +154,26 @@ def injected(model: Model, config: LoraConfig, seed: int = 0) -> Iterator[dict[s
         try:
             with model.evaluation(), torch.random.fork_rng(devices=_devices(module)):
                 torch.manual_seed(seed)
-                LoraModel(module, config, _ADAPTER)
-            factors = {_factor_name(name): p for name, p in module.named_parameters() if "lora_" in name}
+                _build(module, config, model.name)
+            factors = {factor_name(name): p for name, p in module.named_parameters() if "lora_" in name}
             for factor in factors.values():
                 factor.data = factor.data.float()
             with model.evaluation():
                 yield factors
         finally:
             before.restore()
+
+
+def _build(module: nn.Module, config: LoraConfig, name: str) -> None:
+    try:
+        LoraModel(module, config, _ADAPTER)
+    except ValueError as error:
+        if not is_quantised(module):
+            raise
+        raise ChangeError(
+            f"peft puts no adapter on {name}, which is quantised ({str(error).split('. ')[0]}). Load the model in "
+            "float32, bfloat16 or float16."
+        ) from error
 
 
 def fill(factors: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:
@@ -218,7 +247,13 @@ def require_no_adapter(model: Model) -> None:
         )
 
 
-def _factor_name(name: str) -> str:
+def _rank_of(parts: Mapping[str, Tensor]) -> str:
+    ranks = {len(tensor) for name, tensor in parts.items() if name.startswith("A")}
+    magnitude = " with magnitude" if any(name.startswith("magnitude") for name in parts) else ""
+    return f"rank {', '.join(map(str, sorted(ranks)))}{magnitude}"
+
+
+def factor_name(name: str) -> str:
     """A factor as peft writes it into a file: magnitudes, which are a layer's weight in the module, by the layer."""
     bare = name.replace(f".{_ADAPTER}", "")
     return bare.removesuffix(".weight") if bare.endswith(f"{_MAGNITUDE}.weight") else bare

@@ -12,19 +12,37 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from mechmask.errors import ChangeError
 from mechmask.files import new_sealed_directory
+from mechmask.hub import push
 from mechmask.interrupts import atomic_context
 from mechmask.models.fingerprint import canonical_name
 from mechmask.models.lock import exclusive
 from mechmask.models.model import Model
 from mechmask.models.states import Variant
+from mechmask.models.writable import require_writable
+from mechmask.notebook import card, memory, ranges, table
+from mechmask.write.change_card import card_of
 
 SCHEMA_VERSION = 2  # 1 had no base for changes of weights
+
+
+class Held(NamedTuple):
+    """What a change keeps of one weight.
+
+    Attributes:
+        weight: the weight's name.
+        what: in words, such as ``rank 4`` or ``[32, 64]``.
+        n_bytes: of memory.
+    """
+
+    weight: str
+    what: str
+    n_bytes: int
 
 
 class Change(ABC):
@@ -50,6 +68,22 @@ class Change(ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.method!r})"
 
+    def _repr_html_(self) -> str:
+        """Method and base, the tensors that it holds with their shapes or ranks, and how it was made."""
+        held = self.held()
+        fields: dict[str, object] = {"method": self.method, "kind": self.kind, "made on": self.base or "not bound yet"}
+        if held:
+            fields |= {"blocks": ranges(self.blocks), "tensors": len(held)}
+            fields["bytes"] = f"{sum(one.n_bytes for one in held):,} ({memory(sum(one.n_bytes for one in held))})"
+        fields |= {name: value for name, value in self.details.items() if isinstance(value, (str, int, float))}
+        rows = [(one.weight, one.what, f"{one.n_bytes:,}") for one in held]
+        tensors = [table(("weight", "held as", "bytes"), rows, (False, False, True))] if held else []
+        return card(repr(self), fields, *tensors)
+
+    def held(self) -> list[Held]:
+        """What the change keeps of each weight that it touches; nothing where it can be computed again."""
+        return []
+
     @property
     @abstractmethod
     def blocks(self) -> tuple[int, ...]:
@@ -66,8 +100,10 @@ class Change(ABC):
 
         Raises:
             ChangeError: on entering, if the model does not compute with what the change was made on.
+            WeightsError: on entering, if the change writes weights and they are quantised or offloaded.
         """
         with exclusive(model.module):
+            self._require_applicable(model)
             self._require_base(model)
             with self._put_on(model):
                 yield model
@@ -101,6 +137,49 @@ class Change(ABC):
             header |= self._write(temporary)
             (temporary / "change.json").write_text(json.dumps(header, indent=2, sort_keys=True), encoding="utf-8")
 
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        base_model: str | None = None,
+        license: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        commit_message: str | None = None,
+    ) -> str:
+        """Save the change as a repository of models on the Hugging Face Hub, with a card; ``load_change`` reads it.
+
+        What ``details`` say goes with it, paths of this machine among them.
+
+        Args:
+            repo_id: ``owner/name``; made if it is not there. A change that mechmask saved there before is replaced.
+            base_model: id on the Hub of the model that it was made on; its fingerprint is told in any case.
+            license: of the weights, as the Hub names it.
+            revision: a branch, made if it is not there; the main one by default.
+            private: whether a new repository is; the owner's default otherwise.
+            token: of the Hub; the one that is logged in by default.
+            commit_message: of the commit.
+
+        Returns:
+            The commit's hash, which ``load_change`` takes as ``revision``.
+
+        Raises:
+            ChangeError: if the Hub refuses, or the repository holds something else.
+            FileError: if there is no room to save it first.
+        """
+        return push(
+            self.save,
+            card_of(self, repo_id, base_model, license),
+            repo_id,
+            repo_type="model",
+            refusal=ChangeError,
+            revision=revision,
+            private=private,
+            token=token,
+            commit_message=commit_message,
+        )
+
     @abstractmethod
     def _put_on(self, model: Model) -> AbstractContextManager[None]:
         """Change the model, which computes with ``base``; leaving undoes it."""
@@ -122,6 +201,10 @@ class Change(ABC):
             directory: where it is.
             header: what ``change.json`` says.
         """
+
+    def _require_applicable(self, model: Model) -> None:
+        """Refuse a model whose weights are codes or offloaded: what is written there would be lost in silence."""
+        require_writable(model, f"The {self.method} change")
 
     def _require_base(self, model: Model) -> None:
         if model.fingerprint != self.base:

@@ -13,7 +13,7 @@ import torch
 
 from mechmask.models.decoding import sampled
 from mechmask.models.model import Model
-from mechmask.models.routes import encode_beginnings
+from mechmask.models.tokens import encode_beginnings
 from mechmask.write.precision import computing_in
 
 BARE = ""

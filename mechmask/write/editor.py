@@ -27,6 +27,7 @@ from mechmask.models.gradients import recording
 from mechmask.models.model import Model
 from mechmask.models.routes import encode_contests
 from mechmask.models.states import Variant, active, unchanged
+from mechmask.models.writable import require_writable
 from mechmask.progress import Tick, progress_bar
 from mechmask.write.change import named_weights
 from mechmask.write.low_rank import LowRankChange
@@ -78,6 +79,7 @@ class Editor(ABC, Generic[Config]):
     _read_of: str = ""  # fingerprint of the model that something was read of when the editor was prepared, if anything
 
     def __init__(self, state: Model | Variant, config: Config) -> None:
+        require_writable(unchanged(state), f"The edit method {self.method}")
         self.start, self.config = state, config
         self._standing = _Standing(state)
 

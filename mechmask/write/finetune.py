@@ -28,6 +28,7 @@ from mechmask.models.lock import exclusive
 from mechmask.models.model import Model
 from mechmask.models.routes import encode_examples
 from mechmask.models.states import Variant, active, unchanged
+from mechmask.models.writable import require_writable
 from mechmask.progress import progress_bar
 from mechmask.write.adapter import fill, require_no_adapter
 from mechmask.write.change import Change
@@ -83,6 +84,7 @@ class Finetuning(_AtomicContext["Finetuning"]):
         if not examples:
             raise ChangeError("There is no example to learn from. Give at least one prompt with its value.")
         bare = unchanged(model)
+        require_writable(bare, "Fine-tuning")
         self.config = config
         self.step = 0
         self.losses: list[float] = []

@@ -17,6 +17,7 @@ from torch import Tensor
 from mechmask.errors import ChangeError
 from mechmask.models.model import Model, adapted_layers
 from mechmask.models.states import Variant, active, unchanged, unlike
+from mechmask.models.writable import require_writable
 from mechmask.write.adapter import AdapterChange
 from mechmask.write.change import Change, block_of, named_weights
 from mechmask.write.low_rank import Factors, LowRankChange
@@ -213,6 +214,7 @@ def _mixed(before: AdapterChange, after: AdapterChange, blocks: list[int], scale
 def _block_weights(state: Model | Variant, blocks: list[int]) -> tuple[str, dict[str, Tensor]]:
     """Fingerprint of a model or a state, and the weights of some of its blocks."""
     with active(state) as model:
+        require_writable(model, "A graft of weights")
         if adapted_layers(model.module):
             raise ChangeError("A model to graft has an adapter on. Pass the adapters themselves, or merge them first.")
         prefixes = tuple(f"{model.anatomy.layout.blocks}.{block}." for block in blocks)

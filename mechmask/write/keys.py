@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from mechmask.models.gradients import without_gradients
 from mechmask.models.model import Model
 from mechmask.models.replay import Replay
-from mechmask.models.routes import Mention
+from mechmask.models.tokens import Mention
 from mechmask.write.requests import Request
 from mechmask.write.watching import watching
 

@@ -58,7 +58,9 @@ def _forward(layer: Linear, x: Float[Tensor, "*shape input"]) -> Float[Tensor, "
     factors = layer.lora_A[name].weight, layer.lora_B[name].weight
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-    return _LoraProduct.apply(x, weight, base.bias, *factors, layer.scaling[name], dtype)  # pyright: ignore[reportReturnType]
+    rows = x.reshape(-1, x.shape[-1])  # outside: what a Function gives out must be no view, or Falcon cannot add to it
+    output: Any = _LoraProduct.apply(rows, weight, base.bias, *factors, layer.scaling[name], dtype)
+    return output.view(*x.shape[:-1], -1)
 
 
 class _LoraProduct(torch.autograd.Function):
@@ -73,15 +75,15 @@ class _LoraProduct(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        x: Float[Tensor, "*shape input"],
+        x: Float[Tensor, "row input"],
         weight: Float[Tensor, "output input"],
         bias: Float[Tensor, " output"] | None,
         a: Float[Tensor, "rank input"],
         b: Float[Tensor, "output rank"],
         scale: float,
         dtype: torch.dtype,
-    ) -> Float[Tensor, "*shape output"]:
-        rows = x.reshape(-1, x.shape[-1]).to(dtype)
+    ) -> Float[Tensor, "row output"]:
+        rows = x.to(dtype)
         inner = rows @ a.to(dtype).T
         if weight.dtype == dtype:
             output = rows @ weight.T if bias is None else torch.addmm(bias, rows, weight.T)
@@ -90,17 +92,16 @@ class _LoraProduct(torch.autograd.Function):
             both = _joined(weight, scale * b, 1, dtype)
             output = linear(_joined(rows, inner, 1, dtype), both, None if bias is None else bias.to(dtype))
         ctx.save_for_backward(rows, weight, a, b, inner)
-        ctx.scale, ctx.shape, ctx.input_dtype = scale, x.shape, x.dtype
-        return output.view(*x.shape[:-1], -1)
+        ctx.scale, ctx.input_dtype = scale, x.dtype
+        return output
 
     @staticmethod
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, gradient: Float[Tensor, "*shape output"]
+        ctx: Any, gradient: Float[Tensor, "row output"]
     ) -> tuple[Tensor | None, ...]:
         rows, weight, a, b, inner = ctx.saved_tensors
         dtype = rows.dtype
-        gradient = gradient.reshape(-1, gradient.shape[-1])
         at_inner = (gradient @ b.to(dtype)).mul_(ctx.scale)
         of_a = (at_inner.T @ rows).to(a.dtype)
         of_b = (gradient.T @ inner).to(b.dtype).mul_(ctx.scale)
@@ -110,7 +111,7 @@ class _LoraProduct(torch.autograd.Function):
                 of_x = (gradient @ weight).addmm_(at_inner, a)
             else:
                 of_x = _joined(gradient, at_inner, 1, dtype) @ _joined(weight, a, 0, dtype)
-            of_x = of_x.view(ctx.shape).to(ctx.input_dtype)
+            of_x = of_x.to(ctx.input_dtype)
         return of_x, None, None, of_a, of_b, None, None
 
 

@@ -23,7 +23,8 @@ from mechmask.errors import ChangeError
 from mechmask.interrupts import atomic_context
 from mechmask.models.fingerprint import canonical_name
 from mechmask.models.model import Model, adapted_layers
-from mechmask.write.change import Change, blocks_of
+from mechmask.models.writable import require_writable
+from mechmask.write.change import Change, Held, blocks_of
 from mechmask.write.weights import set_weights
 
 _ROWS = 1024  # of the product that are made at a time, so that float64 takes no memory to speak of
@@ -83,6 +84,13 @@ class LowRankChange(Change):
     def weights(self) -> tuple[str, ...]:
         """The weights that something is added to."""
         return tuple(self.factors)
+
+    def held(self) -> list[Held]:
+        """The rank of each weight's update."""
+        return [
+            Held(name, f"rank {pair.inputs.shape[0]}", sum(factor.nbytes for factor in pair))
+            for name, pair in self.factors.items()
+        ]
 
     @atomic_context
     def _put_on(self, model: Model) -> Iterator[None]:
@@ -176,9 +184,11 @@ def low_rank_change(
         details: configuration and course, as JSON values.
 
     Raises:
+        WeightsError: if the model is quantised or offloaded.
         ChangeError: if a name is not a linear map's weight or is tied to another one, the factors do not fit, a number
             is not finite, or no entry of any weight would change.
     """
+    require_writable(model, f"The {method} change")
     change = LowRankChange(factors, model.fingerprint, method, details)
     maps = _linear_maps(model.module)
     for name, pair in change.factors.items():

@@ -99,7 +99,7 @@ def nll(
 
 def logits_of(anatomy: Anatomy, normed: Float[Tensor, "target width"]) -> Float[Tensor, "target vocabulary"]:
     """Logits after normed residuals, in float32."""
-    return anatomy.capped(anatomy.unembedding(normed).float())
+    return anatomy.given_out(anatomy.unembedding(normed).float())
 
 
 def cross_entropy(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mechmask.configuration import Configuration, LearningRate
 from mechmask.errors import ChangeError
-from mechmask.facts.fact import Example, Fact
+from mechmask.facts.fact import Fact
 from mechmask.models.anatomy import Projection
 from mechmask.models.gradients import with_gradients
 from mechmask.models.model import Model
@@ -148,7 +148,7 @@ def _require_range(weights: Weights, method: str) -> None:
 
 
 def _targets(model: Model, facts: Sequence[Fact], objective: Objective) -> Targets:
-    examples = encode_examples(model.tokenizer, [Example(prompt=f.prompt, value=f.new, fact_id=f.id) for f in facts])
+    examples = encode_examples(model.tokenizer, [f.example(f.prompt, f.new) for f in facts])
     require_one_rope(model, [len(example.prompt) + len(example.value) - 1 for example in examples])
     asked = targets(examples)
     if objective == "target_new":

@@ -14,7 +14,8 @@ from mechmask.errors import RouteError
 from mechmask.facts.fact import Fact
 from mechmask.models.context import require_context
 from mechmask.models.model import Model
-from mechmask.models.routes import Contest, Mention, encode_contests, encode_mentions
+from mechmask.models.routes import Contest, encode_contests
+from mechmask.models.tokens import Mention, encode_mentions
 from mechmask.write.contexts import BARE, in_context
 
 
@@ -67,9 +68,15 @@ def requests(model: Model, facts: Sequence[Fact], contexts: Sequence[str]) -> li
         contexts: what the prompt stands behind, besides alone.
 
     Raises:
-        RouteError: listing every fact whose values have no tokens of their own or cannot be told apart, or which is
-            longer than the model reads.
+        RouteError: if a fact is a conversation; listing every fact whose values have no tokens of their own or cannot
+            be told apart, or which is longer than the model reads.
     """
+    conversations = [fact.id for fact in facts if fact.messages]
+    if conversations:
+        raise RouteError(
+            f"Fact {conversations[0]!r} is a conversation, and an editor puts contexts before plain prompts. Edit "
+            "facts.as_plain(), or fine-tune on the conversation."
+        )
     plain = [fact.model_copy(update={"distractors": (), "paraphrases": ()}) for fact in facts]
     columns = [_prompts(model, plain, context) for context in (BARE, *contexts)]
     mentions = encode_mentions(model.tokenizer, [f"{fact.subject} is a" for fact in facts], [f.subject for f in facts])
@@ -84,7 +91,7 @@ def requests(model: Model, facts: Sequence[Fact], contexts: Sequence[str]) -> li
 
 
 def _prompts(model: Model, facts: Sequence[Fact], context: str) -> list[Prompt]:
-    framed = [fact.model_copy(update={"prompt": in_context(fact.prompt, context)}) for fact in facts]
+    framed = [fact.asked(in_context(fact.prompt, context)) for fact in facts]
     contests = [contest for contest in encode_contests(model.tokenizer, framed) if contest is not None]
     require_context(model, contests)
     places = [_place(contest) for contest in contests]

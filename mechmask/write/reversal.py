@@ -38,7 +38,9 @@ from mechmask.models.gradients import recording, with_gradients, without_gradien
 from mechmask.models.model import Model
 from mechmask.models.replay import Replay
 from mechmask.models.routes import encode_contests
-from mechmask.models.states import Variant, active
+from mechmask.models.states import Variant, active, unchanged
+from mechmask.models.writable import require_writable
+from mechmask.notebook import card, table
 from mechmask.progress import progress_bar
 from mechmask.write.change import named_weights
 from mechmask.write.editor import Edit, require_plain_projections
@@ -83,6 +85,16 @@ class RemovalMask:
 
     removed: Mapping[str, Bool[Tensor, "row column"]]
     losses: tuple[float, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"RemovalMask({self.share:.2%} of {len(self.removed)} weights)"
+
+    def _repr_html_(self) -> str:
+        """How much of each weight is removed."""
+        rows = [(name, f"{int(mask.sum()):,}", f"{mask.numel():,}") for name, mask in self.removed.items()]
+        last = f"{self.losses[-1]:.3f} nats" if self.losses else None
+        removed = table(("weight", "removed", "of"), rows, (False, True, True))
+        return card(repr(self), {"divergence at the last pass": last}, removed)
 
     @property
     def share(self) -> float:
@@ -179,6 +191,7 @@ def learn_reversal(
     settings = config or ReversalConfig()
     if len(edits) != len(facts) or not edits:
         raise ChangeError(f"There are {len(edits)} edits and {len(facts)} facts. Give one edit a fact, at least one.")
+    require_writable(unchanged(model), "A mask that reverses edits")
     with recording(), active(model) as now, computing_in(now, "float32"), trainable(now, {}):
         asked = _Reversal(now, edits, facts, settings.batch_size)
         logits = [nn.Parameter(torch.full_like(edited[0], _KEPT)) for edited in asked.edited.values()]
@@ -278,7 +291,7 @@ class _Reversal:
         anatomy = self._model.anatomy
         rows = torch.arange(len(ends), device=residual.device)
         normed = anatomy.final_norm(residual[rows, ends.to(residual.device)])
-        return anatomy.capped(anatomy.unembedding(normed).float()).log_softmax(-1)
+        return anatomy.given_out(anatomy.unembedding(normed).float()).log_softmax(-1)
 
     @atomic_context
     def _instead(self, masked: Mapping[str, Tensor], part: slice) -> Iterator[None]:

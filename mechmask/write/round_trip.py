@@ -24,6 +24,7 @@ from mechmask.interrupts import atomic_context
 from mechmask.models.gradients import without_gradients
 from mechmask.models.model import Model, adapted_layers
 from mechmask.models.states import Variant, active
+from mechmask.models.writable import require_writable
 from mechmask.write.change import Change, block_of
 from mechmask.write.rounding import require_precision, rounded
 
@@ -123,6 +124,7 @@ def round_trip(state: Model | Variant, precision: str) -> RoundTrip:
     blocks: set[int] = set()
     n_maps, moved, size = 0, 0.0, 0.0
     with active(state) as model, without_gradients():
+        require_writable(model, "A round trip")
         for linear in _maps(model):
             weight, _ = _computed(linear)
             after = _round_tripped(linear, weight, precision)

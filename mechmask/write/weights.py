@@ -21,7 +21,7 @@ from mechmask.models.fingerprint import digest
 from mechmask.models.gradients import without_gradients
 from mechmask.models.lock import exclusive
 from mechmask.models.model import Model, adapted_layers
-from mechmask.write.change import Change, blocks_of, named_weights
+from mechmask.write.change import Change, Held, blocks_of, named_weights
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -90,6 +90,10 @@ class WeightChange(Change):
     def weights(self) -> tuple[str, ...]:
         """The weights that are set."""
         return tuple(self.after)
+
+    def held(self) -> list[Held]:
+        """The shape of each weight that is set as a whole; of the others, how many entries change."""
+        return [_held(name, new) for name, new in self.after.items()]
 
     @atomic_context
     def _put_on(self, model: Model) -> Iterator[None]:
@@ -204,6 +208,13 @@ def tensor_digest(tensor: Tensor) -> str:
 
 def _differs(new: Tensor | Entries, before: str) -> bool:
     return len(new.positions) > 0 if isinstance(new, Entries) else tensor_digest(new) != before
+
+
+def _held(name: str, new: Tensor | Entries) -> Held:
+    if isinstance(new, Tensor):
+        return Held(name, f"{list(new.shape)}", new.nbytes)
+    what = f"{len(new.positions):,} of {new.shape.numel():,} entries of {list(new.shape)}"
+    return Held(name, what, new.positions.nbytes + new.values.nbytes)
 
 
 def _values(new: Tensor | Entries) -> Tensor:

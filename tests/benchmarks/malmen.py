@@ -85,6 +85,7 @@ def main():
     parser.add_argument("--start-lr", type=float, default=1e-4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--networks", type=Path, help="a directory in which the trained networks are kept")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     model = mm.load_model(options.model, device=options.device)
@@ -103,9 +104,10 @@ def main():
         begin = time.perf_counter()
         networks = train_malmen(model, train, config)
         seconds[steps] = round(time.perf_counter() - begin, 1)
-        with tempfile.TemporaryDirectory() as directory:
-            networks.save(Path(directory) / "networks")
-            after = edited(model, held, Path(directory) / "networks", layers, options.n_edits)
+        with tempfile.TemporaryDirectory() as scratch:
+            directory = (options.networks or Path(scratch)) / f"{steps}-steps"
+            networks.save(directory)
+            after = edited(model, held, directory, layers, options.n_edits)
         rows[f"{steps} steps"] = scores(before, after)
         course[steps] = {key: networks.training[key] for key in ("equivalence_nats", "locality_nats")}
         print(

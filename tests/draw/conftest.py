@@ -412,6 +412,35 @@ def calibration_tables() -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 @pytest.fixture
+def sweep_gathered() -> xr.Dataset:
+    """Two models by two learning rates, one cell of which is not there; one interval goes on beyond the panel."""
+    dims, shape = ("model", "lr", "state"), (2, 2, 2)
+    ratio = np.linspace(0.05, 1.05, 8).reshape(shape)
+    n = np.full(shape, 12.0)
+    n[1, 1] = np.nan
+    counts = {"masked": 12 - 10 * ratio.round(1), "erased": 10 * ratio.round(1)}
+    return xr.Dataset(
+        {
+            "n": (dims, n),
+            "draws": (dims, np.where(np.isnan(n), np.nan, 2.0)),
+            "verdict": (dims, np.where(ratio < 0.5, "masked", np.where(ratio < 0.9, "undecided", "erased"))),
+            "normalised": (dims, ratio),
+            "normalised_low": (dims, ratio - 0.1),
+            "normalised_high": (dims, np.where(ratio > 0.7, np.inf, ratio + 0.1)),
+            **{name: (dims, values) for name, values in counts.items()},
+            "suppressed": (dims, np.zeros(shape)),
+            "undecided": (dims, np.zeros(shape)),
+        },
+        {
+            "model": ["smollm2-135m", "a model of a very long name indeed"],
+            "lr": [1e-4, 1e-3],
+            "state": ["finetune", "ft_l"],
+        },
+        {"interval_level": 0.9, "margin_share": 0.2},
+    )
+
+
+@pytest.fixture
 def figures(
     request: pytest.FixtureRequest, two_readings: tuple[xr.Dataset, xr.Dataset]
 ) -> dict[str, Callable[..., Figure]]:
@@ -446,6 +475,7 @@ def figures(
         "reacquisition": lambda **options: draw.reacquisition(*request.getfixturevalue("reacquired"), **options),
         "models": lambda **options: draw.models(dict(zip("xy", two_readings, strict=True)), **options),
         "precision": of("precision", "precisions"),
+        "sweep": of("sweep", "sweep_gathered"),
         "trace": of("trace", "course"),
         "trajectory": of("trajectory", "trajectory_reading"),
         "waterfall": of("waterfall", "attribution", top=8),

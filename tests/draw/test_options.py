@@ -16,12 +16,13 @@ from matplotlib.text import Text
 from mechmask import draw
 from mechmask.errors import ReadingError
 
-NAMES = sorted(name for name in draw.__all__ if name not in ("interactive", "save_figure"))
+NAMES = sorted(name for name in draw.__all__ if name not in ("house_style", "interactive", "report", "save_figure"))
 OPTIONS = ("axes", "width", "title", "palette", "font_size")
 OF_NUMBERS = {"checkpoints", "heatmap", "weights"}  # they colour numbers, so a palette is a map
 N_PANELS = dict.fromkeys(NAMES, 1) | {"delta": 2, "depth": 4, "drift": 3, "erase": 2, "heatmap": 2, "models": 2}
 N_PANELS |= {"contrast": 4, "dose": 8, "precision": 3, "reacquisition": 2, "renewal": 2, "trace": 2}  # in the examples
 N_PANELS |= {"calibration": 4, "editors": 3, "editors_depth": 2, "editors_sequence": 4, "trajectory": 2, "weights": 3}
+BY_AX = [name for name in NAMES if "ax" in inspect.signature(getattr(draw, name)).parameters]
 DRAWN: dict[str, Figure] = {}
 figure_of_each = pytest.mark.parametrize("name", NAMES)
 
@@ -99,11 +100,25 @@ def test_a_wrong_number_of_axes_is_refused_with_the_right_one(name, figures):
             figures[name](axes=axes)
 
 
+@pytest.mark.parametrize("name", BY_AX)
+def test_one_panel_goes_by_ax_too(name, figures):
+    figure, (panel, bystander) = plt.subplots(1, 2)
+    assert figures[name](ax=panel) is figure and panel.has_data() and not bystander.has_data()
+    with pytest.raises(ReadingError, match="Give one of the two"):
+        figures[name](ax=panel, axes=bystander)
+    with pytest.raises(ReadingError, match="Set the width of your figure"):
+        figures[name](ax=panel, width="single")
+
+
+def test_every_figure_that_cannot_have_several_panels_takes_ax():
+    assert set(BY_AX) == {name for name in NAMES if N_PANELS[name] == 1}
+
+
 @figure_of_each
 def test_a_width_is_that_of_the_figure(name, figures):
-    for width, inches in (("single", 3.5),):
+    for width, inches in (("double", 7.0), ("single", 3.5)):
         figure = figures[name](width=width)
-        assert figure.get_size_inches()[0] == inches
+        assert isinstance(figure, Figure) and figure.get_size_inches()[0] == inches
     assert all(axes.bbox.height / figure.dpi > 0.4 for axes in figure.axes)
 
 
@@ -205,8 +220,8 @@ def test_settings_are_left_as_they_were(figures):
     assert dict(plt.rcParams) == before
 
 
-def test_a_width_is_a_double_column_or_inches_too(figures):
-    assert [figures["waterfall"](width=width).get_size_inches()[0] for width in ("double", 4.25)] == [7.0, 4.25]
+def test_a_width_is_inches_too(figures):
+    assert figures["waterfall"](width=4.25).get_size_inches()[0] == 4.25
 
 
 def test_a_width_of_the_users_own_axes_is_refused(figures):

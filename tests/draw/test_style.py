@@ -2,6 +2,7 @@ import subprocess
 import sys
 
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
@@ -48,6 +49,58 @@ def test_the_house_fills_in_what_the_user_left_open(settings, mine):
         assert {key: matplotlib.rcParams[key] for key in mine} == mine
         with style.styled():  # once more is no more
             assert {key: matplotlib.rcParams[key] for key in mine} == mine
+
+
+@pytest.mark.parametrize("name", ["association", "contrast", "dose", "editors", "reacquisition"])
+def test_a_figure_that_was_saved_in_one_format_gives_the_same_bytes_in_another(figures, tmp_path, name):
+    figure = figures[name]()
+    draw.save_figure(figure, tmp_path / "first.pdf")
+    after, alone = (
+        draw.save_figure(figure, tmp_path / "after.png"),
+        draw.save_figure(figures[name](), tmp_path / "a.png"),
+    )
+    assert after.read_bytes() == alone.read_bytes()
+
+
+def looks_of(figure: Figure) -> tuple:
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    sizes = [text.get_fontsize() for text in (axes.title, axes.xaxis.label, axes.xaxis.get_ticklabels()[0])]
+    return sizes, [line.get_color() for line in axes.lines], [line.get_linewidth() for line in axes.lines]
+
+
+def test_in_the_house_style_ones_own_figure_looks_like_those_of_the_house(trajectory_reading):
+    before = dict(matplotlib.rcParams)
+    with draw.house_style():
+        own, axes = plt.subplots()
+        lines = [axes.plot([0, 1])[0] for _ in range(2)]
+        axes.set_title("own")
+    assert dict(matplotlib.rcParams) == before
+    assert [line.get_color() for line in lines] == [style.BLUE, style.VERMILION]
+    assert axes.title.get_fontsize() == 8 and lines[0].get_linewidth() == 1.3 and not axes.spines["top"].get_visible()
+    with pytest.raises(ZeroDivisionError), draw.house_style(font_size=5):
+        assert matplotlib.rcParams["font.size"] == 5
+        _ = 1 / 0
+    assert dict(matplotlib.rcParams) == before and not style._house.get()
+    plt.close(own)
+
+
+@pytest.mark.parametrize("size", [None, 8, 10, 13])  # 10 is what matplotlib ships
+def test_in_the_house_style_figures_are_as_without_it_but_for_the_size(trajectory_reading, size):
+    outside = looks_of(draw.trajectory(trajectory_reading, font_size=size))
+    with draw.house_style(font_size=size):
+        assert looks_of(draw.trajectory(trajectory_reading)) == outside
+        with draw.house_style():
+            assert looks_of(draw.trajectory(trajectory_reading)) == outside
+        other = looks_of(draw.trajectory(trajectory_reading, font_size=6))
+        with matplotlib.rc_context({"axes.labelsize": 20}):
+            assert looks_of(draw.trajectory(trajectory_reading))[0][1] == 20
+    assert other == looks_of(draw.trajectory(trajectory_reading, font_size=6))
+
+
+def test_what_is_no_size_is_no_house_style():
+    with pytest.raises(ReadingError, match="Give points"), draw.house_style(font_size=float("nan")):
+        pass
 
 
 def test_text_in_a_light_colour_is_darkened_until_it_can_be_read():

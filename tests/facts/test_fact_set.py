@@ -15,7 +15,7 @@ from mechmask.errors import FactError, MechmaskError
 _SMALL = settings(max_examples=60, deadline=None, database=None, derandomize=True)
 _FIELDS = (
     "subject, prompt, old, new, role, distractors, paraphrases, neighbors, generation_prompts, attribute_prompts, "
-    "implications, relation, magnitude, stands_for, id"
+    "implications, relation, magnitude, stands_for, old_aliases, new_aliases, joiner, messages, id"
 )
 
 

@@ -306,7 +306,8 @@ def test_bad_examples_are_named_in_one_message(facts):
     assert message.startswith("4 problems in the training examples:\n")
     for part in (
         "Example 2: the field 'value' is of type int, not text. Give it as text.",
-        "Example 3: the field 'fact' is not known. Did you mean 'fact_id'? Known are prompt, value, fact_id.",
+        "Example 3: the field 'fact' is not known. Did you mean 'fact_id'? Known are prompt, value, fact_id, joiner, "
+        "messages.",
         "The prompt of example 4 holds a NUL character at position 1",
         "Example 5: the field 'value' is missing",
     ):

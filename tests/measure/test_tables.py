@@ -40,8 +40,8 @@ def test_latex():
         "\\toprule\n"
         "state & fact & index & never\\_low & verdict & commit\\_layer \\\\\n"
         "\\midrule\n"
-        "FT-L & Uxmon/mass \\& 50\\% & 1.0 [0.5, 1.5] & -2.0 & masked & 4 \\\\\n"
-        "my\\_edit & b & 0.0 & 0.2 & un|de\\_cided & -- \\\\\n"
+        "FT-L & Uxmon/mass \\& 50\\% & 1.0 [0.5, 1.5] & $-2.0$ & masked & 4 \\\\\n"
+        "my\\_edit & b & 0.0 & 0.2 & un\\textbar{}de\\_cided & -- \\\\\n"
         "\\bottomrule\n"
         "\\end{tabular}\n"
     )

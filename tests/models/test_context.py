@@ -48,7 +48,7 @@ def by_batches(model, contests, **options):
         for batch in batches(contests, score="sequence", **options):
             hidden = model.anatomy.decoder(**batch.inputs(model.device, model.dtype)).last_hidden_state
             logits = model.anatomy.unembedding(hidden[batch.rows, batch.columns])
-            logprobs = model.anatomy.capped(logits).log_softmax(-1)
+            logprobs = model.anatomy.given_out(logits).log_softmax(-1)
             for query in batch.queries:
                 cell = query.contest, query.route
                 totals[cell] = totals.get(cell, 0) + logprobs[query.node, query.token].item()

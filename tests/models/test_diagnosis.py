@@ -8,7 +8,9 @@ from peft import LoraConfig, get_peft_model
 
 import mechmask as mm
 from mechmask.errors import ModelError
-from mechmask.models.diagnosis import likely_cause, offloaded_weight, quantised_weight
+from mechmask.models.diagnosis import likely_cause
+from mechmask.models.offloaded import missing_weight
+from mechmask.models.quantised import quantised_layers
 
 
 def shifted(_module, _arguments, output):
@@ -44,31 +46,17 @@ def test_adapters_merged_and_not(tiny):
     assert "merged into the weights" in likely_cause(model)
 
 
-def test_offloaded_weights_are_refused_when_the_module_is_loaded(tiny_module, tokenizer, tmp_path):
-    from accelerate import cpu_offload, disk_offload
-
-    module = tiny_module("llama")
-    cpu_offload(module, torch.device("cpu"))
-    assert offloaded_weight(module)
-    with pytest.raises(ModelError, match="is offloaded or has no weights yet"):
-        mm.load_model(module, tokenizer=tokenizer)
-    module = tiny_module("llama")
-    disk_offload(module, tmp_path, torch.device("cpu"))
-    with pytest.raises(ModelError, match="Load the model whole"):
-        mm.load_model(module, tokenizer=tokenizer)
-
-
 def test_weights_that_are_not_there(tiny_module, tokenizer):
-    with pytest.raises(ModelError, match="has no weights yet"):
+    with pytest.raises(ModelError, match="has no values yet"):
         mm.load_model(tiny_module("llama").to("meta"), tokenizer=tokenizer)
-    assert offloaded_weight(tiny_module("llama")) == ""
+    assert missing_weight(tiny_module("llama")) == ""
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn])
-def test_quantised_weights(tiny_module, tokenizer, dtype):
+def test_codes_that_nothing_computes_with_are_refused(tiny_module, tokenizer, dtype):
     module = tiny_module("llama")
-    assert quantised_weight(module) == ""
+    assert quantised_layers(module) == []
     linear = module.model.layers[1].mlp.down_proj
     linear.weight = torch.nn.Parameter(linear.weight.detach().to(dtype), requires_grad=False)
-    with pytest.raises(ModelError, match=rf"is quantised .*down_proj.weight is stored as {str(dtype)[6:]}"):
+    with pytest.raises(ModelError, match=rf"is quantised .*down_proj is stored as {str(dtype)[6:]}.* cannot run here"):
         mm.load_model(module, tokenizer=tokenizer)

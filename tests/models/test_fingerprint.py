@@ -315,3 +315,10 @@ def test_modules_to_save(tiny_module):
     assert base_fingerprint(module) == base
     with wrapped.disable_adapter():
         assert fingerprint(module) == base
+
+
+def test_what_a_layer_prints_of_itself_does_not_count(tiny):
+    model = tiny("llama")
+    before = model.fingerprint
+    model.module.model.layers[0].mlp.up_proj.extra_repr = lambda: "quantised"
+    assert model.fingerprint == before

@@ -404,10 +404,10 @@ def test_a_slow_tokenizer(tiny_module, tmp_path):
 
 
 def test_a_module_of_an_unknown_family(tokenizer):
-    from transformers import BloomConfig
+    from transformers import MambaConfig
 
-    module = AutoModelForCausalLM.from_config(BloomConfig(vocab_size=512, hidden_size=32, n_layer=1, n_head=4))
-    assert "'bloom' family of models is not known" in refused(module, tokenizer=tokenizer)
+    module = AutoModelForCausalLM.from_config(MambaConfig(vocab_size=512, hidden_size=32, num_hidden_layers=1))
+    assert "'mamba' family of models is not known" in refused(module, tokenizer=tokenizer)
     assert "not a transformers model" in refused(torch.nn.Linear(2, 2), tokenizer=tokenizer)
 
 

@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerFast
 
 from mechmask.errors import RouteError
 from mechmask.facts.fact import Example, Fact
-from mechmask.models.routes import encode_contests, encode_examples, encode_mentions
+from mechmask.models.routes import encode_contests, encode_examples
+from mechmask.models.tokens import encode_mentions
 
 KINDS = ["tokenizer", "bos_tokenizer", "bos_eos_tokenizer", "metaspace_tokenizer"]
 

@@ -122,10 +122,9 @@ def test_what_no_file_can_hold_is_escaped(tiny, facts, tmp_path, monkeypatch):
 
     model = tiny("llama")
     monkeypatch.setattr(type(model.tokenizer), "decode", lambda *_, **__: " a\0b\ud800c ")
-    monkeypatch.setattr(type(model.tokenizer), "batch_decode", lambda _, ids, **__: ["a\0b\ud800c" for _ in ids])
     said = mm.generate(model, facts[:2])
     assert said.values.tolist() == [r"a\x00b\ud800c"] * 2
     reading = mm.read_logits(model, facts[:2]).assign(generation=said)
     save_reading(reading, tmp_path / "reading.nc")
     assert load_reading(tmp_path / "reading.nc").generation.values.tolist() == said.values.tolist()
-    assert set("|".join(reading.token.values.ravel()).split("|")) == {r"a\x00b\ud800c"}
+    assert set("|".join(reading.token.values.ravel()).split("|")) == {r" a\x00b\ud800c "}

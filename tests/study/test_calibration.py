@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -72,6 +74,17 @@ def test_the_page_says_which_draws_did_what(found):
     assert f"]({FIGURE})" in page and read_expected(root / EXPECTED) == calibration.expected
 
 
+def test_a_notebook_and_latex_show_the_page_s_table(found):
+    calibration, _ = found
+    page = calibration.to_markdown()
+    shown = [float(cell) for cell in re.findall(r"<td>([0-9.]+)</td>", calibration._repr_html_())]
+    said = {round(float(cell), 2) for cell in re.findall(r"\b[01]\.[0-9]{3}\b", page)}
+    assert shown and all(any(abs(number - one) < 0.011 for one in said) for number in shown)
+    assert calibration.statistic in repr(calibration) and "DataFrame" not in repr(calibration)
+    for table in ("by_fact", "by_model", "rates", "savings"):
+        assert calibration.to_latex(table=table).count("\\\\\n") > 1
+
+
 def test_every_candidate_after_every_treatment(found):
     calibration, root = found
     table = calibration.by_fact
@@ -119,3 +132,34 @@ def test_what_cannot_be_done_is_refused_before_work(tiny, tmp_path):
 def test_a_draw_that_chose_cannot_judge(tiny, tmp_path, choosing, judging):
     with pytest.raises(StudyError, match="none in common"):
         calibrate(tiny("llama"), tmp_path, choosing=choosing, judging=judging)
+
+
+def test_it_opens_again_as_it_was_found_and_has_a_page(found):
+    from mechmask import open_calibration, open_results
+    from mechmask.draw.page.content import Plate
+
+    calibration, root = found
+    again = open_calibration(root)
+    assert again.to_markdown() == calibration.to_markdown() == (root / "calibration.md").read_text()
+    pd.testing.assert_frame_equal(again.by_fact, calibration.by_fact)
+    document = open_results(root).page()
+    assert calibration.statistic in document.lead[0] and "Draw 0 chose" in document.lead[0]
+    blocks = [block for section in document.sections for block in section.blocks]
+    (plate,) = [block for block in blocks if isinstance(block, Plate)]
+    last = rows_with(calibration.by_fact, statistic=calibration.statistic, reference="never", phrasings="all")
+    last = rows_with(last, treatment="contradicted", known="any").iloc[-1]
+    assert f"{last['auroc']:.2f}" in plate.sentence and f"n = {int(last['n'])}" in plate.sentence
+
+
+def test_a_calibration_that_does_not_say_which_draws_chose_is_refused(found, tmp_path):
+    import shutil
+
+    from mechmask import open_calibration, open_results
+
+    root = shutil.copytree(found[1], tmp_path / "run")
+    (root / "calibration.json").unlink()
+    with pytest.raises(StudyError, match="does not say which draws chose"):
+        open_results(root)
+    (root / "calibration.json").write_text('{"choosing": [0], "judging": [1]}')
+    with pytest.raises(StudyError, match=r"calibration\.json is damaged"):
+        open_calibration(root)

@@ -11,6 +11,8 @@ from mechmask.measure.normalised import group_normalised
 from mechmask.study.draws import reseeded
 from mechmask.study.protocols.correction import CorrectionConfig, CorrectionStudy
 
+pytestmark = pytest.mark.usefixtures("all_undrawn")
+
 TAUGHT = {"steps": 4, "lr": 1e-2, "rank": 4}
 
 
@@ -114,6 +116,13 @@ def test_what_is_done_of_all_draws_is_said_of_each(done):
     assert {row.state for row in rows} == {"done"}
 
 
+def test_all_draws_show_their_overview_and_print_their_tables(done):
+    page, row = done[0]._repr_html_(), done[0].overview().iloc[0]
+    assert f"<td>{row['n']}</td>" in page and row["verdict"] in page
+    assert done[0].to_latex(table="by_draw") == mm.latex_table(done[0].by_draw())
+    assert done[0].to_markdown() == mm.markdown_table(done[0].summary().drop(columns="remedy"))
+
+
 def test_a_damaged_card_is_said_to_be_damaged(done):
     card = done[1] / "draws.json"
     whole = card.read_text()
@@ -129,3 +138,17 @@ def test_every_training_of_a_configuration_gets_the_seed():
     assert (again.trainings["a"].seed, again.install.seed) == (5, 3)
     assert reseeded(config, 0) == config
     assert again.model_copy(update={"trainings": config.trainings, "install": config.install}) == config
+
+
+def test_their_page_pools_what_can_be_pooled_and_names_each_draw(done, shows_everything):
+    from mechmask.draw.page.content import FactList
+
+    document = shows_everything(*done)
+    assert done[0].conclusion() in document.lead and "4 draws" in document.title
+    row = done[0].overview().loc["won"]
+    said = f"just won {row['normalised']:.2f} [{row['normalised_low']:.2f}, {row['normalised_high']:.2f}]"
+    sentences = [getattr(block, "sentence", "") for section in document.sections for block in section.blocks]
+    assert any(said in sentence and "n = 8 facts in 2 draws" in sentence for sentence in sentences)
+    (facts,) = [block for section in document.sections for block in section.blocks if isinstance(block, FactList)]
+    assert len(facts.rows) == sum(len(study.facts) for study in done[0])
+    assert {row.name.split("/")[0] for row in facts.rows} == set(done[0].studies)

@@ -18,6 +18,8 @@ from mechmask.study.paper_parts import NOTHING_TO_INSTALL, PARTS
 from mechmask.study.template import ready_papers
 from mechmask.write.presets import model_presets
 
+pytestmark = pytest.mark.usefixtures("all_undrawn")
+
 SHORT = mm.FinetuneConfig(steps=2, lr=1e-2, rank=2)
 INSTALL = mm.FinetuneConfig(steps=12, lr=2e-2, rank=2)
 KNOWN = WorldTable(n_contradicted=3, n_control=1, n_never=6, relations=("capital",), min_margin=-100)
@@ -67,6 +69,7 @@ def test_the_report_says_every_claim_and_shows_what_was_run(done):
     links = re.findall(r"\]\((.*?)\)", report)
     assert len(links) == len(PARTS) - 4 and all((done[1] / link).is_file() for link in links)
     assert (done[1] / "figures/correction_course.png").stat().st_size > 10_000
+    assert f"Of {len(table)} claims" in done[0]._repr_html_() and done[0].to_latex() == mm.latex_table(table)
     assert f"{(table['verdict'] == 'not run').sum()} were not measured" in done[0].conclusion()
 
 
@@ -202,3 +205,25 @@ def test_every_part_of_taught_facts_is_run_on_some_architecture():
 
 def test_all_models_of_the_paper_have_a_ready_configuration():
     assert set(ready_papers()) == {"smollm2-135m", "qwen2.5-1.5b", "qwen2.5-3b", "llama-3.2-3b", "gpt2-xl"}
+
+
+def test_its_page_holds_every_claim_and_every_part(done, shows_everything):
+    from mechmask.draw.page.content import Sheet
+
+    document = shows_everything(*done)
+    headings = [section.heading for section in document.sections]
+    assert [f"Part: {name.replace('_', ' ')}" in headings for name in done[0].parts] == [True] * len(done[0].parts)
+    claims = [block for section in document.sections[:6] for block in section.blocks if isinstance(block, Sheet)]
+    assert sum(len(sheet.table) for sheet in claims) == len(done[0].findings)
+    assert mm.PaperConfig(**done[0].config) == config()
+    assert type(mm.open_results(done[1])) is type(done[0])
+
+
+def test_a_run_that_kept_no_configuration_has_a_page_that_says_so(done, tmp_path):
+    root = shutil.copytree(done[1], tmp_path / "run")
+    (root / "paper.json").unlink()
+    section = mm.PaperResults(root).page().sections[-1]
+    assert "was not recorded" in section.blocks[0].text
+    (root / "paper.json").write_text("{}")
+    with pytest.raises(StudyError, match=r"paper\.json is damaged"):
+        _ = mm.PaperResults(root).config

@@ -124,11 +124,12 @@ def test_a_number_that_is_not_finite_is_refused(copied, kind, value):
     _refused(directory, "finite")
 
 
-def test_a_directory_of_peft_is_pointed_to_load_model(copied):
+def test_a_directory_that_peft_may_read_too_is_held_against_its_digests(copied):
     directory = copied("adapter")
     (directory / "change.json").unlink()
+    _refused(directory, "change.json")
     (directory / MANIFEST).unlink()
-    _refused(directory, "load_model")
+    assert load_change(directory).method == "adapter"  # nothing says that mechmask wrote it
 
 
 def _config(directory, **fields):

@@ -130,11 +130,11 @@ def test_the_gradient_at_the_logits_is_that_of_cross_entropy(tiny, family):
     anatomy = tiny(family).anatomy
     generator = torch.Generator().manual_seed(1)
     normed = 40 * torch.randn(64, 32, generator=generator)
-    logits = anatomy.capped(anatomy.unembedding(normed))
+    logits = anatomy.given_out(anatomy.unembedding(normed))
     tokens = torch.cat([logits[:20].argmax(-1), logits[20:40].argmin(-1), torch.randint(0, 400, (24,))])
     weights = torch.rand(64, generator=generator)
     outcomes = []
-    for loss_of in (nll, lambda a, x, t: cross_entropy(a.capped(a.unembedding(x)), t, reduction="none")):
+    for loss_of in (nll, lambda a, x, t: cross_entropy(a.given_out(a.unembedding(x)), t, reduction="none")):
         start = normed.clone().requires_grad_()
         losses = loss_of(anatomy, start, tokens)
         (losses * weights).sum().backward()

@@ -1,4 +1,4 @@
-"""CSV: a header of field names and one row per fact; lists as JSON in their cells, empty cells left out."""
+"""CSV: a header of field names and one row per fact; lists and joiners as JSON, empty cells left out."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ LIST_FIELDS = (
     "generation_prompts",
     "attribute_prompts",
     "implications",
+    "old_aliases",
+    "new_aliases",
+    "messages",
+)
+JOINER_UNSAID = (
+    'the joiner is empty, which may mean one space or nothing. Write " " or "" in quotes, or leave the column out.'
 )
 _LONGEST_CELL = 2**31 - 1  # what a C long holds everywhere; Python's default refuses cells over 131,072 characters
 _LIMIT_LOCK = Lock()
@@ -61,6 +67,17 @@ def cell_value(cell: str) -> list[Any]:
     return value
 
 
+def joiner_of(cell: str | None) -> str:
+    """The joiner that a cell names, as it is or in quotes.
+
+    Raises:
+        ValueError: if the cell is empty: many programs write no text and a missing one alike.
+    """
+    if not cell:
+        raise ValueError(JOINER_UNSAID)
+    return str(json_value(cell)) if cell.startswith('"') else cell
+
+
 def _add_row(read: Entries, row: dict[Any, Any], line: str) -> None:
     if None in row:
         read.problems.append(f"{line} has more cells than the header. Quote cells that hold a comma.")
@@ -75,6 +92,12 @@ def _add_row(read: Entries, row: dict[Any, Any], line: str) -> None:
             reason = f" ({error})" if "JSON" in str(error) else ""
             read.problems.append(f'{line}: {name} is not a JSON list{reason}. Write ["one", "two"].')
             del entry[name]
+    if "joiner" in row:
+        try:
+            entry["joiner"] = joiner_of(entry.get("joiner"))
+        except ValueError as error:
+            read.problems.append(f"{line}: {error}")
+            entry.pop("joiner", None)
     read.entries.append(entry)
 
 

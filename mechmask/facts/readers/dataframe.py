@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from mechmask.facts.readers.csv import LIST_FIELDS, cell_value
+from mechmask.facts.readers.csv import JOINER_UNSAID, LIST_FIELDS, cell_value, joiner_of
 from mechmask.facts.readers.text import Entries, repeated
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ def read_dataframe(table: pd.DataFrame) -> Entries:
     for number, row in enumerate(rows, 1):
         entry = {name: cell for name, cell in zip(names, map(_plain, row), strict=True) if not _is_missing(cell)}
         _parse_lists(read, entry, number)
+        if "joiner" in names:
+            _parse_joiner(read, entry, number)
         read.entries.append(entry)
     return read
 
@@ -67,3 +69,12 @@ def _parse_lists(read: Entries, entry: dict[str, Any], number: int) -> None:
             entry[name] = cell_value(cell)
         except ValueError:
             read.problems.append(f"Fact {number}: {name} is not a list. Give a list, or one as JSON.")
+
+
+def _parse_joiner(read: Entries, entry: dict[str, Any], number: int) -> None:
+    """An empty text is nothing where pandas has it; a missing cell may be either, since files hold both alike."""
+    joiner = entry.get("joiner")
+    if joiner is None:
+        read.problems.append(f"Fact {number}: {JOINER_UNSAID}")
+    elif isinstance(joiner, str) and joiner:
+        entry["joiner"] = joiner_of(joiner)

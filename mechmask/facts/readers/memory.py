@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from datasets import Dataset as HubDataset
 
 
+_IN_ORDER = ("subject", "prompt", "old", "new")  # what a tuple holds
+
+
 def is_dataset(thing: object) -> TypeGuard[HubDataset]:
     """Whether ``thing`` is a data set of Hugging Face's library ``datasets``."""
     library = sys.modules.get("datasets")  # or a module of the caller's own that has this name
@@ -32,20 +35,26 @@ def is_table(thing: object) -> TypeGuard[pd.DataFrame | HubDataset]:
     return is_dataframe(thing) or is_dataset(thing)
 
 
+def read_rows(table: pd.DataFrame | HubDataset) -> Entries:
+    """The rows of a table as mappings, without cells that hold nothing."""
+    if is_dataframe(table):
+        return read_dataframe(table)
+    return Entries([_without_none(row) for row in table.with_format(None)])  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def read_memory(facts: object, format: str | None = None) -> Entries:
     """The facts of a list, a table or a ``datasets.Dataset``.
 
     Args:
-        facts: facts, mappings with a fact's fields, or records of a published data set.
+        facts: facts, mappings with a fact's fields, tuples ``(subject, prompt, old, new)``, or records of a published
+            data set.
         format: the data set's name; by the first record where none is given.
 
     Raises:
         FactError: if ``facts`` is none of these, or its records can be read in several ways.
     """
-    if is_dataframe(facts):
-        read = read_dataframe(facts)
-    elif is_dataset(facts):
-        read = Entries([_without_none(row) for row in facts.with_format(None)])
+    if is_table(facts):
+        read = read_rows(facts)
     elif isinstance(facts, Mapping) and facts and all(map(is_dataset, facts.values())):
         splits = ", ".join(map(repr, facts))
         raise FactError(
@@ -57,7 +66,7 @@ def read_memory(facts: object, format: str | None = None) -> Entries:
             "Give a list of facts or a pandas DataFrame; load_facts reads a file."
         )
     else:
-        read = Entries(list(facts))
+        read = Entries([_of_tuple(entry) for entry in facts])
     if not read.entries:
         return read
     name = format or the_format(read.entries[0], "The table" if is_table(facts) else "The list")
@@ -65,6 +74,13 @@ def read_memory(facts: object, format: str | None = None) -> Entries:
         return read
     published = from_records(read.entries, name)
     return Entries(published.entries, [*read.problems, *published.problems], published.left_out)
+
+
+def _of_tuple(entry: Any) -> Any:
+    """``(subject, prompt, old, new)`` as a mapping; anything else as it is."""
+    if isinstance(entry, tuple) and not hasattr(entry, "_fields") and len(entry) == len(_IN_ORDER):
+        return dict(zip(_IN_ORDER, entry, strict=True))
+    return entry
 
 
 def _without_none(value: Any) -> Any:

@@ -20,7 +20,7 @@ from torch import Tensor
 from mechmask.errors import ReadingError
 from mechmask.models.model import Model, adapted_layers
 from mechmask.models.packing import Batch
-from mechmask.read.backends.parts import Parts, by_head, sharing_clone, what_a_clone_sees
+from mechmask.read.backends.parts import Parts, by_head, joined, sharing_clone, what_a_clone_sees
 
 
 class NnsightBackend:
@@ -54,7 +54,8 @@ class NnsightBackend:
         """
         blocks = self.model.anatomy.layout.blocks
         points = [(f"{blocks}.{i}", "output") for i in range(self.model.n_layers)]
-        return torch.stack(self._watch(batch, [(f"{blocks}.0", "input"), *points]))
+        points = [(f"{blocks}.0", "input"), *points]
+        return torch.cat([torch.stack(self._watch(one, points)) for one in batch.passes()], dim=1)
 
     def parts(self, batch: Batch) -> Parts:
         """What embedding, attentions and MLPs add to the residual stream at every node of a batch, and the heads.
@@ -70,9 +71,12 @@ class NnsightBackend:
                 (anatomy.adds_attention(i), "output"),
                 (anatomy.adds_mlp(i), "output"),
             ]
-        embedding, *added = self._watch(batch, points)
-        heads, attention, mlp = (torch.stack(added[start::3]) for start in range(3))
-        return Parts(embedding, attention, mlp, by_head(heads, anatomy.n_heads))
+        each, factor = [], anatomy.residual_factor
+        for one in batch.passes():
+            embedding, *added = self._watch(one, points)
+            heads, attention, mlp = (torch.stack(added[start::3]) for start in range(3))
+            each.append(Parts(embedding, factor * attention, factor * mlp, by_head(heads, anatomy.n_heads)))
+        return joined(each)
 
     def _watch(self, batch: Batch, points: list[tuple[str, str]]) -> list[Tensor]:
         """Inputs and outputs of the modules of these names, in the order in which they run, at the nodes of a batch."""
@@ -131,7 +135,7 @@ def _wrapped(nnsight: ModuleType, model: Model, remote: bool | str) -> Any:
     if remote not in (False, True, "local"):
         raise ReadingError(f"remote={remote!r} is not known. Give False, True (NDIF) or 'local' (its dry run here).")
     if remote is False:
-        return nnsight.NNsight(sharing_clone(model.module))
+        return _placed(nnsight, model)
     if remote == "local":
         return nnsight.TransformersModel(
             sharing_clone(model.module), tokenizer=copy.deepcopy(model.tokenizer), task="text-generation"
@@ -149,6 +153,15 @@ def _wrapped(nnsight: ModuleType, model: Model, remote: bool | str) -> Any:
             f"{model.name!r} cannot be found as a Hub id, by which NDIF holds models ({reason}). Load the model by "
             "its Hub id, or read it here, with backend='nnsight'."
         ) from error
+
+
+def _placed(nnsight: ModuleType, model: Model) -> Any:
+    """A wrapper that sends token ids to where the model takes them: its first weight may be offloaded."""
+
+    class Placed(nnsight.NNsight):
+        device = model.device
+
+    return Placed(sharing_clone(model.module))
 
 
 def _envoy(root: Any, name: str) -> Any:

@@ -7,8 +7,10 @@ gets a module tree of its own: what it rewrites or leaves behind is not the call
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from einops import rearrange
 from jaxtyping import Float
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -16,7 +18,9 @@ from peft.utils import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from mechmask.models.offloaded import lent_tensors, shared_maps
 from mechmask.models.packing import Batch
+from mechmask.models.quantised import packed_objects
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,12 @@ class Parts:
     heads: Float[Tensor, "block node head head_width"]
 
 
+def joined(each: Sequence[Parts]) -> Parts:
+    """The parts of several passes as those of one."""
+    fields = {"embedding": 0, "attention": 1, "mlp": 1, "heads": 1}
+    return Parts(**{name: torch.cat([getattr(one, name) for one in each], dim=axis) for name, axis in fields.items()})
+
+
 def at_nodes(value: Tensor, batch: Batch) -> Float[Tensor, "node last"]:
     """A hooked value at the nodes of a batch: some layers see rows and positions as one axis, or heads as two."""
     rows, columns = batch.rows.to(value.device), batch.columns.to(value.device)
@@ -49,7 +59,8 @@ def by_head(heads: Float[Tensor, "block node width"], n_heads: int) -> Float[Ten
 
 def sharing_clone(module: PreTrainedModel) -> PreTrainedModel:
     """The same module tree anew, in evaluation mode, over the very same parameters and buffers."""
-    shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    shared: dict[int, object] = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    shared |= shared_maps(module) | {id(packed): packed for _, packed in packed_objects(module)}
     return copy.deepcopy(module, shared).eval()
 
 
@@ -59,7 +70,10 @@ def what_a_clone_sees(module: nn.Module) -> tuple[object, ...]:
     While this stays the same, a clone that shares its tensors computes what the module computes. A clone holds the
     tensors and hooks that it was made with, so no other one can have the identity of one.
     """
-    tensors = [(name, id(tensor)) for name, tensor in (*module.named_parameters(), *module.named_buffers())]
+    held = (*module.named_parameters(), *module.named_buffers(), *packed_objects(module))
+    lent = lent_tensors(module)  # between two passes accelerate makes a new empty tensor in the place of each
+    tensors = [(name, id(tensor)) for name, tensor in held if name not in lent]
+    maps = tuple(shared_maps(module))
     modules = list(module.named_modules())
     adapters = [
         (
@@ -74,4 +88,4 @@ def what_a_clone_sees(module: nn.Module) -> tuple[object, ...]:
         for name, child in modules
         if (hooked := [*child._forward_pre_hooks.values(), *child._forward_hooks.values()])
     ]
-    return (*tensors, *adapters, *hooks)
+    return (*tensors, *maps, *adapters, *hooks)

@@ -28,11 +28,12 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.architecture_adapter import ArchitectureAdapter
 from transformer_lens.model_bridge.generalized_components import OpaqueBlockBridge
 from transformer_lens.model_bridge.sources import build_bridge_from_module
+from transformer_lens.model_bridge.sources.transformers import source as booting
 from transformers.utils import logging as transformers_logging
 
 from mechmask.models.model import Model
 from mechmask.models.packing import Batch
-from mechmask.read.backends.parts import Parts, at_nodes, by_head, sharing_clone, what_a_clone_sees
+from mechmask.read.backends.parts import Parts, at_nodes, by_head, joined, sharing_clone, what_a_clone_sees
 
 _FUSED = ("c_attn", "query_key_value", "qkv_proj", "gate_up_proj")
 
@@ -64,7 +65,8 @@ class BridgeBackend:
             ModelError: if another thread has the model and would never give it back.
         """
         bridge = _last_bridge(self.model, between_blocks)
-        return torch.stack(self._watch(bridge, batch, ["blocks.0.hook_in", *self._each("hook_out")]))
+        names = ["blocks.0.hook_in", *self._each("hook_out")]
+        return torch.cat([torch.stack(self._watch(bridge, one, names)) for one in batch.passes()], dim=1)
 
     def parts(self, batch: Batch) -> Parts:
         """What embedding, attentions and MLPs add to the residual stream at every node of a batch, and the heads.
@@ -75,10 +77,13 @@ class BridgeBackend:
         names = [*self._each("hook_attn_out"), *self._each("hook_mlp_out"), *self._each("attn.hook_z")]
         fused = any(name.rpartition(".")[2] in _FUSED for name, _ in self.model.module.named_modules())
         bridge = inside_blocks(self.model) if fused else _last_bridge(self.model, inside_blocks)
-        embedding, *added = self._watch(bridge, batch, ["blocks.0.hook_in", *names])
         n = self.model.n_layers
-        attention, mlp, heads = (torch.stack(added[start : start + n]) for start in (0, n, 2 * n))
-        return Parts(embedding, attention, mlp, by_head(heads, self.model.anatomy.n_heads))
+        each = []
+        for one in batch.passes():
+            embedding, *added = self._watch(bridge, one, ["blocks.0.hook_in", *names])
+            attention, mlp, heads = (torch.stack(added[start : start + n]) for start in (0, n, 2 * n))
+            each.append(Parts(embedding, attention, mlp, by_head(heads, self.model.anatomy.n_heads)))
+        return joined(each)
 
     def _each(self, name: str) -> list[str]:
         return [f"blocks.{i}.{name}" for i in range(self.model.n_layers)]
@@ -140,6 +145,9 @@ def _last_bridge(model: Model, make: Maker) -> TransformerBridge:
 def between_blocks(model: Model) -> TransformerBridge:
     """A bridge with hooks around blocks only: each runs as it is, its fused projections, adapters and attention too."""
     clone = sharing_clone(model.module)
+    if not isinstance(getattr(model.anatomy.unembedding, "weight", None), Tensor):
+        # packed: the pass stops before it, and the bridge wants to see a matrix there
+        clone.set_output_embeddings(nn.Linear(model.width, model.vocab_size, bias=False, device="meta"))
     attention = clone.config._attn_implementation or "eager"
 
     def opaque(adapter: ArchitectureAdapter) -> None:
@@ -175,12 +183,22 @@ def inside_blocks(model: Model) -> TransformerBridge:
 def _quietly() -> Iterator[None]:
     """No word of transformers about a module that is made here, and no draw from the caller's random state.
 
-    TransformerLens draws weights for what it splits, which are thrown away.
+    TransformerLens draws weights for what it splits, which are thrown away. For a multimodal model it also looks for a
+    processor of images, which nobody needs here, and where torchvision is missing installs it by pip, which may replace
+    the user's torch: it is not asked to.
     """
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
+    name = "load_modality_processor"
+    loads = getattr(booting, name)
+    setattr(booting, name, _no_processor)
     try:
         with torch.random.fork_rng(devices=[]):
             yield
     finally:
+        setattr(booting, name, loads)
         transformers_logging.set_verbosity(verbosity)
+
+
+def _no_processor(*_: Any, **__: Any) -> None:
+    """In the place of what looks for a processor."""

@@ -8,7 +8,6 @@ logit lens. Moments of all layers are summed while residuals stream by, so memor
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mechmask.errors import ReadingError
+from mechmask.hub import push
+from mechmask.measure.tables import html_table
 from mechmask.models.fingerprint import digest
+from mechmask.notebook import card, sentence
 from mechmask.progress import Tick
 from mechmask.read.lenses.config import LensKind
-from mechmask.read.lenses.files import StoredLens, save_lens
+from mechmask.read.lenses.files import SAFE, StoredLens, save_lens
+from mechmask.read.lenses.lens_card import card_of
 
 # Share of the mean variance of a direction, trace(S_xx) / width, that is added to every direction. A share, because
 # the scale of residuals differs by orders of magnitude between layers and models.
@@ -55,11 +58,17 @@ class AffineLens:
 
     def _repr_html_(self) -> str:
         """What it is, and how far its output is from the model's at every layer, where that is known."""
-        shown = f"<p>{html.escape(repr(self))}</p>"
+        n_layers, width = self.shape
+        fields: dict[str, object] = {"kind": self.name, "layers": n_layers, "width": width}
+        fields["fitted on"] = " ".join(
+            str(self.details[key]) for key in ("model", "fingerprint") if key in self.details
+        )
+        if not self.unembedding_matches:
+            fields["unembedding"] = "another than the model's"
         if self.report is None:
-            return shown
+            return card(repr(self), fields)
         table = self.report.kl.transpose("layer", "lens").to_pandas()
-        return f"{shown}<p>Held-out KL to the model's output, in nats</p>{table.to_html(float_format='{:.2f}'.format)}"
+        return card(repr(self), fields, sentence("Held-out KL to the model's output, in nats"), html_table(table))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -101,6 +110,48 @@ class AffineLens:
             FileError: if it cannot be written.
         """
         save_lens(self.stored(), Path(path))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        license: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        commit_message: str | None = None,
+    ) -> str:
+        """Save the lens as a repository of models on the Hugging Face Hub, with a card; ``load_lens`` reads it.
+
+        The tensors are safetensors there. What ``details`` say goes with it, paths of this machine among them.
+
+        Args:
+            repo_id: ``owner/name``; made if it is not there. A lens that mechmask saved there before is replaced.
+            license: of the weights, as the Hub names it.
+            revision: a branch, made if it is not there; the main one by default.
+            private: whether a new repository is; the owner's default otherwise.
+            token: of the Hub; the one that is logged in by default.
+            commit_message: of the commit.
+
+        Returns:
+            The commit's hash, which ``load_lens`` takes as ``revision``.
+
+        Raises:
+            ReadingError: if the Hub refuses, or the repository holds something else.
+            FileError: if there is no room to save it first.
+        """
+        stored = self.stored()
+        return push(
+            lambda directory: save_lens(stored, directory, ckpt=SAFE),
+            card_of(stored, repo_id, license),
+            repo_id,
+            repo_type="model",
+            refusal=ReadingError,
+            revision=revision,
+            private=private,
+            token=token,
+            commit_message=commit_message,
+        )
 
     def stored(self) -> StoredLens:
         """The lens as its files hold it, without a copy of the weights."""

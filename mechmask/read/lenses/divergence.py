@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from mechmask.errors import ReadingError
 from mechmask.models.anatomy import Anatomy
 from mechmask.models.gradients import without_gradients
+from mechmask.models.offloaded import in_memory
+from mechmask.models.quantised import require_numbers
 
 _LOGITS = 2**26  # float32 logits held together: 256 MiB, 1365 tokens of a vocabulary of 49152
 
@@ -56,11 +58,11 @@ class Readout:
 
     def __init__(self, anatomy: Anatomy) -> None:
         head = plain_unembedding(anatomy)
-        norm = anatomy.final_norm
+        norm = in_memory(anatomy.final_norm)
         is_float32 = all(p.dtype == torch.float32 for p in norm.parameters())
         self.norm = norm if is_float32 else copy.deepcopy(norm).float()
-        self.weight = head.weight.detach().float()
-        self.bias = None if head.bias is None else head.bias.detach().float()
+        self.weight = _scaled(head.weight, anatomy.logit_scale)
+        self.bias = None if head.bias is None else _scaled(head.bias, anatomy.logit_scale)
         self.cap = anatomy.softcap
         self._buffers: tuple[Tensor, Tensor] | None = None
 
@@ -151,11 +153,17 @@ class Readout:
         return self._buffers[which][: len(rows)]
 
 
+def _scaled(parameter: Tensor, scale: float) -> Tensor:
+    plain = parameter.detach().float()
+    return plain if scale == 1 else plain * scale
+
+
 def plain_unembedding(anatomy: Anatomy) -> nn.Linear:
     """The unembedding, without an adapter that is switched off.
 
     Raises:
         ReadingError: if it is not a linear map, or an adapter on it is applied.
+        WeightsError: if it is quantised.
     """
     head = anatomy.unembedding
     if isinstance(head, (BaseTunerLayer, AuxiliaryTrainingWrapper)):
@@ -170,7 +178,8 @@ def plain_unembedding(anatomy: Anatomy) -> nn.Linear:
             f"The unembedding is a {type(head).__name__}, and a lens can be fitted only where it is a Linear. Read "
             "with the logit lens instead."
         )
-    return head
+    require_numbers(head, "A fitted lens", "the unembedding")
+    return in_memory(head)  # pyright: ignore[reportReturnType]  (the same kind of layer)
 
 
 def unembedding_hash(weight: Float[Tensor, "vocabulary width"]) -> str:

@@ -1,5 +1,7 @@
 """Lenses as files, in the format of tuned-lens: ``config.json`` and ``params.pt``, which is read without unpickling.
 
+On the Hub the tensors are safetensors, ``params.safetensors``, which are read wherever they lie.
+
 mechmask writes three more beside them, which tuned-lens passes over: ``mechmask.json`` says how a lens was fitted,
 ``report.nc`` how well, and ``digests.json`` what was written, so that damage is found. A lens from elsewhere has none
 of the three; of its ``params.pt`` the archive's checksums are verified, which torch itself does not do.
@@ -20,12 +22,15 @@ import torch
 import xarray as xr
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mechmask.errors import DamageError, MechmaskError, ReadingError, one_message
 from mechmask.files import new_sealed_directory, require_sealed
 from mechmask.measure.reading import load_reading, require, save_reading
 from mechmask.read.lenses.config import LensKind, problems_of
+
+SAFE = "params.safetensors"
 
 _SCHEMA = 2  # 1 had no digests
 _REMEDY = "Copy the lens again from where it is whole, or fit it again into another directory."
@@ -83,7 +88,10 @@ def write_lens(lens: StoredLens, directory: Path, *, ckpt: str = "params.pt", co
     about = {"schema_version": _SCHEMA, "kind": lens.kind, "details": dict(lens.details)}
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in lens.parameters.items()}
     try:
-        torch.save(state, directory / ckpt)
+        if ckpt.endswith(".safetensors"):
+            save_file(state, directory / ckpt)
+        else:
+            torch.save(state, directory / ckpt)
     except RuntimeError as error:  # how torch puts it that not all bytes were taken
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory / ckpt)) from error
     for name, content in ((config, described), ("mechmask.json", about)):
@@ -116,7 +124,7 @@ def read_lens(directory: Path, *, from_elsewhere: bool = True) -> StoredLens:
         about.kind,
         config.num_hidden_layers,
         config.d_model,
-        _parameters(directory / "params.pt", config, sealed=sealed),
+        _parameters(directory, config, sealed=sealed),
         config.unembed_hash or "",
         {"model": config.base_model_name_or_path or ""}
         if about.details is None
@@ -176,12 +184,14 @@ def _validated(fields: type[_Checked], path: Path) -> _Checked:
         raise ReadingError(one_message("the lens", problems)) from error
 
 
-def _parameters(path: Path, config: _Config, *, sealed: bool) -> dict[str, Tensor]:
+def _parameters(directory: Path, config: _Config, *, sealed: bool) -> dict[str, Tensor]:
     """Weights and biases in float32, checked against the configuration; zero where a lens has no bias."""
-    if not sealed:
+    safe = (directory / SAFE).is_file()
+    path = directory / (SAFE if safe else "params.pt")
+    if not sealed and not safe:
         _require_checksums(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes fail wherever the reader happens to stumble
         raise ReadingError(
             f"{path} cannot be read as tensors ({type(error).__name__}); anything else in it is refused. {_REMEDY}"

@@ -23,6 +23,7 @@ from mechmask.measure.statistics import Interval
 from mechmask.models.corpora import Corpus, n_sample_batches, sampled_corpus, text_corpus
 from mechmask.models.gradients import without_gradients
 from mechmask.models.model import Model
+from mechmask.models.quantised import require_numbers
 from mechmask.models.states import Variant, active
 from mechmask.progress import Tick, progress_bar
 from mechmask.read.backends import backend_of
@@ -115,6 +116,8 @@ class Fit:
         layers: Sequence[int] | None = None,
         progress: bool = True,
     ) -> None:
+        if model.is_read_alone:
+            require_numbers(model.module, "Fitting a lens", model.name)
         self.model, self.config = model, config
         self.layers = list(range(model.n_layers)) if layers is None else list(layers)
         self.readout = Readout(model.anatomy)

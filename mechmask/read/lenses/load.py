@@ -14,6 +14,7 @@ import xxhash
 
 from mechmask.errors import ReadingError, one_message
 from mechmask.file_errors import file_errors
+from mechmask.hub import is_id, located
 from mechmask.models.cache import cache_root, made_once
 from mechmask.models.model import Model, adapted_layers
 from mechmask.models.states import Variant, active
@@ -28,13 +29,23 @@ _SCHEMA = 2  # goes up when the same settings give another lens, or other files
 _OF_RIDGE = {"seed", "n_tokens"}
 
 
-def load_lens(source: str | Path, model: Model | Variant, *, allow_other_unembedding: bool = False) -> AffineLens:
-    """A lens from a directory, or a published one by the name of its model.
+def load_lens(
+    source: str | Path,
+    model: Model | Variant,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    allow_other_unembedding: bool = False,
+) -> AffineLens:
+    """A lens from a directory, from the Hugging Face Hub, or a published one by the name of its model.
 
     Args:
-        source: a directory that ``save`` or tuned-lens wrote, or a name such as ``gpt2`` under which the Space
-            AlignmentResearch/tuned-lens holds a lens.
+        source: a directory that ``save`` or tuned-lens wrote; the id ``owner/name`` of a repository that
+            ``push_to_hub`` made; or a name such as ``gpt2`` under which the Space AlignmentResearch/tuned-lens holds a
+            lens.
         model: the model or state that it is to read.
+        revision: branch, tag or commit of a repository.
+        token: of the Hub; the one that is logged in by default.
         allow_other_unembedding: whether a lens that was fitted with another unembedding is taken; readings then say
             ``lens_unembedding_matches`` 0.
 
@@ -43,11 +54,7 @@ def load_lens(source: str | Path, model: Model | Variant, *, allow_other_unembed
         DamageError: if a file of it is not what was written.
         FileError: if a file of it cannot be read.
     """
-    directory = Path(source)
-    with file_errors(directory, "read"):
-        there = directory.is_dir()
-    if not there:
-        directory = _published(str(source))
+    directory = _directory(source, revision, token)
     stored = read_lens(directory)
     with active(model) as changed:
         _require_fit(directory, stored, changed, allow_other_unembedding=allow_other_unembedding)
@@ -137,6 +144,25 @@ def _require_fit(directory: Path, stored: StoredLens, model: Model, *, allow_oth
         f"The lens in {directory} {cause}. Give a lens of this model; in Python, load_lens takes this one with "
         "allow_other_unembedding=True, and its readings say so."
     )
+
+
+def _directory(source: str | Path, revision: str | None, token: str | bool | None) -> Path:
+    """Where the files are: the directory itself, or the snapshot of a repository on the Hub or of the Space."""
+    directory = Path(source)
+    with file_errors(directory, "read"):
+        there = directory.is_dir()
+    asked = {"repo_type": "model", "refusal": ReadingError, "revision": revision, "token": token}
+    if there or revision is not None:
+        return located(source, "a lens", **asked)
+    if isinstance(source, Path) or not is_id(source):
+        return _published(str(source))
+    try:
+        return located(source, "a lens", **asked)
+    except ReadingError as error:  # the published lenses of some models are called as those models are
+        try:
+            return _published(source)
+        except ReadingError as neither:
+            raise ReadingError(f"{error} {neither}") from error
 
 
 def _published(name: str) -> Path:

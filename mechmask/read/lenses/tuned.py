@@ -37,15 +37,16 @@ class SharedUnembed(Unembed):
         nn.Module.__init__(self)
         self.final_norm = _sharing(model.anatomy.final_norm)
         self.unembedding = _sharing(plain_unembedding(model.anatomy))
-        self.softcap = model.anatomy.softcap  # the number, since Anatomy.capped would carry the whole model into copies
+        # the numbers, since Anatomy.given_out would carry the whole model into copies
+        self.softcap, self.logit_scale = model.anatomy.softcap, model.anatomy.logit_scale
 
     def unembedding_hash(self) -> str:
         """The hash by which tuned-lens identifies an unembedding."""
         return unembedding_hash(self.unembedding.weight)
 
     def forward(self, h: Float[Tensor, "*node width"]) -> Float[Tensor, "*node vocabulary"]:
-        """Logits, the final softcap included."""
-        return capped(self.unembedding(self.final_norm(h)), self.softcap)
+        """Logits as the model gives them out."""
+        return capped(self.unembedding(self.final_norm(h)) * self.logit_scale, self.softcap)
 
 
 class FittedTunedLens(AffineLens, TunedLens):

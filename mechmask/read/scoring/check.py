@@ -200,6 +200,9 @@ def _plain_logits(model: Model, probes: Sequence[_Probe]) -> dict[tuple[int, ...
     needed: dict[tuple[int, ...], int] = {}
     for probe in probes:
         needed[probe.row] = max(probe.n, needed.get(probe.row, 0))
+    if model.is_read_alone:
+        with model.inference():
+            return {row: _one_by_one(model, row, n) for row, n in needed.items()}
     passes: list[list[tuple[int, ...]]] = [sorted(needed, key=len)]
     if model.rope_threshold is not None:  # what such a model computes depends on the length of the whole pass
         passes = [list(rows) for _, rows in groupby(passes[0], key=len)]
@@ -208,6 +211,12 @@ def _plain_logits(model: Model, probes: Sequence[_Probe]) -> dict[tuple[int, ...
         for rows in passes:
             logits |= _one_pass(model, rows, needed)
     return logits
+
+
+def _one_by_one(model: Model, row: tuple[int, ...], n: int) -> Float[Tensor, "token vocabulary"]:
+    """The same at the last n places of a row, each by a pass over what stands before it and nothing else."""
+    beginnings = [row[: len(row) - left] for left in reversed(range(n))]
+    return torch.cat([_one_pass(model, [one], {one: 1})[one] for one in beginnings])
 
 
 def _one_pass(

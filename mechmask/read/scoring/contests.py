@@ -55,13 +55,14 @@ class ContestSet:
     n_phrasings: int | None
 
     @classmethod
-    def of(cls, model: Model, facts: Facts, phrasings: Phrasings = "prompt") -> ContestSet:
+    def of(cls, model: Model, facts: Facts, phrasings: Phrasings = "prompt", *, aliases: bool = False) -> ContestSet:
         """The contests of some facts.
 
         Args:
             model: whose tokenizer makes them.
             facts: facts in any form that ``as_fact_set`` takes.
             phrasings: ``prompt``, or ``all`` for the prompt and its paraphrases.
+            aliases: whether other spellings of a value are routes too.
 
         Raises:
             FactError: listing every problem of the facts.
@@ -74,7 +75,7 @@ class ContestSet:
         encoded = [
             (contest, (fact, phrasing))
             for phrasing in range(n or 1)
-            for fact, contest in enumerate(encode_contests(model.tokenizer, checked, phrasing))
+            for fact, contest in enumerate(encode_contests(model.tokenizer, checked, phrasing, aliases=aliases))
             if contest is not None
         ]
         contests, places = zip(*encoded, strict=True)
@@ -112,7 +113,7 @@ class ContestSet:
         return {**fact_coordinates(self.facts), **numbers}
 
     def batches(self, model: Model, score: str, batch_size: int, *, apart: bool = False) -> Iterator[Batch]:
-        """The contests in batches, packed where the model allows it.
+        """The contests in batches, packed where the model allows it, and one by one where it has to be so.
 
         Args:
             model: what will run them.
@@ -124,12 +125,15 @@ class ContestSet:
             RouteError: listing every contest that does not fit into the model's context.
         """
         require_context(model, self.contests, score)
+        alone = model.is_read_alone
+        batch_size = 1 if alone else batch_size
         made = batches(
             self.contests,
             score=score,
             batch_size=batch_size,
             pack=apart or may_pack(model, self.contests),
             row_tokens=0 if apart else ROW_TOKENS,
+            alone=alone,
             threshold=model.rope_threshold,
         )
         with progress_bar("reading", math.ceil(len(self.contests) / batch_size)) as bar:
@@ -157,7 +161,7 @@ class ContestSet:
         return folded[:, 0] if self.n_phrasings is None else folded
 
     def dataset(self, variables: Mapping[str, tuple[Any, ...]], **coordinates: Any) -> xr.Dataset:
-        """Arrays by contest as a dataset by fact.
+        """Arrays by contest as a dataset by fact; ``attrs["template"]`` says if facts are asked in a chat template.
 
         Args:
             variables: by name, the dimensions behind ``contest``, an array ``[contest, ...]`` and, where it has some,
@@ -167,7 +171,14 @@ class ContestSet:
         folded = {
             name: ((*self.dims, *dims), self.fold(values), *attrs) for name, (dims, values, *attrs) in variables.items()
         }
-        return xr.Dataset(folded, {**self.coordinates, **coordinates})
+        how = {} if self.template is None else {"template": self.template}
+        return xr.Dataset(folded, {**self.coordinates, **coordinates}, how)
+
+    @property
+    def template(self) -> str | None:
+        """``chat`` where all facts are asked in the chat template, ``mixed`` where some are, ``None`` where none is."""
+        conversations = sum(bool(fact.messages) for fact in self.facts)
+        return None if not conversations else "chat" if conversations == len(self.facts) else "mixed"
 
     @cached_property
     def _numbers(self) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from importlib.metadata import version
 from typing import Any, Literal, get_args
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 import xarray as xr
 from transformers import PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from mechmask.errors import ReadingError, known_names
 from mechmask.facts.fact import Fact
@@ -20,6 +22,8 @@ from mechmask.models.states import Variant, unchanged
 
 Score = Literal["sequence", "mean", "divergence"]
 SCORES: tuple[Score, ...] = get_args(Score)
+
+_PART = "\N{REPLACEMENT CHARACTER}"  # how decoders show bytes that are no whole character
 
 _PACKAGES = ("mechmask", "torch", "transformers", "transformer-lens", "peft")
 
@@ -78,8 +82,34 @@ def value_coordinate(facts: Sequence[Fact], routes: list[str]) -> xr.DataArray:
 
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, tokens: Iterable[int]) -> str:
-    """Tokens as text, ``|`` between two."""
-    return "|".join(map(storable, tokenizer.batch_decode([[token] for token in tokens])))
+    r"""Tokens as text, ``|`` between two; tokens that split a character stand together, as the character.
+
+    Where a character has no end among the tokens, its bytes are shown, such as ``\xe4\xb8``.
+    """
+    return "|".join(map(storable, _pieces(tokenizer, list(tokens))))
+
+
+def _pieces(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> Iterator[str]:
+    """The shortest runs of tokens that are text."""
+    start = 0
+    for stop in range(1, len(tokens) + 1):
+        text = str(tokenizer.decode(tokens[start:stop]))
+        if text.endswith(_PART) and stop < len(tokens):
+            continue
+        yield _in_bytes(tokenizer, tokens[start:stop]) if _PART in text else text
+        start = stop
+
+
+def _in_bytes(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> str:
+    """Tokens that are no text as their bytes, where the tokenizer is over bytes; what can be read is."""
+    spelled = "".join(tokenizer.convert_ids_to_tokens(tokens))
+    fallback = re.findall(r"<0x([0-9A-F]{2})>", spelled)
+    if fallback:
+        return bytes.fromhex("".join(fallback)).decode("utf-8", "backslashreplace")
+    letters = {letter: byte for byte, letter in bytes_to_unicode().items()}
+    if any(letter not in letters for letter in spelled):
+        return str(tokenizer.decode(tokens))
+    return bytes(letters[letter] for letter in spelled).decode("utf-8", "backslashreplace")
 
 
 def storable(text: str) -> str:

@@ -6,6 +6,7 @@ What ``read_logits``, ``read_depth`` and ``patch_residual`` have in common once 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 
 import numpy as np
 import xarray as xr
@@ -13,6 +14,7 @@ from einops import rearrange
 from transformers import PreTrainedTokenizerBase
 
 from mechmask.models.packing import Batch
+from mechmask.models.routes import alias_of, is_alias
 from mechmask.read.scoring.contests import ContestSet
 from mechmask.read.scoring.labels import Score, route_names, token_texts, value_coordinate
 
@@ -27,9 +29,10 @@ class RouteTable:
         n_layers: L, where every layer is read; ``None`` where only the output is.
 
     Attributes:
-        logprob: sums over the tokens read, in nats ``[contest, route]`` or ``[contest, route, layer]``.
-        n_tokens: how many they are ``[contest, route]``.
-        first_token: which of the value's tokens was the first of them ``[contest, route]``.
+        routes: the routes that a reading has; other spellings of their values stand in columns behind them.
+        logprob: sums over the tokens read, in nats ``[contest, column]`` or ``[contest, column, layer]``.
+        n_tokens: how many they are ``[contest, column]``.
+        first_token: which of the value's tokens was the first of them ``[contest, column]``.
         masked: whether a contest was read in a batch with a mask of its own ``[contest]``.
     """
 
@@ -41,8 +44,9 @@ class RouteTable:
         self.routes = route_names(contests.facts)
         self._tokenizer = tokenizer
         self._tokens: dict[tuple[int, int], list[int]] = defaultdict(list)
-        self._column = {route: i for i, route in enumerate(self.routes)}
-        shape = (len(contests), len(self.routes))
+        spellings = dict.fromkeys(route for contest in contests for route in contest.routes if is_alias(route))
+        self._column = {route: i for i, route in enumerate([*self.routes, *spellings])}
+        shape = (len(contests), len(self._column))
         self.logprob = np.zeros(shape if n_layers is None else (*shape, n_layers + 1))
         self.n_tokens = np.zeros(shape, dtype=int)
         self.first_token = np.zeros(shape, dtype=int)
@@ -73,19 +77,40 @@ class RouteTable:
         axes = "contest route -> contest route 1" if self.logprob.ndim == 3 else "contest route -> contest route"
         count = rearrange(self.n_tokens, axes)
         values = np.where(count > 0, self.logprob / np.where((count > 0) & (self.score == "mean"), count, 1), np.nan)
+        values = self.by_route(values, _log_sum)
         dims = ("route", "layer")[: values.ndim - 1]
         reading = self.contests.dataset({"logprob": (dims, values, {"units": "nats"})}, route=self.routes)
-        return reading.assign_coords(
+        reading = reading.assign_coords(
             value=value_coordinate(self.contests.facts, self.routes), token=self._token_texts()
         )
+        return reading.assign_attrs(aliases="summed") if len(self._column) > len(self.routes) else reading
+
+    def by_route(self, by_column: np.ndarray, join: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+        """``[contest, column, ...]`` as ``[contest, route, ...]``: what belongs to spellings of one value is joined."""
+        by_route = by_column[:, : len(self.routes)].copy()
+        for spelling, column in list(self._column.items())[len(self.routes) :]:
+            route = self._column[alias_of(spelling)]
+            by_route[:, route] = join(by_route[:, route], by_column[:, column])
+        return by_route
 
     def _token_texts(self) -> xr.DataArray:
         """The tokens that the score reads; empty where nothing was read, by phrasing where phrasings differ in them."""
         texts = np.full(self.n_tokens.shape, "", dtype=object)
         for cell, tokens in self._tokens.items():
             texts[cell] = token_texts(self._tokenizer, tokens)
+        texts = self.by_route(texts, _either)
         folded = xr.DataArray(self.contests.fold(texts.astype(str)), dims=(*self.contests.dims, "route"))
         if "phrasing" not in folded.dims:
             return folded
         prompt = folded.isel(phrasing=0)
         return prompt if bool((folded == prompt).all()) else folded
+
+
+def _log_sum(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The logarithm of two probabilities together; NaN is one that was not read."""
+    return np.where(np.isnan(other), one, np.logaddexp(one, other))
+
+
+def _either(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Both texts, a stroke between them; the first where there is no second."""
+    return np.where(other == "", one, one + " / " + other)

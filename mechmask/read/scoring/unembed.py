@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mechmask.models.anatomy import Anatomy
 from mechmask.models.packing import Batch
+from mechmask.models.unembedding import by_layer, plain_matrix
 
 # Residuals and tokens whose logits are made together, 4 MiB in float32: on two cores a fifth faster than 512 x 8192.
 _ROWS = 1024
@@ -110,14 +111,14 @@ def token_logits(
         normed: what the unembedding reads.
         tokens: which tokens at each node.
     """
-    head = anatomy.unembedding
-    if type(head) is not nn.Linear:  # an adapter on the unembedding: only the module knows how it computes
+    matrix = plain_matrix(anatomy.unembedding)
+    if matrix is None:
         chosen = repeat(tokens, "node token -> layer node token", layer=len(normed))
-        return anatomy.capped(head(normed).float().gather(2, chosen))
-    logits = einsum(
-        normed.float(), head.weight[tokens].float(), "layer node width, node token width -> layer node token"
-    )
-    return anatomy.capped(logits if head.bias is None else logits + head.bias[tokens].float())
+        return anatomy.given_out(by_layer(anatomy.unembedding, normed).float().gather(2, chosen))
+    weight, bias = matrix
+    rows = weight[tokens.to(weight.device)].to(normed.device).float()
+    logits = einsum(normed.float(), rows, "layer node width, node token width -> layer node token")
+    return anatomy.given_out(logits if bias is None else logits + bias[tokens.to(bias.device)].to(logits))
 
 
 @dataclass(frozen=True)
@@ -148,12 +149,13 @@ def _score_rows(anatomy: Anatomy, rows: Tensor, nodes: Tensor, tokens: Tensor, f
 
 def _logit_chunks(anatomy: Anatomy, rows: Tensor) -> Iterator[tuple[int, Tensor]]:
     """Chunks of float32 logits with the id of their first token, the final softcap applied."""
-    head = anatomy.unembedding
-    if type(head) is not nn.Linear:  # an adapter on the unembedding: only the module knows how it computes
-        yield 0, anatomy.capped(head(rows).float())
+    matrix = plain_matrix(anatomy.unembedding)
+    if matrix is None:
+        yield 0, anatomy.given_out(by_layer(anatomy.unembedding, rows).float())
         return
+    weight, bias = matrix
     rows = rows.float()
-    for start in range(0, head.weight.shape[0], _VOCABULARY):
-        stop = start + _VOCABULARY
-        bias = None if head.bias is None else head.bias[start:stop].float()
-        yield start, anatomy.capped(nn.functional.linear(rows, head.weight[start:stop].float(), bias))
+    for start in range(0, len(weight), _VOCABULARY):
+        part = weight[start : start + _VOCABULARY].to(rows)
+        added = None if bias is None else bias[start : start + _VOCABULARY].to(rows)
+        yield start, anatomy.given_out(nn.functional.linear(rows, part, added))

@@ -15,6 +15,7 @@ from mechmask.measure.verdict import VERDICTS, describe
 from mechmask.study.editing.tables import BEFORE, Edited
 from mechmask.study.results import StudyResults
 from mechmask.study.step import Step, file_in
+from mechmask.study.tabled import Tables
 
 _COLUMNS = {
     "ES": "efficacy_score",
@@ -43,6 +44,8 @@ class EditResults(StudyResults):
     Raises:
         StudyError: if there is no study, or its card is damaged.
     """
+
+    _in_notebook = "summary"
 
     @property
     def editing(self) -> xr.Dataset:
@@ -102,6 +105,10 @@ class EditResults(StudyResults):
         """The outcome in a sentence for each editor."""
         rows: dict[str, dict[str, Any]] = self.summary().to_dict("index")
         return " ".join(_sentence(state, row) for state, row in rows.items() if state != BEFORE)
+
+    def tables(self) -> Tables:
+        """Every table by its name, to be made when it is asked for."""
+        return {**super().tables(), "by_fact": self.by_fact, "failures": self.failures}
 
     def _judged(self, verdicts: xr.Dataset, state: str, n: int) -> dict[str, object]:
         """What stands about verdicts in a row of the table; none before any edit."""

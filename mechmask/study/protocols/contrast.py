@@ -227,7 +227,7 @@ class ContrastStudy:
             return {"facts": {fact: {**one.numbers, "number": i} for i, (fact, one) in enumerate(found.items())}}
 
         margin = {"matched_margin": self.config.matched_margin}
-        taught = [example.model_dump(mode="json") for example in examples]
+        taught = [example.written() for example in examples]
         inputs = {**run.inputs, **start.inputs, "examples": digest_of(taught), **_asked_of(self.facts)}
         number = self.facts.contradicted.ids.index(facts[0].id)
         step = run.step(f"ways/{way}/{number:04d}", settings | Settings(margin, margin), inputs, make)
@@ -272,7 +272,7 @@ class ContrastStudy:
 
 def _asked_of(facts: FactSet) -> dict[str, str]:
     """Digest of all texts in which facts are asked beside their own phrasings."""
-    texts = [one.model_dump(mode="json") for fact in facts if fact.role != "never" for one in _asked_beside(fact)]
+    texts = [one.written() for fact in facts if fact.role != "never" for one in _asked_beside(fact)]
     return {"asked": digest_of(texts)}
 
 

@@ -28,6 +28,7 @@ from mechmask.models.model import Model
 from mechmask.models.replay import Replay
 from mechmask.models.routes import EncodedExample, encode_examples
 from mechmask.models.states import Variant, active
+from mechmask.models.writable import require_writable
 from mechmask.progress import progress_bar
 from mechmask.write.editor import Facts
 from mechmask.write.low_rank import writing
@@ -126,6 +127,7 @@ def train_malmen(
     """
     chosen = as_fact_set(facts)
     with recording(), active(model) as now, computing_in(now, "float32"):
+        require_writable(now, "Training MALMEN")
         lessons = _Lessons(now, chosen, config)
         networks = hypernetworks_for(
             now, config.layers, rank=config.rank, n_blocks=config.n_blocks, lr=config.start_lr, ridge=config.start_ridge
@@ -263,7 +265,7 @@ class _Kept:
 
     def _logprobs(self, normed: Float[Tensor, "target width"]) -> Float[Tensor, "target vocabulary"]:
         anatomy = self._model.anatomy
-        return anatomy.capped(anatomy.unembedding(normed).float()).log_softmax(-1)
+        return anatomy.given_out(anatomy.unembedding(normed).float()).log_softmax(-1)
 
 
 class _Lesson(NamedTuple):
@@ -302,9 +304,9 @@ class _Lessons:
     def _encoded(model: Model, facts: FactSet) -> list[_Lesson]:
         examples: list[Example] = []
         for f in facts:
-            examples += [Example(prompt=text, value=f.new, fact_id=f.id) for text in f.phrasings]
-            examples += [Example(prompt=n.prompt, value=n.value, fact_id=f.id) for n in f.neighbors]
-            examples.append(Example(prompt=f.prompt, value=f.old, fact_id=f.id))
+            examples += [f.example(text, f.new) for text in f.phrasings]
+            examples += [f.example(n.prompt, n.value) for n in f.neighbors]
+            examples.append(f.example(f.prompt, f.old))
         made = iter(encode_examples(model.tokenizer, examples))
         lessons = []
         for f in facts:

@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 
 from mechmask.configuration import Configuration, Layers
 from mechmask.errors import ChangeError
-from mechmask.facts.fact import Example, Fact
+from mechmask.facts.fact import Fact
 from mechmask.models.model import Model
 from mechmask.models.routes import encode_examples
 from mechmask.models.states import Variant, active
@@ -101,9 +101,7 @@ class MALMEN(Editor[MALMENConfig]):
 
     def _make(self, model: Model, facts: tuple[Fact, ...], tick: Tick | None) -> Edit:
         c = self.config
-        examples = encode_examples(
-            model.tokenizer, [Example(prompt=f.prompt, value=f.new, fact_id=f.id) for f in facts]
-        )
+        examples = encode_examples(model.tokenizer, [f.example(f.prompt, f.new) for f in facts])
         with trainable(model, {}):
             signals = answer_signals(model, examples, c.layers, c.micro_batch, self.method)
         factors = {}

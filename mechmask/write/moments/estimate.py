@@ -35,6 +35,7 @@ from mechmask.models.fingerprint import digest
 from mechmask.models.gradients import without_gradients
 from mechmask.models.model import Model
 from mechmask.models.states import Variant, active
+from mechmask.models.writable import require_writable
 from mechmask.progress import progress_bar
 from mechmask.write.moments.second_moment import SecondMoment
 from mechmask.write.moments.text import corpus_digest, corpus_of
@@ -91,6 +92,7 @@ def second_moments(
         FileError: if the cache cannot be written.
     """
     with active(state) as model, computing_in(model, "float32"):  # what is cached belongs to the model's own type
+        require_writable(model, "A second moment of keys")
         _require_arguments(model, layers, n_tokens, shrinkage, batch_size)
         width = max(_key_width(model, layer) for layer in layers)
         text = corpus_of(model, corpus, TOKENS_PER_WIDTH * width if n_tokens is None else n_tokens, seed, progress)

@@ -84,7 +84,7 @@ def _logits_of(model: Model) -> Callable[[Tensor], Tensor]:
     head = model.anatomy.unembedding
 
     def logits(normed: Float[Tensor, "node width"]) -> Float[Tensor, "node vocabulary"]:
-        return model.anatomy.capped(head(normed.to(model.dtype)).float())
+        return model.anatomy.given_out(head(normed.to(model.dtype)).float())
 
     return logits
 

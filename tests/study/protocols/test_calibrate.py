@@ -58,3 +58,7 @@ def test_killed_again_and_again_it_ends_the_same(drawn, config, tiny, killed_aft
     study = SimpleNamespace(run=lambda directory: calibrate_draw(tiny("llama"), directory, 3, config))
     assert killed_after_every(45, study, tmp_path / "run") >= 1
     same_results(tmp_path / "run", drawn[1])
+
+
+def test_its_page_shows_all_of_it(drawn, shows_everything):
+    shows_everything(*drawn)

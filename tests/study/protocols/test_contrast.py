@@ -225,3 +225,7 @@ def test_facts_without_a_role_and_facts_that_new_leads_are_refused(tiny, facts, 
     with warnings.catch_warnings(), pytest.raises(StudyError, match="before anything is changed"):
         warnings.simplefilter("ignore")
         ContrastStudy(tiny("llama"), led, config).run(tmp_path / "run")
+
+
+def test_its_page_shows_all_of_it(done, shows_everything):
+    shows_everything(*done)

@@ -208,3 +208,7 @@ _PAPER = "\n".join(
         '[study.correction]\nreference = "retain"',
     ]
 )
+
+
+def test_its_page_shows_all_of_it(done, shows_everything):
+    shows_everything(*done)

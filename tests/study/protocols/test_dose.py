@@ -219,3 +219,7 @@ def test_on_a_real_model_more_of_a_change_leads_further_and_costs_more(smol, tmp
     assert float(rows[1.0].margin) > 0 > float(rows[0.0].margin)
     assert float(rows[0.5].norm) == pytest.approx(float(rows[1.0].norm) / 2, rel=1e-3)
     assert 0 < float(rows[1.0].text_cost) < 2
+
+
+def test_its_page_shows_all_of_it(twins, shows_everything):
+    shows_everything(*twins[1:])

@@ -245,6 +245,10 @@ def test_the_tables_are_written_as_csv(done):
     assert list(table.index) == ["before", "ft_l", "alphaedit", "ft_l_2"]
     assert table["S"].to_numpy() == pytest.approx(done[0].summary()["S"].to_numpy(), nan_ok=True)
     assert {"metrics.csv", "verdicts.csv", "summary.csv", "provenance.json"} <= {p.name for p in done[1].iterdir()}
+    assert "ALPHAEDIT" in done[0]._repr_html_().upper() and "EditResults" in repr(done[0])
+    latex = done[0].to_latex()
+    assert latex.count("FT-L") == 2 and "EI*" in latex and "why" not in latex
+    assert done[0].to_latex(table="failures").count(r"\\") == 1 + len(done[0].failures())
     assert "ft_l" in done[0].conclusion() or "FT-L" in done[0].conclusion()
 
 
@@ -421,3 +425,7 @@ def test_a_text_that_is_not_there_is_refused(tiny, facts, tmp_path):
     config = mm.EditingConfig(edits=(FTL,), text=str(tmp_path / "none.txt"))
     with pytest.raises(mm.MechmaskError, match="none"):
         EditStudy(tiny("llama"), facts, config).run(tmp_path / "run")
+
+
+def test_its_page_shows_all_of_it(done, shows_everything):
+    shows_everything(*done)

@@ -125,7 +125,7 @@ def test_a_notebook_shows_the_outcome(done, tiny, small_facts, small_config):
     assert "12 facts" in repr(MaskStudy(tiny("llama"), small_facts, small_config))
 
 
-def test_as_many_phrasings_are_taught_as_the_config_says(tiny, small_facts, small_config, tmp_path):
+def test_as_many_phrasings_are_taught_as_the_config_says(tiny, small_facts, small_config, tmp_path, undrawn):
     config = small_config.model_copy(update={"taught_phrasings": 2, "edits": ()})
     study = MaskStudy(tiny("llama"), small_facts, config).run(tmp_path / "two")
     model = tiny("llama")
@@ -251,7 +251,7 @@ def test_nothing_but_the_results_is_left(done):
     assert states == ["000004", "000004"]  # the last of each training, from which a longer one goes on
 
 
-def test_facts_that_the_model_holds_need_no_installation(llama, small_facts, tmp_path):
+def test_facts_that_the_model_holds_need_no_installation(llama, small_facts, tmp_path, undrawn):
     """Read by another score, which every reading at the output then has."""
     config = StudyConfig(
         install=None, contradict=FinetuneConfig(steps=2, lr=1e-2, rank=2), checkpoint_every=1, edits=(), score="mean"
@@ -266,7 +266,7 @@ def test_facts_that_the_model_holds_need_no_installation(llama, small_facts, tmp
     assert [p.name for p in (tmp_path / "run" / "changes").iterdir()] == ["contradict"]
 
 
-def test_installation_ends_when_the_values_are_recalled(llama, small_facts, tmp_path):
+def test_installation_ends_when_the_values_are_recalled(llama, small_facts, tmp_path, undrawn):
     """Half of the taught facts: at the first checkpoint with that recall, before the last step."""
     few = StudyConfig(
         install=FinetuneConfig(steps=60, lr=1e-2),
@@ -335,7 +335,7 @@ def test_what_was_installed_is_contradicted_by_the_method_that_installed_it(llam
 
 
 @pytest.mark.parametrize("method", ["dora", "full"])
-def test_a_study_of_another_method_continues_what_it_installed(tiny, small_facts, tmp_path, method):
+def test_a_study_of_another_method_continues_what_it_installed(tiny, small_facts, tmp_path, method, undrawn):
     taught = FinetuneConfig(method=method, steps=2, lr=1e-3)
     config = StudyConfig(install=taught, contradict=taught, checkpoint_every=2, edits=())
     MaskStudy(tiny("llama"), small_facts, config).run(tmp_path / "run")

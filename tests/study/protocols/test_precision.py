@@ -147,7 +147,7 @@ def test_weights_that_came_in_bfloat16_are_read_as_they_are(tiny, facts, tmp_pat
     assert [state.inputs for state in states.values()] == [state.inputs for state in again.values()]
 
 
-def test_a_correction_that_has_just_won(tiny, facts, tmp_path):
+def test_a_correction_that_has_just_won(tiny, facts, tmp_path, undrawn):
     config = PrecisionConfig(
         contradict=TAUGHT.model_copy(update={"steps": 12}),
         contradict_until=mm.Until(margin=20.0),
@@ -167,3 +167,7 @@ def test_what_cannot_be_studied_is_refused_before_any_work(tiny, facts, config):
     for given in ((), ("nf4", "nf4"), ("float32",), ("int3",)):
         with pytest.raises((MechmaskError, ValueError), match="precisions"):
             PrecisionConfig(precisions=given)
+
+
+def test_its_page_shows_all_of_it(done, shows_everything):
+    shows_everything(*done)

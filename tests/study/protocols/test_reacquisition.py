@@ -191,3 +191,7 @@ def test_killed_again_and_again_it_ends_the_same(reacquired, tiny, facts, killed
     study = mm.ReacquisitionStudy(tiny("llama"), facts, CONFIG)
     assert killed_after_every(17, study, tmp_path / "run") >= 3
     same_results(tmp_path / "run", reacquired[1])
+
+
+def test_its_page_shows_all_of_it(reacquired, shows_everything):
+    shows_everything(*reacquired)

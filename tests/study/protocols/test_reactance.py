@@ -107,3 +107,7 @@ def test_killed_again_and_again_it_ends_the_same(resisted, tiny, facts, killed_a
     study = mm.ReactanceStudy(tiny("llama"), facts, CONFIG)
     assert killed_after_every(7, study, tmp_path / "run") >= 2
     same_results(tmp_path / "run", resisted[1])
+
+
+def test_its_page_shows_all_of_it(resisted, shows_everything):
+    shows_everything(*resisted)

@@ -97,3 +97,7 @@ def test_killed_again_and_again_it_ends_the_same(renewed, tiny, facts, killed_af
     study = mm.RenewalStudy(tiny("llama"), facts, CONFIG)
     assert killed_after_every(6, study, tmp_path / "run") >= 3
     same_results(tmp_path / "run", renewed[1])
+
+
+def test_its_page_shows_all_of_it(renewed, shows_everything):
+    shows_everything(*renewed)

@@ -160,3 +160,7 @@ def test_too_few_facts_are_refused_before_any_work(tiny, facts):
 def test_killed_again_and_again_it_ends_the_same(done, tiny, facts, config, killed_after_every, same_results, tmp_path):
     assert killed_after_every(9, TwinStudy(tiny("llama"), facts, config), tmp_path / "run") >= 2
     same_results(tmp_path / "run", done[1])
+
+
+def test_its_page_shows_all_of_it(done, shows_everything):
+    shows_everything(*done)
