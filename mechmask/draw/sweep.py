@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
@@ -18,6 +20,7 @@ from mechmask.measure.verdict import MARGIN_SHARE
 
 _WHAT = "The figure of a sweep"
 _MOST_ROWS = 60
+_NAME_WIDTH = 32  # in characters, of a line of a row's name
 
 
 def sweep(
@@ -32,8 +35,8 @@ def sweep(
     """EI* of every cell by the verdict on its group (panel a), and the verdicts on its single facts (b).
 
     Args:
-        gathered: ``SweepResults.gathered``, or a selection of it: ``verdict``, ``normalised`` (a ratio) with its ends,
-            ``n`` and a count for each verdict, over ``state`` and what was varied; ``n`` is NaN where there is nothing.
+        gathered: ``SweepResults.gathered``, or a selection of it, ``[..., state]``: ``verdict``, ``normalised`` (a
+            ratio) with its ends, ``n`` and a count for each verdict; ``n`` is NaN where there is no such cell.
         axes: two panels to draw into; without them a new figure is made.
         width: of a new figure: ``"single"`` or ``"double"`` column, or inches.
         title: above both panels.
@@ -53,7 +56,8 @@ def sweep(
     rows = _rows(gathered)
     names = [_name(rows, row) for row in range(rows.sizes["row"])]
     canvas = Canvas(axes, width, title, palette, font_size)
-    inches = (PAGE_INCHES, 1.6 + 0.24 * len(names))
+    n_lines = max(name.count("\n") + 1 for name in names)
+    inches = (PAGE_INCHES, 1.6 + (0.12 + 0.12 * n_lines) * len(names))
     with canvas.page(_WHAT, (1, 2), inches, looks=VERDICT_LOOKS) as page:
         group, facts = page.panels
         share = float(gathered.attrs.get("margin_share", MARGIN_SHARE))
@@ -92,9 +96,11 @@ def _rows(gathered: xr.Dataset) -> xr.Dataset:
 
 def _name(rows: xr.Dataset, row: int) -> str:
     one = rows.isel(row=row)
-    cell = ", ".join(f"{axis} {shortened(str(one[axis].values), 24)}" for axis in rows.attrs["between"])
+    labels = [f"{axis} {shortened(str(one[axis].values), 24)}" for axis in rows.attrs["between"]]
+    cell = ", ".join(label.replace(" ", "\N{NO-BREAK SPACE}") for label in labels)
     changed = state_name(str(one.state.values)).replace("_", " ")
-    return f"{cell}: {changed}" if cell else changed
+    lines = textwrap.wrap(f"{cell}: {changed}" if cell else changed, _NAME_WIDTH, break_long_words=False)
+    return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def _note(rows: xr.Dataset, gathered: xr.Dataset, goes_on: bool) -> str:

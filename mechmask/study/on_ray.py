@@ -12,13 +12,11 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mechmask.errors import StudyError
+from mechmask.study.sweep_grid import Point
 from mechmask.study.toml import LastModel
-
-if TYPE_CHECKING:
-    from mechmask.study.sweep import Point
 
 _RETRIES = 3  # of a study whose worker was killed
 _REACHED_SECONDS = 10.0
