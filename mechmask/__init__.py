@@ -115,6 +115,7 @@ if TYPE_CHECKING:
     from mechmask.read.margin import read_margin as read_margin
     from mechmask.read.patch import patch_residual as patch_residual
     from mechmask.read.probes import read_probes as read_probes
+    from mechmask.read.retention import read_retention as read_retention
     from mechmask.read.text import held_out_text as held_out_text
     from mechmask.read.text import read_text as read_text
     from mechmask.read.trajectory import read_depth_trajectory as read_depth_trajectory
@@ -302,6 +303,7 @@ _HOMES = {
     "read_margin": "read.margin",
     "patch_residual": "read.patch",
     "read_probes": "read.probes",
+    "read_retention": "read.retention",
     "held_out_text": "read.text",
     "read_text": "read.text",
     "read_depth_trajectory": "read.trajectory",

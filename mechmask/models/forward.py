@@ -14,6 +14,7 @@ from mechmask.models.model import Model
 from mechmask.models.packing import Batch
 from mechmask.models.paths import attention_along, can_attend_along_paths
 from mechmask.models.routes import Contest
+from mechmask.models.unembedding import by_layer
 
 
 def decoded(model: Model, batch: Batch) -> Float[Tensor, "node width"]:
@@ -34,6 +35,27 @@ def hidden_states(model: Model, texts: Sequence[Sequence[int]]) -> Iterator[Floa
         ids = pad_sequence([torch.tensor(text) for text in some], batch_first=True)
         hidden = model.anatomy.decoder(input_ids=ids.to(model.device), use_cache=False).last_hidden_state
         yield from (states[: len(text)] for text, states in zip(some, hidden, strict=True))
+
+
+def next_logits(model: Model, texts: Sequence[Sequence[int]]) -> Float[Tensor, "text vocabulary"]:
+    """Logits of what follows each text, in float32, as the model gives them out.
+
+    Texts on either side of a change of rotary frequencies are read apart.
+
+    Args:
+        model: the model; evaluation mode, gradients and the lock are the caller's (``Model.inference``).
+        texts: token ids of each, at least one.
+    """
+    threshold = model.rope_threshold
+    long = [threshold is not None and len(text) > threshold for text in texts]
+    ends: dict[int, Tensor] = {}
+    for side in (False, True):
+        numbers = [number for number, is_long in enumerate(long) if is_long == side]
+        if numbers:
+            states = hidden_states(model, [texts[number] for number in numbers])
+            ends |= {number: of[-1] for number, of in zip(numbers, states, strict=True)}
+    normed = torch.stack([ends[number] for number in range(len(texts))])
+    return model.anatomy.given_out(by_layer(model.anatomy.unembedding, normed).float())
 
 
 def _decoded(model: Model, batch: Batch) -> Float[Tensor, "node width"]:
