@@ -101,6 +101,7 @@ if TYPE_CHECKING:
     from mechmask.read.drift import change_cosine as change_cosine
     from mechmask.read.drift import residual_drift as residual_drift
     from mechmask.read.editing import read_editing as read_editing
+    from mechmask.read.examples import read_examples as read_examples
     from mechmask.read.framed import read_framed as read_framed
     from mechmask.read.free_decoding import read_free_decoding as read_free_decoding
     from mechmask.read.generate import generate as generate
@@ -157,10 +158,14 @@ if TYPE_CHECKING:
     from mechmask.study.protocols.reactance import ReactanceStudy as ReactanceStudy
     from mechmask.study.protocols.renewal import RenewalConfig as RenewalConfig
     from mechmask.study.protocols.renewal import RenewalStudy as RenewalStudy
+    from mechmask.study.protocols.retention import RetentionStudy as RetentionStudy
     from mechmask.study.protocols.twins import TwinsConfig as TwinsConfig
     from mechmask.study.protocols.twins import TwinStudy as TwinStudy
     from mechmask.study.results import StudyResults as StudyResults
     from mechmask.study.results import open_study as open_study
+    from mechmask.study.retention.config import RetentionConfig as RetentionConfig
+    from mechmask.study.retention.groups import retention_groups as retention_groups
+    from mechmask.study.retention.tasks import LaterTask as LaterTask
     from mechmask.study.run import Run as Run
     from mechmask.study.states import StudyState as StudyState
     from mechmask.study.states import each_edit as each_edit
@@ -173,6 +178,7 @@ if TYPE_CHECKING:
     from mechmask.study.training import Watch as Watch
     from mechmask.study.training import train as train
     from mechmask.study.until import Until as Until
+    from mechmask.study.until import UntilHeldOut as UntilHeldOut
     from mechmask.write.change import Change as Change
     from mechmask.write.checkpoints import load_checkpoints as load_checkpoints
     from mechmask.write.edit import edit as edit
@@ -289,6 +295,7 @@ _HOMES = {
     "change_cosine": "read.drift",
     "residual_drift": "read.drift",
     "read_editing": "read.editing",
+    "read_examples": "read.examples",
     "read_framed": "read.framed",
     "read_free_decoding": "read.free_decoding",
     "generate": "read.generate",
@@ -345,6 +352,7 @@ _HOMES = {
     "ReactanceStudy": "study.protocols.reactance",
     "RenewalConfig": "study.protocols.renewal",
     "RenewalStudy": "study.protocols.renewal",
+    "RetentionStudy": "study.protocols.retention",
     "TwinsConfig": "study.protocols.twins",
     "TwinStudy": "study.protocols.twins",
     "open_study": "study.results",
@@ -360,7 +368,11 @@ _HOMES = {
     "Sweep": "study.sweep",
     "SweepResults": "study.sweep_results",
     "Watch": "study.training",
+    "RetentionConfig": "study.retention.config",
+    "retention_groups": "study.retention.groups",
+    "LaterTask": "study.retention.tasks",
     "Until": "study.until",
+    "UntilHeldOut": "study.until",
     "Change": "write.change",
     "load_checkpoints": "write.checkpoints",
     "second_moments": "write.moments.estimate",

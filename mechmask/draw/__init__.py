@@ -9,6 +9,7 @@ twins of some of them for a notebook, which need plotly; ``report`` writes the p
 from mechmask.draw import interactive
 from mechmask.draw.association import association
 from mechmask.draw.calibration import calibration
+from mechmask.draw.categories import categories
 from mechmask.draw.checkpoints import checkpoints
 from mechmask.draw.contrast import contrast
 from mechmask.draw.cosine import cosine
@@ -29,6 +30,7 @@ from mechmask.draw.precision import precision
 from mechmask.draw.reacquisition import reacquisition
 from mechmask.draw.renewal import renewal
 from mechmask.draw.report import report
+from mechmask.draw.retention import retention
 from mechmask.draw.style import house_style
 from mechmask.draw.sweep import sweep
 from mechmask.draw.trace import trace
@@ -39,6 +41,7 @@ from mechmask.draw.weights import weights
 __all__ = [
     "association",
     "calibration",
+    "categories",
     "checkpoints",
     "contrast",
     "cosine",
@@ -60,6 +63,7 @@ __all__ = [
     "reacquisition",
     "renewal",
     "report",
+    "retention",
     "save_figure",
     "sweep",
     "trace",

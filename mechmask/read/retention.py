@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from mechmask.errors import ReadingError, one_message
+from mechmask.facts.fact_set import FactSet
 from mechmask.facts.stop_words import STOP_WORDS, is_stop_word
 from mechmask.models.context import require_context
 from mechmask.models.forward import next_logits
@@ -57,7 +58,8 @@ def read_retention(
         ``retained[fact, route]`` of old and new: whether the value's first token that is no stop word is the likeliest
         of such tokens, after the prompt or after stop words that the model says greedily behind it (at most 10);
         ``answer[fact]``, the first token that is no stop word on the greedy path, empty where none came by then, and
-        ``n_passed[fact]``, how many stop words stand before it.
+        ``n_passed[fact]``, how many stop words stand before it; ``said[fact]``, the category of what is retained or
+        else answered (below).
 
         Of the first token after the prompt (behind stop words with which old and new both begin, such as the space
         before a number): ``probability[fact, route]``; ``lead[fact, route]``, by how much that is above the probability
@@ -95,6 +97,7 @@ def read_retention(
         {
             "retained": (("route",), np.array([[walk.retained[route] for route in ROUTES] for walk in walks])),
             "answer": ((), np.array(answers)),
+            "said": ((), np.array([_said(walk, tokens) for walk, tokens in zip(walks, related, strict=True)])),
             "n_passed": ((), np.array([len(walk.passed) for walk in walks])),
             "probability": (("route",), probability),
             "lead": (("route",), lead),
@@ -104,6 +107,29 @@ def read_retention(
         route=list(ROUTES),
         category=list(CATEGORIES),
     ).assign_attrs(about)
+
+
+def with_values_apart(model: Model, facts: FactSet, *, stop_words: Iterable[str] = STOP_WORDS) -> FactSet:
+    """The facts whose values ``read_retention`` can tell apart, in their order.
+
+    Args:
+        model: whose tokens they are told by.
+        facts: the facts.
+        stop_words: as in ``read_retention``.
+
+    Raises:
+        RouteError: if a value cannot be told from the prompt or from its rival at all; all facts in one message.
+        ReadingError: if no fact is left.
+    """
+    is_stop = _StopTokens(model.tokenizer, frozenset(word.lower() for word in stop_words))
+    contests = ContestSet.of(model, facts)
+    walks = [_Walk(contest, _targets(contest, is_stop)) for contest in contests]
+    apart = [fact for fact, walk in zip(contests.facts, walks, strict=True) if not _problem(walk)]
+    if not apart:
+        raise ReadingError(
+            f"The values of none of {len(walks)} facts can be told apart by the first token. Give others."
+        )
+    return FactSet(apart)
 
 
 class _StopTokens:
@@ -173,21 +199,33 @@ def _targets(contest: Contest, is_stop: IsStop) -> dict[str, int | None]:
 
 
 def _require_told_apart(walks: Sequence[_Walk]) -> None:
-    problems = []
-    for walk in walks:
-        old, new = walk.targets.values()
-        if old is None or new is None:
-            problems.append(
-                f"A value of fact {walk.contest.fact_id!r} consists of stop words, so nothing tells whether it is "
-                "said. Leave the fact out, or name other stop words."
-            )
-        elif old == new:
-            problems.append(
-                f"The values of fact {walk.contest.fact_id!r} begin with the same token, and retention is told by the "
-                "first that is no stop word. Leave the fact out, or give it another new value."
-            )
+    problems = list(filter(None, map(_problem, walks)))
     if problems:
         raise ReadingError(one_message("the values of the facts", problems))
+
+
+def _problem(walk: _Walk) -> str:
+    """Why the values of a fact cannot be told apart; empty where they can."""
+    old, new = walk.targets.values()
+    if old is None or new is None:
+        return (
+            f"A value of fact {walk.contest.fact_id!r} consists of stop words, so nothing tells whether it is said. "
+            "Leave the fact out, or name other stop words."
+        )
+    if old == new:
+        return (
+            f"The values of fact {walk.contest.fact_id!r} begin with the same token, and retention is told by the "
+            "first that is no stop word. Leave the fact out, or give it another new value."
+        )
+    return ""
+
+
+def _said(walk: _Walk, related: set[int]) -> str:
+    """What is said, as a category; a value that is retained at some place counts before what is answered at the end."""
+    for route, category in zip(ROUTES, CATEGORIES, strict=False):
+        if walk.retained[route]:
+            return category
+    return "related" if walk.answer in related else "other"
 
 
 def _related(contests: ContestSet) -> list[set[int]]:

@@ -26,8 +26,10 @@ from mechmask.study.protocols.precision import PrecisionConfig, PrecisionStudy
 from mechmask.study.protocols.reacquisition import ReacquisitionConfig, ReacquisitionStudy
 from mechmask.study.protocols.reactance import ReactanceConfig, ReactanceStudy
 from mechmask.study.protocols.renewal import RenewalConfig, RenewalStudy
+from mechmask.study.protocols.retention import RetentionStudy
 from mechmask.study.protocols.twins import TwinsConfig, TwinStudy
 from mechmask.study.results import StudyResults
+from mechmask.study.retention.config import RetentionConfig
 
 
 class Study(Protocol):
@@ -64,5 +66,6 @@ PROTOCOLS = {
     "reactance": Registered(ReactanceConfig, ReactanceStudy),
     "reacquisition": Registered(ReacquisitionConfig, ReacquisitionStudy),
     "renewal": Registered(RenewalConfig, RenewalStudy),
+    "retention": Registered(RetentionConfig, RetentionStudy),
     "paper": Registered(PaperConfig, PaperStudy, draws_facts=True),
 }

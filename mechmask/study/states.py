@@ -192,22 +192,40 @@ def each_edit(
         with progress_bar(method, len(facts)) as bar:
             for number, fact_id in enumerate(facts):
                 name = "/".join(filter(None, (below, method, f"{number:04d}")))
-                step = _edited(run, start, fact_id, name, config)
+                step = _edited(run, start, [fact_id], name, config)
                 states[name] = state_of_step(step, start, name, method, [fact_id, *others])
                 bar(fact_id)
     return states
 
 
-def _edited(run: Run, start: StudyState, fact_id: str, name: str, config: EditConfig) -> Step:
+def edited_together(
+    run: Run, start: StudyState, facts: Sequence[str], name: str, config: EditConfig, *, read: Sequence[str]
+) -> StudyState:
+    """Some facts edited at once.
+
+    Args:
+        run: where the edit is kept.
+        start: what is edited.
+        facts: ids of the facts.
+        name: of the state.
+        config: of the editor.
+        read: ids of the facts that are read under it.
+    """
+    require_of_run(run, start)
+    step = _edited(run, start, facts, name, config)
+    return state_of_step(step, start, name, config.method, read)
+
+
+def _edited(run: Run, start: StudyState, facts: Sequence[str], name: str, config: EditConfig) -> Step:
     def make(directory: Path) -> dict[str, Any]:
         require_as_it_came(run, start)
         with warnings.catch_warnings():  # that an edit did not take stands in every table, as ``took``
             warnings.simplefilter("ignore", UserWarning)
-            change = edit(start.state, run.facts.select([fact_id]), config=config, progress=False)
+            change = edit(start.state, run.facts.select(facts), config=config, progress=False)
         change.save(directory / "change")
-        return {"fact": fact_id, "method": change.method}
+        return {"fact": ", ".join(facts), "method": change.method}
 
-    edited = run.facts.select([fact_id]).fingerprint()
+    edited = run.facts.select(facts).fingerprint()
     inputs = {**run.inputs, **start.inputs, **edit_sources(config), "edited": edited}
     return run.step(f"changes/{name}", Settings.of(config), inputs, make)
 

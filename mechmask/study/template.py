@@ -43,8 +43,8 @@ def template() -> str:
             'What is done: the protocol "mask", whose settings follow. Others, named by protocol = under [study], take '
             'settings of their own: "correction" (facts that the model knows), "twins" (facts that it is taught), '
             '"dose" (how much it takes), "precision" (the verdict with rounded weights), "contrast" (edits beside '
-            'fine-tuning), "reactance" (installed to several strengths), "reacquisition" (old taught again) and '
-            '"renewal" (old asked in another context).'
+            'fine-tuning), "reactance" (installed to several strengths), "reacquisition" (old taught again), '
+            '"renewal" (old asked in another context) and "retention" (edits under later training).'
         ),
         _table("study", StudyConfig()),
     ]

@@ -164,6 +164,8 @@ def description(content: Mapping[str, Any], path: Path) -> Description:
     for edit in (table.get("edits") if isinstance(table, dict) else None) or ():
         for named in ("corpus", "hypernetwork"):
             _beside_file(path, edit, named, may_be_elsewhere=True)
+    for task in (table.get("tasks") if isinstance(table, dict) else None) or ():
+        _beside_file(path, task, "source")
     if _in(table, "text") not in ("model", "none"):  # which are no paths
         _beside_file(path, table, "text", may_be_elsewhere=True)
     for correction in (table, _in(table, "correction")):

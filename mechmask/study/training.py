@@ -23,7 +23,7 @@ from mechmask.progress import PhaseBar, phase_bar
 from mechmask.study.run import Run
 from mechmask.study.states import StudyState, state_of_step, untouched
 from mechmask.study.step import NO_SETTINGS, Settings, Step, code_digest, digest_of, file_in
-from mechmask.study.until import Until, recall_of
+from mechmask.study.until import Until, UntilHeldOut, recall_of
 from mechmask.write.finetune import FinetuneConfig, Finetuning, can_continue
 
 OUTPUT = "output"  # the reading at a checkpoint that says what is recalled
@@ -73,7 +73,8 @@ def train(
     config: FinetuneConfig,
     *,
     start: StudyState | None = None,
-    until: Until | float | None = None,
+    on: StudyState | None = None,
+    until: Until | UntilHeldOut | float | None = None,
     watch: Watch | None = None,
 ) -> Trained:
     """Fine-tune in a run: to the last step, or to the first checkpoint at which it is far enough.
@@ -85,7 +86,10 @@ def train(
         config: how.
         start: the state to go on from: what was trained in it is trained further, with a new optimizer. What the
             method begins with, on the model as it came, by default.
-        until: where it ends before its last step: by recall or by margin; a number is a share that is recalled.
+        on: the state whose change stays as it is while another one is trained on top of it, such as an edit; not
+            beside ``start``. The model as it came by default.
+        until: where it ends before its last step: by recall, by margin, or by examples that are held out; a number is
+            a share that is recalled.
         watch: what is read at checkpoints; nothing by default.
 
     Returns:
@@ -102,9 +106,12 @@ def train(
             f"The training {name!r} is to end at {until}, but nothing is read on the way. Give watch=, or leave until= "
             "out."
         )
-    training = _Training(run, name, examples, config, start or untouched(run), until, watch)
+    if start is not None and on is not None:
+        raise StudyError(f"The training {name!r} goes on from one state and lies on another. Give start or on.")
+    base = on or untouched(run)
+    training = _Training(run, name, examples, config, start or untouched(run), base, until, watch)
     step = training.finished() or training.carried_out()
-    state = state_of_step(step, untouched(run), name, "finetune")
+    state = state_of_step(step, base, name, "finetune")
     return Trained(state.name, state.state, state.inputs, state.method, None, dict(training.checkpoints))
 
 
@@ -118,14 +125,15 @@ class _Training:
         examples: Sequence[Example],
         config: FinetuneConfig,
         start: StudyState,
-        until: Until | None,
+        base: StudyState,
+        until: Until | UntilHeldOut | None,
         watch: Watch | None,
     ) -> None:
         self._run, self._name, self._examples, self._config = run, name, examples, config
-        self._start, self._until, self._watch = start, until, watch
+        self._start, self._base, self._until, self._watch = start, base, until, watch
         self._course = Settings.of(config, leave_out=frozenset({"steps"}))
         examples_digest = digest_of([example.written() for example in examples])
-        self._inputs = {**run.inputs, "examples": examples_digest, **start.inputs}
+        self._inputs = {**run.inputs, "examples": examples_digest, **start.inputs, **base.inputs}
         self._taught = {(example.fact_id, example.value) for example in examples}
         self.checkpoints: dict[int, Step] = {}
 
@@ -158,7 +166,7 @@ class _Training:
                 f"{self._config.method} could train further. Start from a state that train() returned for this method."
             )
         steps = self._config.steps
-        with Finetuning(self._run.model, self._examples, self._config, change) as tuning:
+        with Finetuning(self._base.state, self._examples, self._config, change) as tuning:
             self._restore(tuning)
             with phase_bar(self._name, steps, tuning.step) as bar:
                 for number in self._numbers:

@@ -62,6 +62,45 @@ class Until(Configuration):
         return bool((margins.mean() if self.of == "mean" else margins.min()) >= self.margin)
 
 
+class UntilHeldOut(Configuration):
+    """The first checkpoint at which examples of the training's own kind are predicted well enough.
+
+    Attributes:
+        loss: nats per token that it is to fall below.
+        accuracy: share of the examples whose whole value is to be said, which it is to exceed.
+    """
+
+    loss: float | None = Field(default=None, gt=0)
+    accuracy: float | None = Field(default=None, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> UntilHeldOut:
+        if (self.loss is None) == (self.accuracy is None):
+            raise ValueError("a training ends by loss or by accuracy. Give one of the two")
+        return self
+
+    def __str__(self) -> str:
+        if self.loss is not None:
+            return f"a held-out loss below {self.loss:g} nats per token"
+        return f"a held-out accuracy above {self.accuracy:g}"
+
+    def reached(self, output: xr.Dataset, taught: Collection[tuple[str, str]]) -> bool:  # noqa: ARG002
+        """Whether a reading has it.
+
+        Args:
+            output: reading of facts, ``logprob[fact, route]`` in nats, beside which stand ``held_out_loss`` in nats per
+                token and ``held_out_accuracy``, a share.
+            taught: label and value of every fact that is taught, of which this rule does not ask.
+
+        Raises:
+            ReadingError: if the reading lacks what the rule asks of it.
+        """
+        needed = "held_out_loss" if self.accuracy is None else "held_out_accuracy"
+        require(output, f"A training that ends at {self}", variables=(needed,))
+        found = float(output[needed])
+        return found < self.loss if self.loss is not None else found > float(self.accuracy or 0.0)
+
+
 def recall_of(output: xr.Dataset, taught: Collection[tuple[str, str]]) -> float:
     """Share of the taught values that greedy decoding says; 0 where none of them is a route of what was read.
 

@@ -441,6 +441,56 @@ def sweep_gathered() -> xr.Dataset:
 
 
 @pytest.fixture
+def retention_rates() -> xr.Dataset:
+    """Two editors by two tasks, with a name too long for a row; one group of edits has no end of its interval."""
+    dims, shape = ("editor", "task"), (2, 2)
+    shares = np.linspace(0.2, 0.95, 12).reshape(2, 2, 3)
+    ratio = np.array([[0.1, 0.6], [0.95, 1.6]])
+    of_shares = (*dims, "quantity")
+    return xr.Dataset(
+        {
+            "estimate": (of_shares, shares),
+            "low": (of_shares, shares - 0.1),
+            "high": (of_shares, np.minimum(shares + 0.1, 1.0)),
+            "normalised": (dims, ratio),
+            "normalised_low": (dims, ratio - 0.15),
+            "normalised_high": (dims, np.where(ratio > 1, np.inf, ratio + 0.15)),
+            "verdict": (dims, [["masked", "masked"], ["erased", "suppressed"]]),
+            "n": (dims, np.full(shape, 20)),
+            "n_intrinsic": (dims, [[38, 38], [40, 39]]),
+        },
+        {
+            "editor": ["rome", "memit"],
+            "task": ["text", "instructions of a long name indeed"],
+            "quantity": ["taken", "edited", "intrinsic"],
+        },
+        {"level": 0.95, "interval_level": 0.9, "margin_share": 0.25},
+    )
+
+
+@pytest.fixture
+def retention_course() -> xr.Dataset:
+    """Edited facts that lose their new value to related ones, intrinsic facts that stay; two editors, four steps."""
+    step = np.array([0, 10, 20, 40])
+    edited = 0.9 * np.exp(-step / 15)
+    of_edited = np.stack([0.02 + 0 * step, edited, 0.6 * (0.95 - edited), 0.4 * (0.95 - edited) + 0.03], -1)
+    of_intrinsic = np.stack([0.7 - step / 200, 0.01 + 0 * step, 0.2 + 0 * step, 0.09 + step / 200], -1)
+    share = np.stack([of_edited, of_edited, of_intrinsic], 1)[None, None]
+    share = np.concatenate([share, share], 0)
+    return xr.Dataset(
+        {"share": (("editor", "task", "step", "fact", "category"), share)},
+        {
+            "editor": ["unedited", "rome"],
+            "task": ["text"],
+            "step": step,
+            "fact": ["a", "b", "c"],
+            "role": ("fact", ["contradicted", "contradicted", "control"]),
+            "category": ["true", "edited", "related", "other"],
+        },
+    )
+
+
+@pytest.fixture
 def figures(
     request: pytest.FixtureRequest, two_readings: tuple[xr.Dataset, xr.Dataset]
 ) -> dict[str, Callable[..., Figure]]:
@@ -455,6 +505,7 @@ def figures(
     of_editors = of_editors.assign_coords(state=["before", *of_editors.state.values[1:]])
     calibrated = request.getfixturevalue("calibration_tables")
     return {
+        "categories": of("categories", "retention_course"),
         "association": of("association", "reactance_table", x="prior", y="margin"),
         "calibration": lambda **options: draw.calibration(*calibrated, "geometric_standing", **options),
         "checkpoints": of("checkpoints", "checkpoint_reading"),
@@ -475,6 +526,7 @@ def figures(
         "reacquisition": lambda **options: draw.reacquisition(*request.getfixturevalue("reacquired"), **options),
         "models": lambda **options: draw.models(dict(zip("xy", two_readings, strict=True)), **options),
         "precision": of("precision", "precisions"),
+        "retention": of("retention", "retention_rates"),
         "sweep": of("sweep", "sweep_gathered"),
         "trace": of("trace", "course"),
         "trajectory": of("trajectory", "trajectory_reading"),

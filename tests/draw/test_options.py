@@ -22,7 +22,7 @@ OF_NUMBERS = {"checkpoints", "heatmap", "weights"}  # they colour numbers, so a 
 N_PANELS = dict.fromkeys(NAMES, 1) | {"delta": 2, "depth": 4, "drift": 3, "erase": 2, "heatmap": 2, "models": 2}
 N_PANELS |= {"contrast": 4, "dose": 8, "precision": 3, "reacquisition": 2, "renewal": 2, "trace": 2}  # in the examples
 N_PANELS |= {"calibration": 4, "editors": 3, "editors_depth": 2, "editors_sequence": 4}
-N_PANELS |= {"sweep": 2, "trajectory": 2, "weights": 3}
+N_PANELS |= {"categories": 2, "retention": 2, "sweep": 2, "trajectory": 2, "weights": 3}
 BY_AX = [name for name in NAMES if "ax" in inspect.signature(getattr(draw, name)).parameters]
 DRAWN: dict[str, Figure] = {}
 figure_of_each = pytest.mark.parametrize("name", NAMES)
@@ -49,10 +49,11 @@ def everything_drawn(figure: Figure) -> list[Text]:
 
 
 def colours(figure: Figure) -> set[str]:
-    """Of all lines and bars."""
+    """Of all lines, bars and areas."""
     lines = [line.get_color() for axes in figure.axes for line in axes.lines]
     bars = [patch.get_facecolor() for axes in figure.axes for patch in axes.patches]
-    return {to_hex(colour) for colour in lines + bars}
+    areas = [colour for axes in figure.axes for area in axes.collections for colour in area.get_facecolor()]
+    return {to_hex(colour) for colour in lines + bars + areas}
 
 
 @figure_of_each

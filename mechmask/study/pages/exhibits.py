@@ -23,6 +23,7 @@ from mechmask.measure.surprise import magnitude_overview
 from mechmask.measure.verdict import describe
 from mechmask.study.pages import sentences
 from mechmask.study.pages.exhibit import Exhibit
+from mechmask.study.pages.retention import RETENTION
 from mechmask.study.pages.words import contradicted_in, level_in, of_prompt
 from mechmask.study.reacquisition_tables import arms_overview, held_half_overview, samples_overview
 
@@ -339,6 +340,7 @@ EXHIBITS: Mapping[str, tuple[Exhibit, ...]] = {
             pools=False,
         ),
     ),
+    "retention": RETENTION,
     "editing": (
         Exhibit(
             "Editors side by side",

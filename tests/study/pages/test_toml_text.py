@@ -36,6 +36,10 @@ CHANGED = {
     "reactance": {"install": None},
     "reacquisition": {"install": None, "samples": (1, 5)},
     "renewal": {"a": "none", "b": 'Page "2".\n', "c": "\u2028 日本 \U0001f600 \x7f"},
+    "retention": {
+        "tasks": ({"kind": "text", "source": "my text.txt", "until": {"loss": 3.1}, "finetune": TRAINED},),
+        "together": {"memit": 2},
+    },
     "editing": {"edits": ("memit",), "text": "model", "install": TRAINED},
 }
 
