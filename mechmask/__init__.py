@@ -89,6 +89,7 @@ if TYPE_CHECKING:
     from mechmask.measure.where import layers_computed as layers_computed
     from mechmask.measure.where import where_overview as where_overview
     from mechmask.measure.where import where_written as where_written
+    from mechmask.models.combined import combine as combine
     from mechmask.models.load import load_model as load_model
     from mechmask.models.model import Model as Model
     from mechmask.models.states import Variant as Variant
@@ -116,6 +117,7 @@ if TYPE_CHECKING:
     from mechmask.read.margin import read_margin as read_margin
     from mechmask.read.patch import patch_residual as patch_residual
     from mechmask.read.probes import read_probes as read_probes
+    from mechmask.read.proxy import read_proxy as read_proxy
     from mechmask.read.retention import read_retention as read_retention
     from mechmask.read.text import held_out_text as held_out_text
     from mechmask.read.text import read_text as read_text
@@ -283,6 +285,7 @@ _HOMES = {
     "layers_computed": "measure.where",
     "where_overview": "measure.where",
     "where_written": "measure.where",
+    "combine": "models.combined",
     "load_model": "models.load",
     "Model": "models.model",
     "Variant": "models.states",
@@ -310,6 +313,7 @@ _HOMES = {
     "read_margin": "read.margin",
     "patch_residual": "read.patch",
     "read_probes": "read.probes",
+    "read_proxy": "read.proxy",
     "read_retention": "read.retention",
     "held_out_text": "read.text",
     "read_text": "read.text",

@@ -301,8 +301,9 @@ class Anatomy:
         return self.blocks[block].get_submodule(path) if path else None
 
     def _projection(self, block: int, relative: str) -> Projection:
-        if not 0 <= block < self.n_layers:
-            raise ModelError(f"There is no block {block}: the model has blocks 0 to {self.n_layers - 1}.")
+        n_blocks = len(self.blocks)
+        if not 0 <= block < n_blocks:
+            raise ModelError(f"There is no block {block}: the model has blocks 0 to {n_blocks - 1}.")
         path = f"{self.layout.blocks}.{block}.{relative}"
         return _projection(path, self.module.get_submodule(path))
 

@@ -36,7 +36,9 @@ def backend_of(backend: BackendName | Backend, model: Model) -> Backend:
 
     Raises:
         ReadingError: if there is none of that name, its library is not installed, or it was made over another model.
+        ModelError: if the model has no layers of its own.
     """
+    len(model.anatomy.blocks)  # of a combined model there are none
     if isinstance(backend, str):
         require_backend(backend)
         return BACKENDS[backend](model)
