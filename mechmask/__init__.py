@@ -97,6 +97,9 @@ if TYPE_CHECKING:
     from mechmask.read.backends.nnsight import NnsightBackend as NnsightBackend
     from mechmask.read.checkpoint import read_logits_and_depth as read_logits_and_depth
     from mechmask.read.choice import read_choice as read_choice
+    from mechmask.read.core import Core as Core
+    from mechmask.read.core import core_overlap as core_overlap
+    from mechmask.read.core import core_parameters as core_parameters
     from mechmask.read.depth import read_depth as read_depth
     from mechmask.read.divergence import read_divergence as read_divergence
     from mechmask.read.drift import change_cosine as change_cosine
@@ -293,6 +296,9 @@ _HOMES = {
     "NnsightBackend": "read.backends.nnsight",
     "read_logits_and_depth": "read.checkpoint",
     "read_choice": "read.choice",
+    "Core": "read.core",
+    "core_overlap": "read.core",
+    "core_parameters": "read.core",
     "read_depth": "read.depth",
     "read_divergence": "read.divergence",
     "change_cosine": "read.drift",
