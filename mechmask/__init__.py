@@ -153,6 +153,8 @@ if TYPE_CHECKING:
     from mechmask.study.protocols.correction import CorrectionStudy as CorrectionStudy
     from mechmask.study.protocols.dose import DoseStudy as DoseStudy
     from mechmask.study.protocols.editing import EditStudy as EditStudy
+    from mechmask.study.protocols.elasticity import ElasticityConfig as ElasticityConfig
+    from mechmask.study.protocols.elasticity import ElasticityStudy as ElasticityStudy
     from mechmask.study.protocols.graft_curve import graft_curve as graft_curve
     from mechmask.study.protocols.mask import MaskStudy as MaskStudy
     from mechmask.study.protocols.precision import PrecisionConfig as PrecisionConfig
@@ -360,6 +362,8 @@ _HOMES = {
     "ReacquisitionStudy": "study.protocols.reacquisition",
     "ReactanceConfig": "study.protocols.reactance",
     "ReactanceStudy": "study.protocols.reactance",
+    "ElasticityConfig": "study.protocols.elasticity",
+    "ElasticityStudy": "study.protocols.elasticity",
     "RenewalConfig": "study.protocols.renewal",
     "RenewalStudy": "study.protocols.renewal",
     "RetentionStudy": "study.protocols.retention",

@@ -21,6 +21,7 @@ from mechmask.draw.drift import drift
 from mechmask.draw.editors import editors
 from mechmask.draw.editors_depth import editors_depth
 from mechmask.draw.editors_sequence import editors_sequence
+from mechmask.draw.elasticity import elasticity
 from mechmask.draw.erase import erase
 from mechmask.draw.heatmap import heatmap
 from mechmask.draw.interventions import interventions
@@ -52,6 +53,7 @@ __all__ = [
     "editors",
     "editors_depth",
     "editors_sequence",
+    "elasticity",
     "erase",
     "heatmap",
     "house_style",

@@ -49,7 +49,13 @@ class Core:
         return sum(mask.numel() for mask in self.masks.values())
 
     def by_block(self) -> xr.DataArray:
-        """Where they are: ``share[block, projection]``, of all that is in the core, without unit; sums to 1."""
+        """Where they are: ``share[block, projection]``, of all that is in the core, without unit; sums to 1.
+
+        Raises:
+            ReadingError: if there is none.
+        """
+        if not self.n:
+            raise ReadingError("The core is empty, so it lies nowhere. Take one of a change.")
         names = [name.split(".", 1) for name in self.masks]
         blocks = sorted({int(block) for block, _ in names})
         projections = list(dict.fromkeys(projection for _, projection in names))

@@ -21,6 +21,7 @@ from mechmask.study.protocols.contrast import ContrastStudy
 from mechmask.study.protocols.correction import CorrectionConfig, CorrectionStudy
 from mechmask.study.protocols.dose import DoseStudy
 from mechmask.study.protocols.editing import EditStudy
+from mechmask.study.protocols.elasticity import ElasticityConfig, ElasticityStudy
 from mechmask.study.protocols.mask import MaskStudy
 from mechmask.study.protocols.precision import PrecisionConfig, PrecisionStudy
 from mechmask.study.protocols.reacquisition import ReacquisitionConfig, ReacquisitionStudy
@@ -66,6 +67,7 @@ PROTOCOLS = {
     "reactance": Registered(ReactanceConfig, ReactanceStudy),
     "reacquisition": Registered(ReacquisitionConfig, ReacquisitionStudy),
     "renewal": Registered(RenewalConfig, RenewalStudy),
+    "elasticity": Registered(ElasticityConfig, ElasticityStudy),
     "retention": Registered(RetentionConfig, RetentionStudy),
     "paper": Registered(PaperConfig, PaperStudy, draws_facts=True),
 }

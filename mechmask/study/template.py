@@ -44,7 +44,8 @@ def template() -> str:
             'settings of their own: "correction" (facts that the model knows), "twins" (facts that it is taught), '
             '"dose" (how much it takes), "precision" (the verdict with rounded weights), "contrast" (edits beside '
             'fine-tuning), "reactance" (installed to several strengths), "reacquisition" (old taught again), '
-            '"renewal" (old asked in another context) and "retention" (edits under later training).'
+            '"renewal" (old asked in another context), "retention" (edits under later training) and '
+            '"elasticity" (the way back by dose).'
         ),
         _table("study", StudyConfig()),
     ]

@@ -469,6 +469,28 @@ def retention_rates() -> xr.Dataset:
 
 
 @pytest.fixture
+def elasticity_table() -> xr.Dataset:
+    """Two arms over three doses; half of one arm's facts do not come back after the largest."""
+    dims = ("arm", "dose")
+    median = np.array([[12.0, 8.0, 5.0], [14.0, 22.0, np.inf]])
+    resistance = np.array([[0.2, 0.4, 0.7], [0.1, 0.0, -0.1]])
+    return xr.Dataset(
+        {
+            "median_steps": (dims, median),
+            "median_low": (dims, median - 3),
+            "median_high": (dims, np.where(median > 20, np.inf, median + 4)),
+            "resistance": (dims, resistance),
+            "resistance_low": (dims, resistance - 0.1),
+            "resistance_high": (dims, resistance + 0.1),
+            "n": (dims, np.full((2, 3), 12)),
+            "n_censored": (dims, [[0, 0, 0], [1, 3, 7]]),
+        },
+        {"arm": ["installed", "never"], "dose": [5, 10, 40]},
+        {"level": 0.95, "budget_steps": 30.0},
+    )
+
+
+@pytest.fixture
 def retention_course() -> xr.Dataset:
     """Edited facts that lose their new value to related ones, intrinsic facts that stay; two editors, four steps."""
     step = np.array([0, 10, 20, 40])
@@ -506,6 +528,7 @@ def figures(
     calibrated = request.getfixturevalue("calibration_tables")
     return {
         "categories": of("categories", "retention_course"),
+        "elasticity": of("elasticity", "elasticity_table"),
         "association": of("association", "reactance_table", x="prior", y="margin"),
         "calibration": lambda **options: draw.calibration(*calibrated, "geometric_standing", **options),
         "checkpoints": of("checkpoints", "checkpoint_reading"),

@@ -22,6 +22,7 @@ from mechmask.measure.summary import overview
 from mechmask.measure.surprise import magnitude_overview
 from mechmask.measure.verdict import describe
 from mechmask.study.pages import sentences
+from mechmask.study.pages.elasticity import ELASTICITY
 from mechmask.study.pages.exhibit import Exhibit
 from mechmask.study.pages.retention import RETENTION
 from mechmask.study.pages.words import contradicted_in, level_in, of_prompt
@@ -340,6 +341,7 @@ EXHIBITS: Mapping[str, tuple[Exhibit, ...]] = {
             pools=False,
         ),
     ),
+    "elasticity": ELASTICITY,
     "retention": RETENTION,
     "editing": (
         Exhibit(

@@ -33,6 +33,7 @@ _TITLES = {
     "reactance": "Does a stronger prior resist its correction?",
     "reacquisition": "How fast old values come back",
     "renewal": "Old values in another context",
+    "elasticity": "Do contradicted facts come back the easier?",
     "retention": "What later training leaves of edits",
     "editing": "Editors side by side",
     "calibrate": "One draw of a calibration",

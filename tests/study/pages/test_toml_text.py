@@ -36,6 +36,7 @@ CHANGED = {
     "reactance": {"install": None},
     "reacquisition": {"install": None, "samples": (1, 5)},
     "renewal": {"a": "none", "b": 'Page "2".\n', "c": "\u2028 日本 \U0001f600 \x7f"},
+    "elasticity": {"install": TRAINED, "doses": (2, 3)},
     "retention": {
         "tasks": ({"kind": "text", "source": "my text.txt", "until": {"loss": 3.1}, "finetune": TRAINED},),
         "together": {"memit": 2},
