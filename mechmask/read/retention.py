@@ -43,6 +43,7 @@ def read_retention(
     model: Model | Variant,
     facts: Facts,
     *,
+    related: Facts | None = None,
     stop_words: Iterable[str] = STOP_WORDS,
     batch_size: int = 64,
 ) -> xr.Dataset:
@@ -51,6 +52,8 @@ def read_retention(
     Args:
         model: a model or a state (``change.on(model)``).
         facts: facts in any form that a reading takes: ``old`` is the true value, ``new`` the edited one.
+        related: facts whose values count as related to those of a fact of the same relation, beside the facts that are
+            read.
         stop_words: words that are passed over, in whatever case; so is what holds no letter or digit.
         batch_size: prompts per forward pass; affects memory only.
 
@@ -64,7 +67,7 @@ def read_retention(
         Of the first token after the prompt (behind stop words with which old and new both begin, such as the space
         before a number): ``probability[fact, route]``; ``lead[fact, route]``, by how much that is above the probability
         of any other token, the paper's margin; and ``share[fact, category]``, which sums to 1: ``true`` and ``edited``
-        (old and new), ``related`` (distractors, and values of all facts of the same relation) and ``other``. Where no
+        (old and new), ``related`` (distractors, and values of other facts of the same relation) and ``other``. Where no
         value is related the last two are NaN, with ``n_related[fact]`` 0.
 
     Raises:
@@ -80,14 +83,14 @@ def read_retention(
         is_stop = _StopTokens(now.tokenizer, frozenset(word.lower() for word in stop_words))
         walks = [_Walk(contest, _targets(contest, is_stop)) for contest in contests]
         _require_told_apart(walks)
-        related = _related(contests)
+        beside = _related(contests, () if related is None else ContestSet.of(now, related))
         shares = np.full((len(walks), len(CATEGORIES)), np.nan)
         probability, lead = (np.full((len(walks), len(ROUTES)), np.nan) for _ in range(2))
         with now.inference():
             for number, logits in _first(now, walks, batch_size):
                 walk = walks[number]
                 probability[number], lead[number] = _first_token(logits, walk.firsts)
-                shares[number] = _shares(logits, walk.firsts, related[number])
+                shares[number] = _shares(logits, walk.firsts, beside[number])
                 if walk.begun == walk.ids:
                     walk.take(logits, is_stop)
             _go_on(now, walks, is_stop, batch_size)
@@ -97,12 +100,12 @@ def read_retention(
         {
             "retained": (("route",), np.array([[walk.retained[route] for route in ROUTES] for walk in walks])),
             "answer": ((), np.array(answers)),
-            "said": ((), np.array([_said(walk, tokens) for walk, tokens in zip(walks, related, strict=True)])),
+            "said": ((), np.array([_said(walk, tokens) for walk, tokens in zip(walks, beside, strict=True)])),
             "n_passed": ((), np.array([len(walk.passed) for walk in walks])),
             "probability": (("route",), probability),
             "lead": (("route",), lead),
             "share": (("category",), shares),
-            "n_related": ((), np.array([len(tokens) for tokens in related])),
+            "n_related": ((), np.array([len(tokens) for tokens in beside])),
         },
         route=list(ROUTES),
         category=list(CATEGORIES),
@@ -228,12 +231,13 @@ def _said(walk: _Walk, related: set[int]) -> str:
     return "related" if walk.answer in related else "other"
 
 
-def _related(contests: ContestSet) -> list[set[int]]:
+def _related(contests: ContestSet, others: ContestSet | tuple[()]) -> list[set[int]]:
     """First tokens of each fact's distractors and of all values of its relation, without those of old and new."""
     by_relation: dict[str, set[tuple[int, ...]]] = {}
-    for fact, contest in zip(contests.facts, contests, strict=True):
-        if fact.relation:
-            by_relation.setdefault(fact.relation, set()).update(contest.routes.values())
+    for some in (contests, *([others] if others else [])):
+        for fact, contest in zip(some.facts, some, strict=True):
+            if fact.relation:
+                by_relation.setdefault(fact.relation, set()).update(contest.routes.values())
     related = []
     for fact, contest in zip(contests.facts, contests, strict=True):
         n = contest.n_common

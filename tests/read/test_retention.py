@@ -104,6 +104,16 @@ def test_probabilities_are_those_of_the_plain_module(taught, apart, plain):
     np.testing.assert_allclose(with_rivals.sum("category"), 1, atol=1e-9)
 
 
+def test_values_of_other_facts_of_the_relation_can_be_counted_in(taught, apart):
+    one = next(fact for fact in apart if fact.relation)
+    others = mm.FactSet([fact for fact in apart if fact.relation == one.relation])
+    alone = mm.read_retention(taught, [one])
+    beside = mm.read_retention(taught, [one], related=others)
+    together = mm.read_retention(taught, others).sel(fact=[one.id])
+    np.testing.assert_allclose(beside.share, together.share, atol=1e-6)
+    assert int(beside.n_related[0]) == int(together.n_related[0]) >= int(alone.n_related[0])
+
+
 def test_the_real_model_says_what_it_knows(smol):
     asked = mm.FactSet(
         [

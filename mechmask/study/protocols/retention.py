@@ -28,11 +28,11 @@ from mechmask.study.outcome import outcome
 from mechmask.study.preparation import require_roles
 from mechmask.study.results import StudyResults
 from mechmask.study.retention.config import RetentionConfig
-from mechmask.study.retention.readings import read_kept, task_watch
+from mechmask.study.retention.readings import task_watch
 from mechmask.study.retention.tables import UNEDITED, Batch, course_of, fates_of, retention_of, retention_table
 from mechmask.study.retention.tasks import LaterTask, Lessons, lessons_of
 from mechmask.study.run import Run
-from mechmask.study.states import StudyState, edit_settings, edited_together, reading_in, readings_of, untouched
+from mechmask.study.states import StudyState, edit_settings, edited_together, reading_in, untouched
 from mechmask.study.step import Step
 from mechmask.study.training import OUTPUT, Trained, train
 from mechmask.write.edit import EditConfig
@@ -94,8 +94,6 @@ class RetentionStudy:
             lessons = {task.label: lessons_of(task, self.model, self.facts) for task in c.tasks}
             edits = {UNEDITED: {(): untouched(run)}}
             edits |= {name: dict(self._edited(run, name, config)) for name, config in self.edits.items()}
-            states = {_name(state): state for of in edits.values() for state in of.values()}
-            before = readings_of(run, states, read_kept, batch_size=c.batch_size)
             later = {
                 (name, task.label): {
                     facts: self._later(run, task, lessons[task.label], state) for facts, state in of.items()
@@ -103,7 +101,7 @@ class RetentionStudy:
                 for name, of in edits.items()
                 for task in c.tasks
             }
-            self._conclude(run, edits, before, later)
+            self._conclude(run, later)
         return StudyResults(directory)
 
     def _batches(self, method: str) -> list[tuple[str, ...]]:
@@ -122,35 +120,21 @@ class RetentionStudy:
 
     def _later(self, run: Run, task: LaterTask, lessons: Lessons, state: StudyState) -> Trained:
         """A model trained on a task."""
-        watch = task_watch(state.facts_of(self.facts), lessons.held_out, task.check_every, self.config.batch_size)
+        read, c = state.facts_of(self.facts), self.config
+        watch = task_watch(read, self.facts, lessons.held_out, task.check_every, c.batch_size)
         name = f"later/{task.label}/{_name(state)}"
         return train(run, name, lessons.train, task.finetune, on=state, until=task.until, watch=watch)
 
-    def _conclude(
-        self,
-        run: Run,
-        edits: Mapping[str, Mapping[tuple[str, ...], StudyState]],
-        before: Mapping[str, Step],
-        later: Mapping[tuple[str, str], Mapping[tuple[str, ...], Trained]],
-    ) -> None:
+    def _conclude(self, run: Run, later: Mapping[tuple[str, str], Mapping[tuple[str, ...], Trained]]) -> None:
         """What the readings say, which needs no model."""
         c = self.config
         options = {"statistic": c.statistic, "margin_share": c.margin_share, "alpha": c.alpha}
 
         @cache  # of a study that is whole nothing is read again
         def batches() -> dict[tuple[str, str], list[Batch]]:
-            return {
-                (name, task): [
-                    Batch(facts, reading_in(before[_name(edits[name][facts])]), one.readings(OUTPUT))
-                    for facts, one in of.items()
-                ]
-                for (name, task), of in later.items()
-            }
+            return {key: [Batch(facts, one.readings(OUTPUT)) for facts, one in of.items()] for key, of in later.items()}
 
-        sources = [
-            *before.values(),
-            *(step for of in later.values() for one in of.values() for step in one.checkpoints.values()),
-        ]
+        sources = [step for of in later.values() for one in of.values() for step in one.checkpoints.values()]
         retention = outcome(run, "retention", sources, lambda: retention_of(batches()))
         course = outcome(run, "course", sources, lambda: course_of(batches()))
         fates = outcome(run, "fates", sources, lambda: fates_of(batches(), options), options)
@@ -173,12 +157,11 @@ class RetentionStudy:
         models = {UNEDITED: 1, **{name: len(self._batches(config.method)) for name, config in self.edits.items()}}
         names = [UNEDITED if name == UNEDITED else f"{name}/{i:04d}" for name, n in models.items() for i in range(n)]
         changes = [f"changes/{name}" for name in names if name != UNEDITED]
-        readings = [f"readings/read_kept/{name}" for name in names]
         trained = {
             f"changes/later/{task.label}/{name}": task.finetune.steps for task in self.config.tasks for name in names
         }
         results = [f"results/{name}" for name in ("retention", "course", "fates", "rates")]
-        return {**dict.fromkeys([*changes, *readings]), **trained, **dict.fromkeys(results)}
+        return {**dict.fromkeys(changes), **trained, **dict.fromkeys(results)}
 
 
 def _of_task(course: Step, task: str) -> xr.Dataset:

@@ -20,12 +20,15 @@ _OF_RETENTION = ("retained", "said", "share", "answer", "n_passed")
 _OF_CONTEST = ("logprob", "standing", "margin", "recalled")
 
 
-def read_kept(model: Model | Variant, facts: FactSet, *, batch_size: int = 32) -> xr.Dataset:
+def read_kept(
+    model: Model | Variant, facts: FactSet, *, related: FactSet | None = None, batch_size: int = 32
+) -> xr.Dataset:
     """The contest of old and new on the prompt, and what is said where stop words do not count.
 
     Args:
         model: a model or a state (``change.on(model)``).
         facts: the facts.
+        related: as in ``read_retention``.
         batch_size: prompts per forward pass; affects memory only.
 
     Returns:
@@ -37,16 +40,17 @@ def read_kept(model: Model | Variant, facts: FactSet, *, batch_size: int = 32) -
         ReadingError: if a reading disagrees with the model's own output, or values begin alike.
     """
     contest = read_logits(model, facts, batch_size=batch_size)
-    kept = read_retention(model, facts, batch_size=batch_size)[list(_OF_RETENTION)]
+    kept = read_retention(model, facts, related=related, batch_size=batch_size)[list(_OF_RETENTION)]
     retained = kept.retained.reindex(route=contest.route, fill_value=False)
     return contest[list(_OF_CONTEST)].assign({**kept.drop_vars(["retained", "route"]).data_vars, "retained": retained})
 
 
-def task_watch(facts: FactSet, held_out: Sequence[Example], every: int, batch_size: int) -> Watch:
+def task_watch(facts: FactSet, related: FactSet, held_out: Sequence[Example], every: int, batch_size: int) -> Watch:
     """At a checkpoint: what is left of the facts, and how far the training is.
 
     Args:
         facts: what is read.
+        related: facts whose values count as related, where they are of the same relation.
         held_out: examples of the task that say when it ends.
         every: optimizer steps between two checkpoints.
         batch_size: prompts per forward pass; affects memory only.
@@ -56,8 +60,8 @@ def task_watch(facts: FactSet, held_out: Sequence[Example], every: int, batch_si
     def read(model: Model) -> Mapping[str, xr.Dataset]:
         task = read_examples(model, examples)
         loss = float((task.nll * task.n_tokens).sum() / task.n_tokens.sum())
-        reading = read_kept(model, facts, batch_size=batch_size)
+        reading = read_kept(model, facts, related=related, batch_size=batch_size)
         return {OUTPUT: reading.assign(held_out_loss=loss, held_out_accuracy=float(task.exact.mean()))}
 
     said = {"held_out": [example.written() for example in examples]}
-    return Watch(read, Settings(said, said), every, {"read": facts.fingerprint()})
+    return Watch(read, Settings(said, said), every, {"read": facts.fingerprint(), "related": related.fingerprint()})

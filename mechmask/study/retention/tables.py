@@ -23,13 +23,16 @@ class Batch(NamedTuple):
 
     Attributes:
         facts: ids of the facts that were edited.
-        before: the reading under the edit.
-        course: the readings on the way of the later training, by optimizer step; of the last one ``after`` is made.
+        course: the readings on the way of the later training, by optimizer step; the first is ``before`` it.
     """
 
     facts: tuple[str, ...]
-    before: xr.Dataset
     course: Mapping[int, xr.Dataset]
+
+    @property
+    def before(self) -> xr.Dataset:
+        """The reading under the edit, before the later training."""
+        return self.course[min(self.course)]
 
     @property
     def after(self) -> xr.Dataset:

@@ -75,7 +75,7 @@ def by_hand(tiny, known, config):
     found = {}
     for name, state in states.items():
         later = mm.finetune(state, lessons.train, TAUGHT)
-        found[name] = read_kept(state, read), read_kept(later.on(state), read)
+        found[name] = tuple(read_kept(one, read, related=known) for one in (state, later.on(state)))
     return found
 
 
