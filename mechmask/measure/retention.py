@@ -82,7 +82,8 @@ def retention_rates(retention: xr.Dataset, fates: xr.Dataset, level: float = 0.9
     """How many edits and how much intrinsic knowledge later training leaves.
 
     Args:
-        retention: of a study of retention: ``kept[editor, task, moment, fact]``, shares, with ``batch[editor, task,
+        retention: of a study of retention: ``still[editor, task, fact]``, of the models that said a fact's value
+            before the later training the share that says it after it, NaN where none did; with ``batch[editor, task,
             fact]``, the number of the model in which a fact was edited, and ``role[fact]``.
         fates: of the same: what ``left_of_edits`` gave along ``editor`` and ``task``, with ``took`` and ``said``
             ``[editor, task, fact]``.
@@ -91,16 +92,16 @@ def retention_rates(retention: xr.Dataset, fates: xr.Dataset, level: float = 0.9
     Returns:
         Over ``editor``, ``task`` and ``quantity`` the shares ``estimate``, ``low`` and ``high``: ``taken``, edits that
         were said before the later training; ``edited``, of those the share that is still said after it;
-        ``intrinsic``, of the intrinsic facts whose true value was said before it, the share of which it still is, as
-        the mean over the edited models. Over ``editor`` and ``task``: ``said[..., fate]``, of the edits that took the
-        shares of what is said in the end; ``normalised`` (EI* of the new value as a group, a ratio: 0 all of it is
+        ``intrinsic``, of the intrinsic facts whose true value was said before it, the share of which it still is, each
+        over the edited models that said it. Over ``editor`` and ``task``: ``said[..., fate]``, of the edits that took
+        the shares of what is said in the end; ``normalised`` (EI* of the new value as a group, a ratio: 0 all of it is
         left, 1 none) with its ends, and the ``verdict`` on it; the counts ``n`` of edits that took and ``n_intrinsic``.
         Facts that were edited in one model are one cluster.
 
     Raises:
         ReadingError: if a result lacks one of these.
     """
-    require(retention, _WHAT, variables=("kept", "batch", "role"), dims=("editor", "task", "moment", "fact"))
+    require(retention, _WHAT, variables=("still", "batch", "role"), dims=("editor", "task", "fact"))
     require(fates, _WHAT, variables=("took", "said", "trace_before", "trace_after"), dims=("editor", "task", "fact"))
     rows = []
     for editor in fates.editor.values:
@@ -118,15 +119,15 @@ def _rates(retention: xr.Dataset, fates: xr.Dataset, level: float) -> xr.Dataset
     together = 1 < len(set(numbers.tolist())) < len(numbers)
     clusters = {"seed": ("fact", numbers.astype(str))} if together else {}
     fates = fates.reset_coords(drop=True).assign_coords(clusters)
-    before, after = (retention.kept.sel(moment=moment).reset_coords(drop=True) for moment in ("before", "after"))
+    still = retention.still.reset_coords(drop=True)
     took = fates.took.astype(bool)
     taken = np.flatnonzero(took.values)
-    intrinsic = (retention.role.reset_coords(drop=True) == "control") & (before > 0)
-    edited = after.sel(fact=fates.fact.values).assign_coords(clusters).where(took)
+    intrinsic = still.where(retention.role.reset_coords(drop=True) == "control")
+    edited = still.sel(fact=fates.fact.values).assign_coords(clusters).where(took)
     shares = {
         "taken": share_over_records(fates.took.astype(float), level),
         "edited": share_over_records(edited, level),
-        "intrinsic": share_over_records(after.where(intrinsic), level),
+        "intrinsic": share_over_records(intrinsic, level),
     }
     group = group_normalised(fates.isel(fact=taken))
     reason = str(reason_of(np.array(group.low), np.array(group.high), float(fates.attrs["margin_share"])))
@@ -135,7 +136,7 @@ def _rates(retention: xr.Dataset, fates: xr.Dataset, level: float) -> xr.Dataset
         name: ("quantity", [getattr(share, name) for share in shares.values()]) for name in ("estimate", "low", "high")
     }
     of_group = {"normalised": group.estimate, "normalised_low": group.low, "normalised_high": group.high}
-    counts = {"n": len(taken), "n_intrinsic": int(intrinsic.sum())}
+    counts = {"n": len(taken), "n_intrinsic": int(intrinsic.notnull().sum())}
     return xr.Dataset(
         {**columns, "said": ("fate", said), **of_group, "verdict": DECIDED.get(reason, "undecided"), **counts},
         {"quantity": list(shares), "fate": list(FATES)},

@@ -7,6 +7,7 @@ raw logits of the next token. What the unembedding reads here is what the three 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -49,7 +50,8 @@ def combine(base: State, expert: State, anti: State, alpha: float = 1.0) -> Mode
         that is put on one of them shows.
 
     Raises:
-        ModelError: if the tokenizers differ, or the models are of different types or on different devices.
+        ModelError: if the tokenizers differ, the models are of different types or on different devices, or ``alpha`` is
+            not a number.
 
     Examples:
         >>> import mechmask as mm
@@ -57,6 +59,8 @@ def combine(base: State, expert: State, anti: State, alpha: float = 1.0) -> Mode
         >>> mm.combine(model, model, model, alpha=0.5).name
         'smollm2-135m + 0.5 (smollm2-135m - smollm2-135m)'
     """
+    if not math.isfinite(alpha):
+        raise ModelError(f"alpha={alpha} is no strength. Give a number, such as 1.0.")
     parts = [_part(state) for state in (base, expert, anti)]
     _require_alike(parts)
     weights = [1.0, float(alpha), -float(alpha)]

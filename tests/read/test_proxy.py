@@ -120,6 +120,8 @@ def test_models_that_cannot_be_added_are_refused(tiny, bos_tokenizer, facts):
     half = mm.load_model(tiny("gpt2").module.to(torch.bfloat16), tokenizer=model.tokenizer)
     with pytest.raises(ModelError, match="Load them alike"):
         mm.combine(model, model, half)
+    with pytest.raises(ModelError, match="no strength"):
+        mm.combine(model, model, model, alpha=float("nan"))
     for alphas in ((), (1.0, 1.0), (float("nan"),)):
         with pytest.raises(ReadingError, match="no list of different numbers"):
             mm.read_proxy(model, model, model, facts, alphas)

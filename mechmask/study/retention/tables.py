@@ -35,6 +35,11 @@ class Batch(NamedTuple):
         return self.course[min(self.course)]
 
     @property
+    def ends(self) -> tuple[xr.Dataset, xr.Dataset]:
+        """Both."""
+        return self.before, self.after
+
+    @property
     def after(self) -> xr.Dataset:
         """The reading at the end of the later training."""
         return self.course[max(self.course)]
@@ -53,7 +58,9 @@ def retention_of(batches: Batches) -> xr.Dataset:
         Over ``editor``, ``task``, ``moment`` (``before`` the later training, ``after`` it) and ``fact``: ``kept``, of
         an edited fact whether the new value is said, of an intrinsic one the share of the edited models that say the
         true one, and of any fact in the unedited model whether that does; ``said``, of an edited fact what is said
-        instead, empty for others; ``share[..., category]``, the mean probabilities of what is said first. And
+        instead, empty for others; ``still[editor, task, fact]``, of the models that said the fact's value before the
+        later training the share that says it after it, NaN where none did; ``share[..., category]``, the mean
+        probabilities of what is said first. And
         ``steps[editor, task, fact]``, the optimizer steps of the later training, with ``batch[editor, task, fact]``,
         the number of the model in which a fact was edited, -1 for others.
     """
@@ -75,7 +82,18 @@ def _both_moments(some: Sequence[Batch], editor: str) -> xr.Dataset:
         )
         steps.values[own] = max(batch.course)
         numbers.values[own] = number if editor != UNEDITED else -1
-    return table.assign(steps=steps, batch=numbers)
+    return table.assign(still=_still(some, editor), steps=steps, batch=numbers)
+
+
+def _still(some: Sequence[Batch], editor: str) -> xr.DataArray:
+    """Whether what was said of a fact before is said after it, over the models that said it."""
+    kept = []
+    for batch in some:
+        is_edited = np.isin(batch.before.fact.values, batch.facts) & (editor != UNEDITED)
+        route = xr.DataArray(np.where(is_edited, "new", "old"), {"fact": batch.before.fact.values}, "fact")
+        before, after = (reading.retained.sel(route=route).reset_coords(drop=True) for reading in batch.ends)
+        kept.append(after.astype(float).where(before))
+    return cast("xr.DataArray", xr.concat(kept, "model", join="outer").mean("model"))
 
 
 def _joined(some: Sequence[Batch], readings: Sequence[xr.Dataset], editor: str) -> xr.Dataset:
