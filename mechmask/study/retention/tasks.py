@@ -106,10 +106,18 @@ def lessons_of(task: LaterTask, model: Model, groups: FactSet) -> Lessons:
     return Lessons(tuple(drawn), tuple(drawn[: task.n_held_out]))
 
 
+def _read(path: Path) -> str:
+    with file_errors(path, "read"):
+        content = path.read_bytes()
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise FileError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8.") from error
+
+
 def _text(task: LaterTask, _model: Model, groups: FactSet, _rng: random.Random) -> list[Example]:
     """Pieces of a text: all but the first word of each is asked for."""
-    with file_errors(task.source):
-        words = task.source.read_text(encoding="utf-8").split()
+    words = _read(task.source).split()
     pieces = [words[start : start + task.words] for start in range(0, len(words) - task.words + 1, task.words)]
     examples = [
         Example(prompt=first, value=" ".join(rest), fact_id=f"text {number}")
@@ -135,11 +143,10 @@ def _facts(task: LaterTask, model: Model, groups: FactSet, rng: random.Random) -
 
 def _instructions(task: LaterTask, _model: Model, groups: FactSet, _rng: random.Random) -> list[Example]:
     """The answer to each instruction."""
-    with file_errors(task.source):
-        try:
-            records = json.loads(task.source.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise FileError(f"{task.source} is not JSON ({error}). Give a list of records.") from error
+    try:
+        records = json.loads(_read(task.source))
+    except ValueError as error:
+        raise FileError(f"{task.source} is not JSON ({error}). Give a list of records.") from error
     if not isinstance(records, list) or not all(_is_instruction(record) for record in records):
         raise FileError(f"{task.source} is no list of records with instruction and output. Give such a file.")
     examples = []

@@ -257,5 +257,8 @@ def test_what_cannot_be_studied_is_refused_before_any_work(tiny, known, config, 
     task = config.tasks[1].model_copy(update={"source": tmp_path / "broken.json"})
     with pytest.raises(FileError, match="no list of records with instruction and output"):
         lessons_of(task, model, known)
-    with pytest.raises(FileError, match=r"nowhere\.txt"):
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9 " * 100)
+    with pytest.raises(FileError, match=r"latin\.txt is not UTF-8"):
+        lessons_of(config.tasks[0].model_copy(update={"source": tmp_path / "latin.txt"}), model, known)
+    with pytest.raises(FileError, match=r"Cannot read .*nowhere\.txt"):
         lessons_of(config.tasks[0].model_copy(update={"source": tmp_path / "nowhere.txt"}), model, known)
